@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * CPU feature tiers: groups of instructions that are sold together, not single flags.
+ */
+#ifndef ML_BASE_CPU_H
+#define ML_BASE_CPU_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum ml_cpu_tier {
+    ML_CPU_GENERIC, /* portable C */
+    ML_CPU_AVX2,    /* AVX2 + FMA + F16C */
+    ML_CPU_AVX512,  /* AVX-512 F BW CD DQ VL + VBMI + VNNI (Ice Lake, Zen 4 and later) */
+    ML_CPU_NEON,    /* AArch64 Advanced SIMD */
+    ML_CPU_TIERS
+};
+
+struct ml_cpu {
+    enum ml_cpu_tier tier; /* the best tier allowed by hardware, OS and mask */
+    /* extras inside a tier, false where masked off */
+    bool avxvnni, avx512bf16, amx_int8, dotprod, i8mm, bf16;
+    char name[64]; /* model name for people, e.g. "Intel(R) Xeon(R) Processor" */
+    int cores;     /* processors this process may run on */
+};
+
+/* Detects once with CPUID/XGETBV (x86) or HWCAP (Arm) and applies the mask. Any thread. */
+const struct ml_cpu *ml_cpu(void);
+
+/* Limits the tier: "generic", "avx2", "avx512", "neon", or NULL/"" for no limit. False for an unknown name or
+ * a tier this machine lacks. Call before the first kernel table is made. MARLIN_CPU_MASK in the environment
+ * is read first; this overrides it. */
+bool ml_cpu_set_mask(const char *tier);
+const char *ml_cpu_tier_name(enum ml_cpu_tier t);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The one door for memory. Everything in the library allocates through it, so that tests can fail the
+ * n-th allocation and prove the token loop makes none.
+ */
+#ifndef ML_BASE_MEM_H
+#define ML_BASE_MEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* malloc, calloc (checked multiply), realloc and free. NULL on failure; size 0 returns a unique pointer.
+ * Any thread. */
+void *ml_alloc(size_t size);
+void *ml_calloc(size_t count, size_t size);
+void *ml_realloc(void *p, size_t size);
+void ml_free(void *p);
+char *ml_strdup(const char *s);
+char *ml_strndup(const char *s, size_t n);
+
+/* 64-byte aligned (cache line, zmm), contents undefined. Release with ml_free_aligned. */
+void *ml_alloc_aligned(size_t size);
+void ml_free_aligned(void *p);
+
+/* Test hook: the n-th allocation from now (1 = the next) returns NULL, once; 0 switches it off. */
+void ml_mem_fail_at(uint64_t n);
+
+/* Test hook: number of allocations made by the whole process so far. */
+uint64_t ml_mem_count(void);
+
+/* Marks the calling thread's following code as "must not allocate" (the token loop). In builds with
+ * assertions an allocation by this thread inside a guard aborts naming `what`; otherwise it costs nothing.
+ * Guards nest. */
+void ml_mem_guard_begin(const char *what);
+void ml_mem_guard_end(void);
+
+#endif

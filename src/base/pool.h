@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Fork-join thread pool: workers spin briefly, then park. The caller is worker 0.
+ * No allocation and, while workers spin, no system call between create and free.
+ */
+#ifndef ML_BASE_POOL_H
+#define ML_BASE_POOL_H
+
+#include "base/status.h"
+
+#include <stddef.h>
+
+struct ml_pool;
+
+/* threads: workers including the caller; 0 = one per processor this process may use. Workers are pinned. */
+marlin_status ml_pool_create(int threads, struct ml_pool **out, struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_pool_free(struct ml_pool *p);      /* NULL is fine */
+int ml_pool_size(const struct ml_pool *p); /* 1 for NULL */
+
+/* Runs fn(arg, worker, n_workers) once on every worker and waits for all. Not reentrant; one caller at a
+ * time. p == NULL runs it on the caller alone. */
+typedef void ml_pool_fn(void *arg, int worker, int workers);
+void ml_pool_run(struct ml_pool *p, ml_pool_fn *fn, void *arg);
+
+/* Calls fn(arg, begin, end, worker) over [0, count) in pieces of at most `grain`, handed out dynamically so
+ * that a preempted core does not hold up the others. */
+typedef void ml_range_fn(void *arg, size_t begin, size_t end, int worker);
+void ml_pool_for(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg);
+
+#endif

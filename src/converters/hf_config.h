@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A Hugging Face config.json (+ generation_config.json) as one typed struct: both transformers-4
+ * (rope_theta, rope_scaling, torch_dtype) and transformers-5 (rope_parameters, dtype) spellings, and text
+ * configs nested in multimodal ones. Everything is range-checked here, so that no later code divides by a
+ * zero from a file.
+ */
+#ifndef ML_CONVERTERS_HF_CONFIG_H
+#define ML_CONVERTERS_HF_CONFIG_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum ml_rope_kind {
+    ML_ROPE_DEFAULT,
+    ML_ROPE_LINEAR,
+    ML_ROPE_LLAMA3,
+    ML_ROPE_YARN,
+    ML_ROPE_DYNAMIC,
+    ML_ROPE_LONGROPE
+};
+
+struct ml_rope_config {
+    enum ml_rope_kind kind;
+    double theta;
+    double factor; /* 1 when absent */
+    bool has_factor;
+    double partial;                                      /* partial_rotary_factor, 1 when absent */
+    int64_t original_max;                                /* original_max_position_embeddings, 0 when absent */
+    double low_freq_factor, high_freq_factor;            /* llama3 */
+    double beta_fast, beta_slow, mscale, mscale_all_dim; /* yarn; mscale 0 when absent */
+    double attention_factor;                             /* 0 when absent */
+    bool truncate;                                       /* yarn, true by default */
+    double *short_factor, *long_factor; /* longrope, rotary_dim/2 each, in the config's arena */
+    size_t n_short, n_long;
+};
+
+enum ml_layer_kind { ML_LAYER_FULL, ML_LAYER_SLIDING };
+enum ml_activation { ML_ACT_SILU, ML_ACT_GELU_TANH };
+
+enum { ML_MAX_EOS = 16 };
+
+struct ml_config {
+    char model_type[64]; /* of the text model: "qwen3" */
+    char architecture[128];
+    int64_t vocab_size, hidden_size, intermediate_size, num_layers;
+    int64_t num_heads, num_kv_heads, head_dim;
+    int64_t max_positions;
+    double rms_eps;
+    enum ml_activation activation;
+    bool tie_embeddings;
+    bool has_tie; /* the key was present */
+    bool attention_bias, mlp_bias;
+    struct ml_rope_config rope;       /* of full-attention layers */
+    struct ml_rope_config rope_local; /* of sliding layers (gemma3); equals rope elsewhere */
+    int64_t sliding_window;           /* 0 = none */
+    enum ml_layer_kind
+        *layer_kind;  /* [num_layers]: from layer_types, sliding_window_pattern or the family's rule */
+    bool *layer_rope; /* [num_layers]: false for NoPE layers (smollm3) */
+    double query_pre_attn_scalar;       /* 0 when absent */
+    double attn_softcap, final_softcap; /* 0 = none */
+    /* mixture of experts; num_experts 0 = dense */
+    int64_t num_experts, experts_per_token, moe_intermediate_size;
+    bool norm_topk_prob;
+    bool *layer_moe; /* [num_layers] */
+    /* tokens */
+    int64_t bos_id, pad_id; /* -1 when absent */
+    int64_t eos_ids[ML_MAX_EOS];
+    int n_eos;
+    /* sampling defaults of generation_config.json; NaN / -1 when absent */
+    double temperature, top_p, min_p, repetition_penalty;
+    int64_t top_k;
+    bool do_sample, has_do_sample;
+    char dtype[16];        /* "bfloat16" or "" */
+    char quant_method[32]; /* quantization_config.quant_method or "" */
+    char *json;            /* the raw config.json text, for rewriting on export */
+    size_t json_len;
+    void *arena; /* owns the arrays above */
+};
+
+/* Supported model_type values, NULL-terminated, for messages. */
+const char *const *ml_config_supported(void);
+
+/* Reads dir/config.json and, when present, dir/generation_config.json (whose values win for eos and
+ * sampling). Unknown model_type: MARLIN_ERR_UNSUPPORTED with the list of the supported ones. */
+marlin_status ml_config_load(const char *dir, struct ml_config **out,
+                             struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* The same from memory; generation may be NULL. `where` names the source in messages. */
+marlin_status ml_config_parse(const char *json, size_t len, const char *generation, size_t generation_len,
+                              const char *where, struct ml_config **out,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_config_free(struct ml_config *c);
+
+#endif

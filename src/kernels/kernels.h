@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The table of kernels. A table is filled with the scalar reference first (kernels/reference: the
+ * specification), then overwritten tier by tier with what the CPU mask allows. Every entry has its contract
+ * in its family's header. Entries are single-threaded; kernels/ops.h spreads work over the pool.
+ */
+#ifndef ML_KERNELS_KERNELS_H
+#define ML_KERNELS_KERNELS_H
+
+#include "base/cpu.h"
+#include "base/dtype.h"
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Weight of a linear layer: y = W x. Row-major [rows, cols] = [out, in] of F32, F16 or BF16. */
+struct ml_matrix {
+    enum ml_dtype dtype;
+    size_t rows, cols;
+    size_t stride; /* elements from row to row, >= cols */
+    const void *data;
+};
+
+/* ---- gemv: y[r] = sum_c W[r, c] x[c] for r in [0, rows). float32 sums in any order. x has cols floats. Data
+ * alignment: that of the element type. */
+typedef void ml_gemv_fn(float *y, const void *w, size_t stride, const float *x, size_t rows, size_t cols);
+
+/* ---- gemm: y[t * ldy + r] = sum_c W[r, c] x[t * ldx + c], t in [0, n), r in [0, rows); 1 <= n. `scratch`
+ * holds at least ml_gemm_scratch bytes, 64-byte aligned. Results equal gemv's up to the order of float32
+ * sums. */
+typedef void ml_gemm_fn(float *y, size_t ldy, const void *w, size_t stride, const float *x, size_t ldx,
+                        size_t n, size_t rows, size_t cols, void *scratch);
+
+/* ---- attention: one KV head, a run of query rows, one pass with online softmax.
+ * q:   [rows, head_dim] float32, row i at q + i * q_stride; position of row i is pos0 + i / group
+ *      (group = query heads that share this KV head, rows ordered token-major: token, then head of the
+ * group). k,v: cache of this KV head, element (p, d) at k[p * kv_stride + d], positions [0, pos0 + tokens).
+ * A query at position p sees keys j with max(0, p - window + 1) <= j <= p (window 0 = all).
+ * score = dot * scale; when softcap > 0 score = softcap * tanh(score / softcap). out as q with out_stride.
+ * sink: when not NULL, sink[i % group] is an extra logit of row i's softmax that carries no value. */
+struct ml_attention_args {
+    const float *q;
+    size_t q_stride;
+    float *out;
+    size_t out_stride;
+    const void *k, *v;
+    size_t kv_stride;
+    size_t head_dim; /* 1..512 */
+    size_t rows;     /* tokens * group */
+    size_t group;
+    size_t pos0;
+    size_t window;
+    float scale, softcap;
+    const float *sink;
+};
+typedef void ml_attention_fn(const struct ml_attention_args *a);
+
+/* ---- norm: y = x * rsqrt(mean(x^2) + eps) * (w + offset); w may be NULL (= 1). y may equal x. */
+typedef void ml_rmsnorm_fn(float *y, const float *x, const float *w, float offset, float eps, size_t n);
+
+/* ---- rope: rotates pairs of x[heads, stride] in place by one position's cos/sin [rotary / 2].
+ * split-half pairs (i, i + rotary/2) or, interleaved, (2i, 2i + 1). */
+typedef void ml_rope_fn(float *x, size_t heads, size_t stride, size_t rotary, const float *cos,
+                        const float *sin);
+
+/* ---- element-wise. y may equal an input. */
+typedef void ml_glu_fn(float *y, const float *gate, const float *up, size_t n); /* act(gate) * up */
+typedef void ml_add_fn(float *y, const float *x, size_t n);                     /* y += x */
+typedef void ml_axpy_fn(float *y, float a, const float *x, size_t n);           /* y += a x */
+typedef void ml_softcap_fn(float *y, float cap, size_t n);                      /* y = cap tanh(y / cap) */
+typedef void ml_softmax_fn(float *y, const float *x, size_t n);
+
+/* ---- conversions of n elements; no alignment beyond the element's. */
+typedef void ml_widen_fn(float *dst, const void *src, size_t n);
+typedef void ml_narrow_fn(void *dst, const float *src, size_t n); /* round to nearest even */
+
+enum { ML_FLOAT_KINDS = 3 }; /* index = enum ml_dtype: ML_F32, ML_F16, ML_BF16 */
+
+struct ml_kernels {
+    enum ml_cpu_tier tier;
+    ml_gemv_fn *gemv[ML_FLOAT_KINDS];
+    ml_gemm_fn *gemm[ML_FLOAT_KINDS];
+    ml_attention_fn *attention[ML_FLOAT_KINDS]; /* by KV type; BF16 is NULL */
+    ml_rmsnorm_fn *rmsnorm;
+    ml_rope_fn *rope_half, *rope_interleaved;
+    ml_glu_fn *silu_glu, *gelu_glu; /* gelu: tanh approximation */
+    ml_add_fn *add;
+    ml_axpy_fn *axpy;
+    ml_softcap_fn *softcap;
+    ml_softmax_fn *softmax;
+    ml_widen_fn *widen[ML_FLOAT_KINDS];
+    ml_narrow_fn *narrow[ML_FLOAT_KINDS];
+};
+
+/* Fills the table for a tier (each tier only overwrites what it has). The tier must be one this CPU can run.
+ */
+void ml_kernels_init(struct ml_kernels *k, const struct ml_cpu *cpu, enum ml_cpu_tier tier);
+
+/* The table of the best tier that hardware and mask allow; made once. Any thread. */
+const struct ml_kernels *ml_kernels(void);
+
+/* Scratch of a gemm call for cols columns, bytes. */
+size_t ml_gemm_scratch(size_t cols);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Kernels spread over the thread pool: what the forward pass calls. One struct ml_exec a thread of control.
+ */
+#ifndef ML_KERNELS_OPS_H
+#define ML_KERNELS_OPS_H
+
+#include "base/pool.h"
+#include "kernels/kernels.h"
+
+struct ml_exec {
+    const struct ml_kernels *k;
+    struct ml_pool *pool; /* NULL = the calling thread alone */
+    void *scratch;        /* per worker, ml_exec_scratch bytes each, made by ml_exec_create */
+    size_t scratch_stride;
+};
+
+/* max_cols: the widest input of any matrix that will be multiplied. */
+marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool,
+                             size_t max_cols, struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_exec_free(struct ml_exec *e);
+
+/* y[t, r] = W x[t] for n rows of x; gemv for few rows, gemm for many. ldx, ldy in floats. Never allocates.
+ * Each y value is the same for any number of threads. */
+void ml_matmul(const struct ml_exec *e, const struct ml_matrix *w, const float *x, size_t ldx, size_t n,
+               float *y, size_t ldy);
+
+/* Several matrices over the same x in one fork-join (q/k/v, gate/up). */
+struct ml_matmul_job {
+    const struct ml_matrix *w;
+    float *y;
+    size_t ldy;
+};
+void ml_matmul_many(const struct ml_exec *e, const struct ml_matmul_job *jobs, size_t n_jobs, const float *x,
+                    size_t ldx, size_t n);
+
+/* Attention of n tokens at positions pos0.. over all heads. q, out: [n, heads * head_dim] with strides.
+ * k, v: per KV head h at k + h * head_stride elements. */
+struct ml_attention_job {
+    const float *q;
+    size_t q_stride;
+    float *out;
+    size_t out_stride;
+    const void *k, *v;
+    enum ml_dtype kv_type;
+    size_t kv_stride, head_stride; /* elements */
+    size_t heads, kv_heads, head_dim, n, pos0, window;
+    float scale, softcap;
+    const float *sinks; /* [heads] or NULL */
+};
+void ml_attention(const struct ml_exec *e, const struct ml_attention_job *job);
+
+#endif

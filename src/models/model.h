@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A loaded model (immutable, shareable) and one sequence's state on it. Names, shapes and types are bound to
+ * typed structs at load; the forward pass neither parses, allocates nor locks.
+ */
+#ifndef ML_MODELS_MODEL_H
+#define ML_MODELS_MODEL_H
+
+#include "base/pool.h"
+#include "base/status.h"
+#include "cache/kv.h"
+#include "converters/hf_config.h"
+#include "converters/safetensors.h"
+#include "device/device.h"
+#include "kernels/ops.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct ml_model;
+struct ml_state;
+
+struct ml_model_options {
+    struct ml_device *device; /* NULL = the CPU */
+    struct ml_pool *pool;     /* used while loading (first touch); may be NULL */
+    enum ml_dtype kv_dtype;   /* ML_F16 or ML_F32 */
+};
+
+/* Loads a Hugging Face directory. Missing tensors and wrong shapes fail by name; unknown tensors are logged.
+ */
+marlin_status ml_model_load(const char *dir, const struct ml_model_options *options, struct ml_model **out,
+                            struct marlin_error *err) MARLIN_MUST_CHECK;
+/* A model of `config`'s shape with random valid weights (bits 16: bf16), for benchmarks. */
+marlin_status ml_model_random(const struct ml_config *config, int bits, uint64_t seed,
+                              const struct ml_model_options *options, struct ml_model **out,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_model_free(struct ml_model *m);
+
+const struct ml_config *ml_model_config(const struct ml_model *m);
+uint64_t ml_model_weight_bytes(const struct ml_model *m);
+/* Bytes of weights that decoding one token reads (embedding rows not counted; experts: those of one token).
+ */
+uint64_t ml_model_bytes_per_token(const struct ml_model *m);
+uint64_t ml_model_parameters(const struct ml_model *m);
+
+/* Memory a run would take, from the config alone (for inspect and for refusing before loading). */
+struct ml_memory_estimate {
+    uint64_t weights, kv, state, scratch, total;
+};
+marlin_status ml_model_estimate(const struct ml_config *c, uint64_t weight_bytes, size_t ctx,
+                                size_t max_batch, enum ml_dtype kv_dtype, struct ml_memory_estimate *out,
+                                struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* State for one sequence of at most ctx positions, fed at most max_batch tokens a call. pool: shared, one
+ * caller at a time; outlives the state. */
+marlin_status ml_state_create(const struct ml_model *m, struct ml_pool *pool, size_t ctx, size_t max_batch,
+                              struct ml_state **out, struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_state_free(struct ml_state *s);
+size_t ml_state_length(const struct ml_state *s); /* tokens seen */
+size_t ml_state_capacity(const struct ml_state *s);
+void ml_state_truncate(struct ml_state *s, size_t n); /* back to the first n tokens */
+
+enum ml_logits { ML_LOGITS_NONE, ML_LOGITS_LAST, ML_LOGITS_ALL };
+
+/* Feeds n <= max_batch tokens. logits: [1 or n, vocab_size] float32 as asked, NULL for NONE.
+ * MARLIN_ERR_LIMIT when the context is full, MARLIN_ERR_ARGUMENT for an id out of range; the state is then
+ * unchanged. */
+marlin_status ml_model_forward(const struct ml_model *m, struct ml_state *s, const int32_t *ids, size_t n,
+                               enum ml_logits which, float *logits,
+                               struct marlin_error *err) MARLIN_MUST_CHECK;
+
+#endif
