@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A thin front to CMake. The two commands that matter:
+#   make run    install what is missing, build, speak
+#   make test   install what is missing, build, run every test
+
+BUILD  ?= build
+CC     := $(shell command -v clang >/dev/null 2>&1 && echo clang || echo cc)
+JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
+CONFIG := -DCMAKE_BUILD_TYPE=Release -DMARLIN_TESTS=OFF -DCMAKE_C_COMPILER=$(CC)
+CTEST  := ctest --output-on-failure --timeout 300
+
+.PHONY: all build run test check lint bench install clean setup format
+
+all: build
+
+setup:
+	@scripts/setup build
+
+build: setup
+	@cmake -S . -B $(BUILD) $(CONFIG) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }; rm -f $(BUILD).log
+	@cmake --build $(BUILD) -j $(JOBS) --target marlin
+
+run: build
+	@$(BUILD)/marlin run
+
+# Everything: release tests, sanitizers, other instruction sets, source rules.
+test:
+	@scripts/setup test
+	@scripts/test all
+
+# The fast subset, under a minute.
+check:
+	@scripts/setup test
+	@scripts/test check
+
+lint:
+	@scripts/setup lint
+	@scripts/lint
+
+format:
+	@find src include tests tools examples bench -name '*.[ch]' 2>/dev/null | xargs clang-format -i
+
+bench: build
+	@$(BUILD)/marlin bench
+
+install: build
+	@cmake --install $(BUILD)
+
+clean:
+	@rm -rf $(BUILD) $(BUILD)-*
