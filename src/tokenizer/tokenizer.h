@@ -58,6 +58,7 @@ struct ml_stream {
     unsigned char pending[16];
     size_t n_pending;
     bool started;
+    size_t stripped; /* characters taken off the front, as decoders that add a space ask for */
 };
 marlin_status ml_stream_push(struct ml_stream *s, const struct ml_tokenizer *t, int32_t id, bool skip_special,
                              struct ml_buf *out, struct marlin_error *err) MARLIN_MUST_CHECK;

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Loading from a model directory, and the questions one can ask a loaded tokenizer.
+ */
+#include "tokenizer/tokenizer.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "tokenizer/tokenizer_int.h"
+
+#include <string.h>
+
+enum { PATH_BYTES = 4096 };
+
+/* bos_token is a string, or {"content": "..."} in older files. */
+static marlin_status token_of(const struct ml_tokenizer *t, const struct ml_json *config, const char *key,
+                              int32_t *id, struct marlin_error *err) {
+    const struct ml_json *v = ml_json_get(config, key);
+    const char *s = ml_json_string(v, NULL);
+    if (!s) s = ml_json_string(ml_json_get(v, "content"), NULL);
+    *id = s ? ml_tokenizer_find(t, s) : -1;
+    if (s && *id < 0)
+        return ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s \"%.60s\" is not in the vocabulary", key, s);
+    return MARLIN_OK;
+}
+
+/* add_bos_token and add_eos_token: adds what the post-processor does not add already. */
+static marlin_status apply_config(struct ml_tokenizer *t, const struct ml_json *config,
+                                  struct marlin_error *err) {
+    bool bos = t->model != ML_MODEL_BPE && t->n_prefix, eos = false;
+    const bool sp = t->model != ML_MODEL_BPE;
+    int32_t id = -1;
+    marlin_status st;
+    ML_TRY(ml_tok_bool(config, "add_bos_token", "tokenizer_config", &bos, err));
+    ML_TRY(ml_tok_bool(config, "add_eos_token", "tokenizer_config", &eos, err));
+    if (sp && !bos) t->n_prefix = 0;
+    if (bos) {
+        ML_TRY(token_of(t, config, "bos_token", &id, err));
+        if (id >= 0 && sp) t->n_prefix = 0; /* the configuration names the token */
+        if (id >= 0 && !t->n_prefix) ML_TRY(ml_affix_add(&t->prefix, &t->n_prefix, id, err));
+    }
+    if (eos) {
+        ML_TRY(token_of(t, config, "eos_token", &id, err));
+        if (id >= 0 && !t->n_suffix) ML_TRY(ml_affix_add(&t->suffix, &t->n_suffix, id, err));
+    }
+out:
+    return st;
+}
+
+static marlin_status load_config(struct ml_tokenizer *t, const char *dir, struct marlin_error *err) {
+    char path[PATH_BYTES];
+    char *text = NULL;
+    size_t len = 0;
+    struct ml_json_doc *doc = NULL;
+    marlin_status st = ml_path_join(path, sizeof path, dir, "tokenizer_config.json", err);
+    if (st != MARLIN_OK || !ml_path_exists(path)) return st;
+    ML_TRY(ml_file_slurp(path, ML_TOK_MAX_CONFIG, &text, &len, err));
+    st = ml_json_parse(text, len, &(struct ml_json_limits){.max_bytes = ML_TOK_MAX_CONFIG}, &doc, err);
+    if (st == MARLIN_OK) st = apply_config(t, ml_json_root(doc), err);
+    if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s", path);
+out:
+    ml_json_free(doc);
+    ml_free(text);
+    return st;
+}
+
+marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_tokenizer **out,
+                                struct marlin_error *err) {
+    char path[PATH_BYTES];
+    char *text = NULL;
+    size_t len = 0;
+    struct ml_tokenizer *t = NULL;
+    marlin_status st;
+    ML_TRY(ml_path_join(path, sizeof path, dir, "tokenizer.json", err));
+    const bool json = ml_path_exists(path);
+    if (!json) ML_TRY(ml_path_join(path, sizeof path, dir, "tokenizer.model", err));
+    if (!ml_path_exists(path)) {
+        st = ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: neither tokenizer.json nor tokenizer.model is there",
+                     dir);
+        goto out;
+    }
+    ML_TRY(ml_file_slurp(path, ML_TOK_MAX_FILE, &text, &len, err));
+    st = json ? ml_tokenizer_from_json(text, len, vocab_rows, &t, err)
+              : ml_tokenizer_from_sentencepiece(text, len, vocab_rows, &t, err);
+    if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s", path);
+    if (st == MARLIN_OK) st = load_config(t, dir, err);
+    if (st != MARLIN_OK) goto out;
+    *out = t;
+    t = NULL;
+out:
+    ml_free(text);
+    ml_tokenizer_free(t);
+    return st;
+}
+
+void ml_tokenizer_free(struct ml_tokenizer *t) {
+    if (!t) return;
+    for (size_t i = 0; i < t->n_norm; i++)
+        ml_regex_free(t->norm[i].regex);
+    for (size_t i = 0; i < t->n_pre; i++)
+        if (t->pre[i].kind == ML_PRE_SPLIT && t->pre[i].with == ML_SPLIT_REGEX)
+            ml_regex_free(t->pre[i].regex);
+    ml_matcher_free(&t->raw);
+    ml_matcher_free(&t->normalized);
+    ml_matcher_free(&t->user);
+    ml_pairs_free(&t->merges);
+    ml_pairs_free(&t->trie);
+    ml_map_free(&t->ids);
+    ml_map_free(&t->added_ids);
+    ml_map_free(&t->hidden);
+    ml_free(t->piece);
+    ml_free(t->char_id);
+    ml_free(t->added);
+    ml_free(t->prefix);
+    ml_free(t->suffix);
+    ml_arena_free(&t->arena);
+    ml_free(t);
+}
+
+void ml_ids_free(struct ml_ids *ids) {
+    ml_free(ids->id);
+    *ids = (struct ml_ids){NULL, 0, 0};
+}
+
+size_t ml_tokenizer_size(const struct ml_tokenizer *t) {
+    return t->size;
+}
+
+bool ml_tokenizer_is_special(const struct ml_tokenizer *t, int32_t id) {
+    return id >= 0 && (size_t)id < t->size && (t->piece[id].flags & ML_PIECE_SPECIAL);
+}
+
+int32_t ml_tokenizer_find(const struct ml_tokenizer *t, const char *piece) {
+    const size_t len = strlen(piece);
+    uint64_t id;
+    if (ml_map_get(&t->added_ids, piece, len, &id) || ml_map_get(&t->ids, piece, len, &id))
+        return (int32_t)id;
+    return -1;
+}
+
+const char *ml_tokenizer_piece(const struct ml_tokenizer *t, int32_t id, size_t *len) {
+    if (id < 0 || (size_t)id >= t->size || !t->piece[id].flags) return NULL;
+    if (len) *len = t->piece[id].len;
+    return t->piece[id].text;
+}
