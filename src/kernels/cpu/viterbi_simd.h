@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Trellis search on 16-bit lanes, the same text for every instruction set. The including file defines
+ *   vec, LANES, LANE_BITS                                         a vector of LANES uint16
+ *   v_load, v_store, v_set1, v_add_sat, v_sub, v_sub_sat_signed, v_abs, v_min, v_mul, v_and, v_or, v_shl
+ *   v_pick(better, a, b, x, y)   lane-wise better < a ? x : y with *a replaced by the lesser
+ *   v_expand(p, bits, v_spread(bits))                             lane i = p[i >> bits], for bits < LANE_BITS
+ *   v_permute(v, v_swap(d))      lane i = v[i ^ d], if V_HAS_PERMUTE
+ *   v_least                      the least lane
+ * and gets one function, search().
+ *
+ * A step goes over the nodes after it in natural order, LANES at a time. Their predecessors for one h are
+ * consecutive nodes, each 2^k times (v_expand). Where the code's index is linear, the branch costs of LANES
+ * nodes are the 2^p costs permuted by an exclusive or: only 2^k of them for each value of the high index bits
+ * exist, so they are made once a step and then only loaded. Decisions stay in their 16-bit lanes, PER of them
+ * side by side, which keeps those of 256 steps inside the L2 cache (64 KiB at L = 12, 1 MiB at L = 16).
+ */
+#include "kernels/viterbi.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+struct search {
+    const struct ml_viterbi_code *code;
+    unsigned nodes;
+    uint16_t *cost, *out;
+    uint16_t *decision; /* [steps][nodes / per] */
+    uint16_t lane_tag[LANES];
+    /* Linear codes: the costs of the branches h into nodes j.. are set (joff[j / LANES] / LANES) ^ h. */
+    unsigned sets;      /* 0: not used */
+    uint16_t *set_cost; /* [sets][LANES] */
+    int16_t *set_level; /* [sets][LANES] */
+    uint16_t *joff;
+#ifdef V_HAS_PERMUTE
+    uint16_t swap[16 * LANES]; /* [h]: what makes set h from set 0 */
+#endif
+};
+
+/* Decisions in one 16-bit lane: a power of two, so that it divides the number of vectors. */
+INLINE unsigned decisions_per_lane(unsigned k) {
+    return k == 1 ? 16 : k == 2 ? 8 : k <= 4 ? 4 : 2;
+}
+
+INLINE unsigned low_bits(unsigned k) {
+    return (1u << (k < 4 ? k : 4)) - 1;
+}
+
+INLINE unsigned tag_of(const struct ml_viterbi_code *c, unsigned node) {
+    return node >> (c->window - 2 * c->bits) & low_bits(c->bits);
+}
+
+INLINE vec branch_cost(vec target, const int16_t *level, vec most, vec keep) {
+    const vec d = v_min(v_abs(v_sub_sat_signed(target, v_load((const uint16_t *)level))), most);
+    return v_and(v_mul(d, d), keep);
+}
+
+/* ---- preparation of linear codes */
+
+static unsigned index_of(const struct ml_viterbi_code *c, unsigned state) {
+    unsigned index = 0;
+    for (unsigned b = 0; b < c->window; b++)
+        if (state >> b & 1) index ^= c->basis[b];
+    return index;
+}
+
+static uint16_t set_number(const struct ml_viterbi_code *c, unsigned state) {
+    const unsigned index = index_of(c, state), k = c->bits, plain = k > LANE_BITS ? k : LANE_BITS;
+    return (uint16_t)((index & ((1u << k) - 1)) | index >> plain << k);
+}
+
+/* Worth it when each set is used at least twice a step, and possible when h only filters the own symbol (a
+ * tap that ends the window, and no other tap past the last symbol but one). */
+static unsigned count_sets(const struct ml_viterbi_code *c) {
+    const unsigned k = c->bits, plain = k > LANE_BITS ? k : LANE_BITS;
+    if (c->index_bits == 0 || k > 4) return 0;
+    for (unsigned h = 0; h < 1u << k; h++)
+        if (set_number(c, h << (c->window - k)) != h) return 0;
+    const unsigned sets = 1u << (k + (c->index_bits > plain ? c->index_bits - plain : 0));
+    return sets * 2 <= 1u << (c->window - LANE_BITS) ? sets : 0;
+}
+
+static void make_sets(struct search *s) {
+    const struct ml_viterbi_code *c = s->code;
+    const unsigned k = c->bits, plain = k > LANE_BITS ? k : LANE_BITS;
+    for (unsigned v = 0; v < s->sets; v++) {
+        const unsigned index = (v & ((1u << k) - 1)) | v >> k << plain;
+        for (unsigned i = 0; i < LANES; i++)
+            s->set_level[v * LANES + i] = c->index_level[index ^ index_of(c, i)];
+    }
+    for (unsigned j = 0; j < s->nodes / LANES; j++)
+        s->joff[j] = (uint16_t)(set_number(c, j * LANES) * LANES);
+#ifdef V_HAS_PERMUTE
+    for (unsigned d = 0; d < 1u << k; d++)
+        v_store(s->swap + index_of(c, d) * LANES, v_swap(d));
+#endif
+}
+
+/* ---- one step */
+
+/* What a step reads, in locals: nothing that a store of a vector might change, so nothing is read twice. */
+struct step {
+    const uint16_t *in, *set_cost;
+    const int16_t *level;
+    unsigned from;  /* nodes between the predecessors for h and for h + 1 */
+    unsigned nodes; /* and between the branches */
+    vec target, most, keep, spread;
+};
+
+INLINE vec candidate(const struct step *s, unsigned h, unsigned j, unsigned set, const unsigned k,
+                     const bool linear) {
+    vec cost;
+    if (linear)
+        cost = v_load(s->set_cost + (set ^ h * LANES));
+    else
+        cost = branch_cost(s->target, s->level + h * s->nodes + j, s->most, s->keep);
+    const uint16_t *p = s->in + h * s->from + (j >> k);
+    return v_add_sat(k >= LANE_BITS ? v_set1(*p) : v_expand(p, k, s->spread), cost);
+}
+
+/* Best branches into LANES nodes from j on; *h becomes the chosen ones. */
+INLINE vec select_branches(const struct step *s, unsigned j, unsigned set, vec *h, const unsigned k,
+                           const bool linear) {
+    const unsigned low = low_bits(k);
+    vec best = v_set1(0xffff), high = v_set1(0);
+    for (unsigned hi = 0; hi < (1u << k) / (low + 1); hi++) {
+        vec group = candidate(s, hi * (low + 1), j, set, k, linear);
+        for (unsigned lo = 1; lo <= low; lo++)
+            group = v_min(group, candidate(s, hi * (low + 1) + lo, j, set, k, linear));
+        if (hi == 0)
+            best = group;
+        else
+            high = v_pick(group, &best, v_set1((uint16_t)(hi * (low + 1))), high);
+    }
+    *h = v_or(high, v_and(best, v_set1((uint16_t)low)));
+    return best;
+}
+
+/* The 2^k sets of one value of the high index bits hold the same costs in other lanes. */
+INLINE void make_set_costs(const struct search *s, const struct step *t, const unsigned k) {
+    uint16_t *cost = s->set_cost;
+    const int16_t *level = s->set_level;
+#ifdef V_HAS_PERMUTE
+    const unsigned family = LANES << k;
+    vec first[1 << (8 - LANE_BITS)];
+    for (unsigned f = 0; f * family < s->sets * LANES; f++)
+        first[f] = branch_cost(t->target, level + (size_t)f * family, t->most, t->keep);
+    for (unsigned h = 0; h < 1u << k; h++) {
+        const vec swap = v_load(s->swap + h * LANES);
+        for (unsigned f = 0; f * family < s->sets * LANES; f++)
+            v_store(cost + (size_t)f * family + h * LANES, v_permute(first[f], swap));
+    }
+#else
+    (void)k;
+    for (unsigned i = 0; i < s->sets * LANES; i += LANES)
+        v_store(cost + i, branch_cost(t->target, level + i, t->most, t->keep));
+#endif
+}
+
+/* Returns the least path cost after the step. */
+INLINE uint16_t step_k(struct search *s, int16_t level, uint16_t floor, uint16_t *decision, const unsigned k,
+                       const bool linear) {
+    const unsigned low = low_bits(k), per = decisions_per_lane(k), window = s->code->window;
+    const unsigned tag_shift = window - 2 * k, nodes = s->nodes;
+    const struct step t = {.in = s->cost,
+                           .set_cost = s->set_cost,
+                           .level = s->code->level,
+                           .from = 1u << tag_shift,
+                           .nodes = nodes,
+                           .target = v_set1((uint16_t)level),
+                           .most = v_set1(255),
+                           .keep = v_set1((uint16_t)(0xffff & ~low)),
+                           .spread = v_spread(k)};
+    const vec sink = v_set1(floor), lane_tag = v_load(s->lane_tag);
+    const uint16_t *set = s->joff;
+    uint16_t *out = s->out;
+    vec least = v_set1(0xffff);
+
+    if (linear) make_set_costs(s, &t, k);
+    for (unsigned j = 0; j < nodes; decision += LANES) {
+        vec taken = v_set1(0);
+        for (unsigned i = 0; i < per; i++, j += LANES) {
+            vec h;
+            const vec best = select_branches(&t, j, linear ? *set++ : 0, &h, k, linear);
+            taken = v_or(v_shl(taken, k), h);
+            const vec tag = v_or(lane_tag, v_set1((uint16_t)(j >> tag_shift & low)));
+            const vec cost = v_or(v_and(v_sub(best, sink), t.keep), tag);
+            least = v_min(least, cost);
+            v_store(out + j, cost);
+        }
+        v_store(decision, taken);
+    }
+    s->out = s->cost;
+    s->cost = out;
+    return (uint16_t)(v_least(least) & ~low);
+}
+
+/* ---- a run of steps, and the search */
+
+INLINE unsigned chosen(const struct search *s, int i, unsigned node, const unsigned k) {
+    const unsigned per = decisions_per_lane(k), group = node / LANES / per;
+    const uint16_t *decision = s->decision + (size_t)i * (s->nodes / per);
+    const unsigned place = per - 1 - node / LANES % per;
+    return (unsigned)decision[group * LANES + node % LANES] >> (place * k) & ((1u << k) - 1);
+}
+
+INLINE unsigned before(const struct search *s, int i, unsigned node, const unsigned k) {
+    return (chosen(s, i, node, k) << (s->code->window - k) | node) >> k;
+}
+
+static void start(struct search *s, int node) {
+    const unsigned low = low_bits(s->code->bits);
+    for (unsigned j = 0; j < s->nodes; j++)
+        s->cost[j] = (uint16_t)((node < 0 || j == (unsigned)node ? 0 : 0xffff & ~low) | tag_of(s->code, j));
+}
+
+static unsigned best_node(const struct search *s) {
+    const unsigned low = low_bits(s->code->bits);
+    unsigned best = 0;
+    for (unsigned j = 1; j < s->nodes; j++)
+        if ((s->cost[j] & ~low) < (s->cost[best] & ~low)) best = j;
+    return best;
+}
+
+INLINE void run(struct search *s, const int16_t *level, int first, int steps, const unsigned k,
+                const bool linear) {
+    const size_t stride = s->nodes / decisions_per_lane(k);
+    uint16_t floor = 0;
+    for (int i = 0; i < steps; i++)
+        floor = step_k(s, level[(first + i) % ML_VITERBI_STEPS], floor, s->decision + (size_t)i * stride, k,
+                       linear);
+}
+
+INLINE void search_k(struct search *s, const int16_t *level, uint8_t *symbol, const unsigned k,
+                     const bool linear) {
+    const int overlap = (int)s->code->overlap;
+    start(s, -1);
+    run(s, level, ML_VITERBI_STEPS - overlap, 2 * overlap, k, linear);
+    unsigned node = best_node(s);
+    for (int i = 2 * overlap - 1; i >= overlap; i--)
+        node = before(s, i, node, k);
+
+    start(s, (int)node);
+    run(s, level, 0, ML_VITERBI_STEPS, k, linear);
+    for (int i = ML_VITERBI_STEPS - 1; i >= 0; i--) {
+        symbol[i] = (uint8_t)(node & ((1u << k) - 1));
+        node = before(s, i, node, k);
+    }
+}
+
+#define SEARCH(k)                                                                                            \
+    static void search_##k(struct search *s, const int16_t *level, uint8_t *symbol) {                        \
+        if (s->sets)                                                                                         \
+            search_k(s, level, symbol, k, true);                                                             \
+        else                                                                                                 \
+            search_k(s, level, symbol, k, false);                                                            \
+    }
+SEARCH(1)
+SEARCH(2)
+SEARCH(3)
+SEARCH(4)
+SEARCH(5)
+SEARCH(6)
+SEARCH(7)
+SEARCH(8)
+
+/* Carves 64-byte aligned pieces from the scratch, whose size ml_viterbi_scratch knows. */
+static void *carve(uint8_t **at, size_t bytes) {
+    void *p = *at;
+    *at += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static void search(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                   uint8_t symbol[ML_VITERBI_STEPS], void *scratch) {
+    static void (*const by_bits[])(struct search *, const int16_t *, uint8_t *) = {
+        NULL, search_1, search_2, search_3, search_4, search_5, search_6, search_7, search_8};
+    const unsigned nodes = 1u << (c->window - c->bits), per = decisions_per_lane(c->bits);
+    if (nodes < LANES * per) { /* tiny trellises are for tests */
+        ml_viterbi_search_reference(c, level, symbol, scratch);
+        return;
+    }
+    struct search s = {.code = c, .nodes = nodes, .sets = count_sets(c)};
+    uint8_t *at = scratch;
+    s.cost = carve(&at, nodes * sizeof *s.cost);
+    s.out = carve(&at, nodes * sizeof *s.out);
+    s.decision = carve(&at, (size_t)ML_VITERBI_STEPS * (nodes / per) * sizeof *s.decision);
+    s.set_cost = carve(&at, (size_t)s.sets * LANES * sizeof *s.set_cost);
+    s.set_level = carve(&at, (size_t)s.sets * LANES * sizeof *s.set_level);
+    s.joff = carve(&at, nodes / LANES * sizeof *s.joff);
+    if (s.sets) make_sets(&s);
+    for (unsigned i = 0; i < LANES; i++)
+        s.lane_tag[i] = (uint16_t)tag_of(c, i);
+    by_bits[c->bits](&s, level, symbol);
+}

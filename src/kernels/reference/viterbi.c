@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Trellis search in plain C: the definition that the other tiers must match state for state.
+ */
+#include "kernels/viterbi.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct search {
+    const struct ml_viterbi_code *code;
+    unsigned nodes;
+    unsigned low;         /* 2^e - 1 */
+    uint16_t *cost, *out; /* path costs before and after a step */
+    uint8_t *decision;    /* [steps][nodes]: h of the branch into each node */
+};
+
+static uint16_t branch_cost(const struct search *s, unsigned state, int target) {
+    int d = abs(target - s->code->level[state]);
+    if (d > 255) d = 255;
+    return (uint16_t)((unsigned)(d * d) & ~s->low);
+}
+
+static uint16_t add(uint16_t a, uint16_t b) {
+    const unsigned sum = (unsigned)a + b;
+    return (uint16_t)(sum > 0xffff ? 0xffff : sum);
+}
+
+/* The low bits of a stored path cost: of the h that the node will be when it is a predecessor. */
+static unsigned tag(const struct search *s, unsigned node) {
+    return node >> (s->code->window - 2 * s->code->bits) & s->low;
+}
+
+static void start(struct search *s, int node) {
+    for (unsigned j = 0; j < s->nodes; j++)
+        s->cost[j] = (uint16_t)((node < 0 || j == (unsigned)node ? 0 : 0xffff & ~s->low) | tag(s, j));
+}
+
+static uint16_t least_cost(const struct search *s) {
+    uint16_t least = 0xffff;
+    for (unsigned j = 0; j < s->nodes; j++)
+        if (s->cost[j] < least) least = s->cost[j];
+    return (uint16_t)(least & ~s->low);
+}
+
+static void step(struct search *s, int target, uint8_t *decision) {
+    const unsigned k = s->code->bits, high = (1u << k) / (s->low + 1);
+    const uint16_t floor = least_cost(s);
+    for (unsigned j = 0; j < s->nodes; j++) {
+        unsigned best = 0x10000, chosen = 0;
+        for (unsigned hi = 0; hi < high; hi++) {
+            unsigned group = 0xffff;
+            for (unsigned lo = 0; lo <= s->low; lo++) {
+                const unsigned state = (hi * (s->low + 1) + lo) << (s->code->window - k) | j;
+                const unsigned c = add(s->cost[state >> k], branch_cost(s, state, target));
+                if (c < group) group = c;
+            }
+            if (group < best) {
+                best = group;
+                chosen = hi;
+            }
+        }
+        decision[j] = (uint8_t)(chosen * (s->low + 1) + (best & s->low));
+        s->out[j] = (uint16_t)(((best - floor) & ~s->low & 0xffff) | tag(s, j));
+    }
+    uint16_t *const swap = s->cost;
+    s->cost = s->out;
+    s->out = swap;
+}
+
+/* The predecessor of a node at a step. */
+static unsigned before(const struct search *s, int i, unsigned node) {
+    const unsigned h = s->decision[(size_t)i * s->nodes + node];
+    return (h << (s->code->window - s->code->bits) | node) >> s->code->bits;
+}
+
+static unsigned best_node(const struct search *s) {
+    unsigned best = 0;
+    for (unsigned j = 1; j < s->nodes; j++)
+        if ((s->cost[j] & ~s->low) < (s->cost[best] & ~s->low)) best = j;
+    return best;
+}
+
+void ml_viterbi_search_reference(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                                 uint8_t symbol[ML_VITERBI_STEPS], void *scratch) {
+    const unsigned nodes = 1u << (c->window - c->bits);
+    uint16_t *costs = scratch;
+    struct search s = {.code = c, .nodes = nodes, .low = (1u << (c->bits < 4 ? c->bits : 4)) - 1};
+    s.cost = costs;
+    s.out = costs + nodes;
+    s.decision = (uint8_t *)(costs + 2 * (size_t)nodes);
+
+    const int overlap = (int)c->overlap;
+    start(&s, -1);
+    for (int i = 0; i < 2 * overlap; i++)
+        step(&s, level[(i + ML_VITERBI_STEPS - overlap) % ML_VITERBI_STEPS], s.decision + (size_t)i * nodes);
+    unsigned node = best_node(&s);
+    for (int i = 2 * overlap - 1; i >= overlap; i--)
+        node = before(&s, i, node);
+
+    start(&s, (int)node);
+    for (int i = 0; i < ML_VITERBI_STEPS; i++)
+        step(&s, level[i], s.decision + (size_t)i * nodes);
+    for (int i = ML_VITERBI_STEPS - 1; i >= 0; i--) {
+        symbol[i] = (uint8_t)(node & ((1u << c->bits) - 1));
+        node = before(&s, i, node);
+    }
+}

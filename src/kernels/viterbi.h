@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Trellis search: the 256 states of a tail-biting ring whose values come closest to 256 targets. One family
+ * for both codecs; it knows nothing of tiles, and its order of steps is that of the recursion
+ *
+ *     state[i] = (state[i - 1] << k | symbol[i]) mod 2^L,  state[-1] = state[255],  value = table[state]
+ *
+ * which is the stream order of EXL3 and the reverse of a tap tile's (there a window holds the NEXT symbols).
+ *
+ * The node before step i is the low L - k bits of state[i - 1]; the node after it has 2^k predecessors:
+ *
+ *     state of a branch   |  h, k bits  |        j, L - k bits: the node after      |
+ *                         |      the node before, L - k bits      |  symbol, k bits |
+ *
+ * Costs are integers, so that every tier finds the same states and a quantized model does not depend on the
+ * machine (the reference is the definition):
+ *   - targets and table are rounded to levels, 1 / scale apart, with ML_VITERBI_RMS levels for the expected
+ *     error of one weight; a target beyond the table's range is moved to ML_VITERBI_MARGIN levels outside;
+ *   - a branch costs min(|target - table[state]|, 255)^2, its low e = min(k, 4) bits cleared;
+ *   - path costs are 16 bits, added with saturation; their low e bits hold the low bits of h, so that a
+ * minimum also selects the branch: ties go to the least h mod 2^e, then to the least h;
+ *   - after each step the least path cost before that step is subtracted.
+ * Two passes: the first runs freely over the `overlap` weights before and after the seam, backtracks from its
+ * best end, and yields the node at the seam; the second runs once around from that node to itself. States are
+ * made from the ring of symbols, so they close whatever the targets are.
+ */
+#ifndef ML_KERNELS_VITERBI_H
+#define ML_KERNELS_VITERBI_H
+
+#include "base/cpu.h"
+#include "base/status.h"
+#include "packing/exl3.h"
+#include "packing/tap.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { ML_VITERBI_STEPS = 256, ML_VITERBI_RMS = 16, ML_VITERBI_MARGIN = 64, ML_VITERBI_MAX_BITS = 8 };
+
+/* A trellis ready to search. Immutable after it is made; any number of threads may share it. */
+struct ml_viterbi_code {
+    unsigned bits, window; /* k and L: 2 k <= L <= 16 */
+    unsigned overlap;      /* weights of the first pass on each side of the seam */
+    float scale;           /* levels for one unit of value */
+    int16_t lowest, highest;
+    float *value;   /* [2^L] by state */
+    int16_t *level; /* [2^L] rint(value * scale) */
+    /* Where the values are an alphabet of 2^p behind an index that is linear over GF(2) (tap codes): index of
+     * a state = exclusive or of basis[i] over its set bits. p is 0 where there is none. */
+    unsigned index_bits;
+    uint8_t basis[16];
+    int16_t index_level[256];
+};
+
+/* Any table of 2^window values. Copies it. MARLIN_ERR_ARGUMENT for bits or window out of range,
+ * MARLIN_ERR_NUMERIC when the values are not finite or all equal. Release with ml_viterbi_code_free. */
+marlin_status ml_viterbi_code_table(struct ml_viterbi_code *c, unsigned bits, unsigned window,
+                                    const float *value, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* A tap code. `entry` are its 2^p values; NULL means the code's own table * unit. */
+marlin_status ml_viterbi_code_tap(struct ml_viterbi_code *c, const struct ml_tap_code *tap,
+                                  const float *entry, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* An EXL3 codebook with K = 1..8 bits. */
+marlin_status ml_viterbi_code_exl3(struct ml_viterbi_code *c, unsigned bits, enum ml_exl3_codebook cb,
+                                   struct marlin_error *err) MARLIN_MUST_CHECK;
+
+void ml_viterbi_code_free(struct ml_viterbi_code *c); /* zeroed or made codes */
+
+/* Bytes of working memory of one search, to be 64-byte aligned; at most 9 MiB (K = 1), 0.4 MiB at L = 12. */
+size_t ml_viterbi_scratch(const struct ml_viterbi_code *c);
+
+/* The kernel: symbols of the best ring found for 256 targets in levels, in step order. */
+typedef void ml_viterbi_search_fn(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                                  uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
+
+struct ml_viterbi_kernels {
+    enum ml_cpu_tier tier;
+    ml_viterbi_search_fn *search;
+};
+
+/* Fills the table for a tier that this CPU can run; a tier without a version of its own keeps the one below.
+ */
+void ml_viterbi_kernels_init(struct ml_viterbi_kernels *k, enum ml_cpu_tier tier);
+
+/* One ring: target and value are in the units of the table (unit variance is not required, but distortion is
+ * least where it matches what the table was made for). Targets that are NaN count as 0. Writes 256 states in
+ * step order, their low k bits being the symbols, and returns the sum of squared errors, in float32 of the
+ * values. Single-threaded; `scratch` belongs to the caller. */
+double ml_viterbi_ring(const struct ml_viterbi_kernels *k, const struct ml_viterbi_code *c,
+                       const float target[ML_VITERBI_STEPS], uint16_t state[ML_VITERBI_STEPS], void *scratch);
+
+/* The versions; use them through the table. */
+void ml_viterbi_search_reference(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                                 uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
+void ml_viterbi_search_avx2(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                            uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
+void ml_viterbi_search_avx512(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                              uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
+void ml_viterbi_search_neon(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                            uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
+
+#endif

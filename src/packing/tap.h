@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Owns the bytes of one tile of the tap code, this project's trellis format: 16 x 16 weights of k = 2..6
+ * bits.
+ *
+ * A tile is a ring of 256 k bits, 32 k bytes, least significant bit of byte 0 first. Weight t of the stream
+ * has the symbol in bits [k t, k t + k) and sees the window of the L bits that start there:
+ *
+ *     bit    k t      k t + k              k t + p              k t + L
+ *      ... --+---------+--------------------+--------------------+--- ...   (cyclic: after bit 256 k - 1
+ * comes 0) |   own   |    plain bits      |   only through     | | symbol  | of next symbol(s)  |     the
+ * taps       | W = those L bits, own symbol lowest U = W ^ (W >> a) ^ (W >> b) ^ ...                   the
+ * taps a, b, ..., each 1..L-k index = (U & (2^k - 1)) | (W & (2^p - 2^k))        p bits: filtered own symbol,
+ * then plain bits weight = table[index]                               int8; one scale outside the tile
+ *
+ * The decoder's cost depends on p and on the number of taps, not on L.
+ *
+ * Order of the stream (rows are output channels, columns input channels; byte j of a 64-bit word always
+ * belongs to column j of its 8 columns, so that a byte-wise dot product needs no shuffle of x):
+ *
+ *     columns  0 .. 7   8 .. 15        a patch, k = 2:       k = 4:          k = 3, 5, 6:
+ *     rows    +-------+-------+        t  0  4  8 .. 28      0 2 4 .. 14     0 1 2 .. 7
+ *      0..3   |chunk 0|chunk 4|           1  5  9    29      1 3 5    15
+ *      4..7   |   1   |   5   |           2  6 10    30
+ *      8..11  |   2   |   6   |           3  7 11    31
+ *     12..15  |   3   |   7   |        4 x 8, 8 bytes        2 x 8, 8 bytes  1 x 8, k bytes
+ *             +-------+-------+
+ *
+ * Whatever k is, 32 consecutive symbols, a chunk of 4 k bytes, are 4 rows x 8 columns. In a file each tile is
+ * contiguous. A kernel may reorder when it loads: the AVX-512 one interleaves 8 tiles of 8 column blocks by
+ * 64-bit word, a GPU permutes chunks. Both are moves of whole words, no bit changes place inside one, and the
+ * word after the last is the first (the ring).
+ */
+#ifndef ML_PACKING_TAP_H
+#define ML_PACKING_TAP_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    ML_TAP_TILE = 256,
+    ML_TAP_SIDE = 16,
+    ML_TAP_MIN_BITS = 2,
+    ML_TAP_MAX_BITS = 6,
+    ML_TAP_MAX_WINDOW = 16,
+    ML_TAP_MAX_INDEX = 8,
+    ML_TAP_MAX_TAPS = 3
+};
+
+struct ml_tap_code {
+    uint8_t bits;                  /* k: 2..6 */
+    uint8_t window;                /* L: p..16, at least 2 k */
+    uint8_t index_bits;            /* p: k..8 */
+    uint8_t taps[ML_TAP_MAX_TAPS]; /* shifts, 1..L-k, increasing; unused ones are 0 and last */
+    float unit; /* weight of unit variance = table entry * unit: what the table was made for */
+    int8_t table[1 << ML_TAP_MAX_INDEX]; /* 2^p entries, the rest 0; never -128 */
+};
+
+/* Checks every field of a code, which may come from a file. MARLIN_ERR_FORMAT names the field. */
+marlin_status ml_tap_check(const struct ml_tap_code *c, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Bytes of a tile, 32 k; 0 when k is outside 2..6. */
+size_t ml_tap_tile_bytes(unsigned bits);
+
+/* order[t] = 16 * row + column of the t-th weight of the stream; NULL when k is outside 2..6. */
+const uint8_t *ml_tap_order(unsigned bits);
+
+/* Index of a window (its low L bits) into the table: linear over GF(2), index(v ^ w) = index(v) ^ index(w).
+ */
+static inline unsigned ml_tap_index(const struct ml_tap_code *c, unsigned window) {
+    const unsigned own = (1u << c->bits) - 1, all = (1u << c->index_bits) - 1;
+    unsigned u = window;
+    for (int i = 0; i < ML_TAP_MAX_TAPS; i++)
+        if (c->taps[i]) u ^= window >> c->taps[i];
+    return (u & own) | (window & all & ~own);
+}
+
+/* Writes a tile from 256 symbols in stream order. MARLIN_ERR_ARGUMENT, naming the weight, when a symbol has
+ * more than k bits; the tile is left alone then. */
+marlin_status ml_tap_pack(unsigned bits, const uint8_t symbol[ML_TAP_TILE], uint8_t *tile,
+                          struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Reads the symbols back; every bit pattern is a tile. */
+marlin_status ml_tap_unpack(unsigned bits, const uint8_t *tile, uint8_t symbol[ML_TAP_TILE],
+                            struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Decodes a tile to table entries, row-major [16][16]. The code must have passed ml_tap_check. Any thread. */
+void ml_tap_decode(const struct ml_tap_code *c, const uint8_t *tile, int8_t out[ML_TAP_TILE]);
+
+#endif
