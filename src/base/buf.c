@@ -82,12 +82,18 @@ static size_t sequence(const unsigned char *s, size_t n) {
 
 static marlin_status add_json_char(struct ml_buf *b, const unsigned char *s, size_t n) {
     switch (s[0]) {
-    case '"': return ml_buf_adds(b, "\\\"");
-    case '\\': return ml_buf_adds(b, "\\\\");
-    case '\n': return ml_buf_adds(b, "\\n");
-    case '\r': return ml_buf_adds(b, "\\r");
-    case '\t': return ml_buf_adds(b, "\\t");
-    default: return s[0] < 0x20 ? ml_buf_addf(b, "\\u%04x", (unsigned)s[0]) : ml_buf_add(b, s, n);
+    case '"':
+        return ml_buf_adds(b, "\\\"");
+    case '\\':
+        return ml_buf_adds(b, "\\\\");
+    case '\n':
+        return ml_buf_adds(b, "\\n");
+    case '\r':
+        return ml_buf_adds(b, "\\r");
+    case '\t':
+        return ml_buf_adds(b, "\\t");
+    default:
+        return s[0] < 0x20 ? ml_buf_addf(b, "\\u%04x", (unsigned)s[0]) : ml_buf_add(b, s, n);
     }
 }
 

@@ -44,11 +44,19 @@ static float widen_one(enum ml_dtype t, const unsigned char *src) {
     uint16_t half;
     float value;
     switch (t) {
-    case ML_F32: memcpy(&value, src, sizeof value); return value;
-    case ML_F16: memcpy(&half, src, sizeof half); return ml_f16_to_f32(half);
-    case ML_BF16: memcpy(&half, src, sizeof half); return ml_bf16_to_f32(half);
-    case ML_F8_E4M3: return ml_f8e4m3_to_f32(*src);
-    default: return ml_f8e5m2_to_f32(*src);
+    case ML_F32:
+        memcpy(&value, src, sizeof value);
+        return value;
+    case ML_F16:
+        memcpy(&half, src, sizeof half);
+        return ml_f16_to_f32(half);
+    case ML_BF16:
+        memcpy(&half, src, sizeof half);
+        return ml_bf16_to_f32(half);
+    case ML_F8_E4M3:
+        return ml_f8e4m3_to_f32(*src);
+    default:
+        return ml_f8e5m2_to_f32(*src);
     }
 }
 

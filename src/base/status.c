@@ -9,8 +9,9 @@
 #include <string.h>
 
 const char *marlin_status_name(marlin_status code) {
-    static const char *const names[] = {"ok",        "argument", "memory",  "io",        "format",  "unsupported",
-                                        "limit",     "not_found", "numeric", "cancelled", "internal"};
+    static const char *const names[] = {"ok",      "argument",    "memory",  "io",
+                                        "format",  "unsupported", "limit",   "not_found",
+                                        "numeric", "cancelled",   "internal"};
     const size_t i = (size_t)code;
     return i < sizeof names / sizeof *names ? names[i] : "unknown";
 }
