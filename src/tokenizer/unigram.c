@@ -38,19 +38,19 @@ marlin_status ml_unigram_build(struct ml_tokenizer *t, struct marlin_error *err)
     return MARLIN_OK;
 }
 
-static void improve(struct ml_path_node *node, double score, size_t start, int32_t id) {
+static void improve(struct ml_path_node *node, float score, size_t start, int32_t id) {
     if (node->start != UINT32_MAX && score <= node->score) return;
-    *node = (struct ml_path_node){(float)score, id, (uint32_t)start};
+    *node = (struct ml_path_node){score, id, (uint32_t)start};
 }
 
-/* User-defined symbols get a bonus that makes them win; the reference computes it in double. */
+/* User-defined symbols get a bonus that makes them win. */
 static double piece_score(const struct ml_tokenizer *t, const struct ml_piece *p, size_t len) {
     return p->flags & ML_PIECE_USER ? (float)len * t->max_score - 0.1 : p->score;
 }
 
 static void extend(const struct ml_tokenizer *t, struct ml_path_node *path, const char *s, size_t len,
                    size_t at) {
-    const double here = path[at].score;
+    const float here = path[at].score;
     uint32_t cp;
     const size_t first = ml_utf8_get(s + at, &cp);
     bool single = false;
@@ -60,10 +60,10 @@ static void extend(const struct ml_tokenizer *t, struct ml_path_node *path, cons
         const uint32_t id1 = (uint32_t)v;
         if (!id1) continue;
         const size_t n = i + 1 - at;
-        improve(&path[i + 1], piece_score(t, &t->piece[id1 - 1], n) + here, at, (int32_t)id1 - 1);
+        improve(&path[i + 1], (float)piece_score(t, &t->piece[id1 - 1], n) + here, at, (int32_t)id1 - 1);
         if (n == first) single = true;
     }
-    if (!single) improve(&path[at + first], (t->min_score - unknown_penalty) + (float)here, at, t->unk);
+    if (!single) improve(&path[at + first], (t->min_score - unknown_penalty) + here, at, t->unk);
 }
 
 marlin_status ml_unigram_encode(struct ml_encoder *e, const char *s, size_t len) {
