@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What this processor and its operating system allow, grouped into tiers.
+ */
+#include "base/cpu.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+static struct ml_cpu detected, current;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+const char *ml_cpu_tier_name(enum ml_cpu_tier t) {
+    static const char *const names[ML_CPU_TIERS] = {"generic", "avx2", "avx512", "neon"};
+    return t < ML_CPU_TIERS ? names[t] : "unknown";
+}
+
+static int count_cores(void) {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
+
+#if defined(__x86_64__)
+
+struct leaf {
+    unsigned a, b, c, d;
+};
+
+static struct leaf cpuid(unsigned leaf, unsigned sub) {
+    struct leaf r = {0};
+    if (leaf <= __get_cpuid_max(leaf & 0x80000000u, NULL)) __cpuid_count(leaf, sub, r.a, r.b, r.c, r.d);
+    return r;
+}
+
+/* Register state that the operating system saves. */
+static uint64_t saved_state(void) {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+static bool has(unsigned word, unsigned mask) {
+    return (word & mask) == mask;
+}
+
+static void detect_features(struct ml_cpu *c) {
+    const struct leaf l1 = cpuid(1, 0), l7 = cpuid(7, 0), l71 = cpuid(7, 1);
+    const unsigned fma = 1u << 12, osxsave = 1u << 27, f16c = 1u << 29, avx = 1u << 28;
+    const unsigned bmi2 = 1u << 8, avx2 = 1u << 5;
+    const unsigned avx512_b = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31; /* F DQ CD BW VL */
+    const unsigned avx512_c = 1u << 1 | 1u << 11;                                   /* VBMI VNNI */
+    if (!has(l1.c, osxsave | avx)) return;
+    const uint64_t state = saved_state();
+    const bool ymm = (state & 0x6) == 0x6, zmm = (state & 0xe6) == 0xe6;
+    if (!ymm || !has(l1.c, fma | f16c) || !has(l7.b, avx2 | bmi2)) return;
+    c->tier = ML_CPU_AVX2;
+    c->avxvnni = l71.a >> 4 & 1;
+    if (!zmm || !has(l7.b, avx512_b) || !has(l7.c, avx512_c)) return;
+    c->tier = ML_CPU_AVX512;
+    c->avx512bf16 = l71.a >> 5 & 1;
+    c->amx_int8 = (state >> 17 & 3) == 3 && (l7.d >> 25 & 1);
+}
+
+static void detect_name(struct ml_cpu *c) {
+    if (__get_cpuid_max(0x80000000u, NULL) < 0x80000004u) return;
+    unsigned words[12];
+    for (unsigned i = 0; i < 3; i++) {
+        const struct leaf l = cpuid(0x80000002u + i, 0);
+        memcpy(words + (size_t)i * 4, &l, sizeof l);
+    }
+    memcpy(c->name, words, sizeof words);
+    c->name[sizeof words] = '\0';
+}
+
+#elif defined(__aarch64__)
+
+static void detect_features(struct ml_cpu *c) {
+    c->tier = ML_CPU_NEON;
+#if defined(__linux__)
+    const unsigned long cap = getauxval(AT_HWCAP), cap2 = getauxval(AT_HWCAP2);
+    c->dotprod = cap >> 20 & 1;
+    c->i8mm = cap2 >> 13 & 1;
+    c->bf16 = cap2 >> 14 & 1;
+#elif defined(__APPLE__)
+    c->dotprod = true; /* every Apple processor with a 64-bit macOS */
+    int value = 0;
+    size_t size = sizeof value;
+    c->i8mm = sysctlbyname("hw.optional.arm.FEAT_I8MM", &value, &size, NULL, 0) == 0 && value;
+    size = sizeof value;
+    c->bf16 = sysctlbyname("hw.optional.arm.FEAT_BF16", &value, &size, NULL, 0) == 0 && value;
+#endif
+}
+
+static void detect_name(struct ml_cpu *c) {
+#if defined(__APPLE__)
+    size_t size = sizeof c->name;
+    (void)sysctlbyname("machdep.cpu.brand_string", c->name, &size, NULL, 0);
+#else
+    (void)c;
+#endif
+}
+
+#else
+
+static void detect_features(struct ml_cpu *c) {
+    (void)c;
+}
+
+static void detect_name(struct ml_cpu *c) {
+    (void)c;
+}
+
+#endif
+
+/* Takes away what is above `tier`. */
+static struct ml_cpu limit(struct ml_cpu c, enum ml_cpu_tier tier) {
+    if (tier == c.tier) return c;
+    c.tier = tier;
+    c.avx512bf16 = c.amx_int8 = c.dotprod = c.i8mm = c.bf16 = false;
+    if (tier != ML_CPU_AVX2) c.avxvnni = false;
+    return c;
+}
+
+/* True when this machine can run code of a tier. */
+static bool runs(const struct ml_cpu *c, enum ml_cpu_tier tier) {
+    if (tier == ML_CPU_GENERIC || tier == c->tier) return true;
+    return tier == ML_CPU_AVX2 && c->tier == ML_CPU_AVX512;
+}
+
+static bool apply_mask(const char *name) {
+    if (!name || !*name) {
+        current = detected;
+        return true;
+    }
+    for (int t = 0; t < ML_CPU_TIERS; t++) {
+        if (strcmp(name, ml_cpu_tier_name((enum ml_cpu_tier)t)) != 0) continue;
+        if (!runs(&detected, (enum ml_cpu_tier)t)) return false;
+        current = limit(detected, (enum ml_cpu_tier)t);
+        return true;
+    }
+    return false;
+}
+
+static void detect(void) {
+    detect_features(&detected);
+    detect_name(&detected);
+    if (!detected.name[0])
+        (void)snprintf(detected.name, sizeof detected.name, "%s", ml_cpu_tier_name(detected.tier));
+    detected.cores = count_cores();
+    current = detected;
+    (void)apply_mask(getenv("MARLIN_CPU_MASK"));
+}
+
+const struct ml_cpu *ml_cpu(void) {
+    (void)pthread_once(&once, detect);
+    return &current;
+}
+
+bool ml_cpu_set_mask(const char *tier) {
+    (void)pthread_once(&once, detect);
+    return apply_mask(tier);
+}

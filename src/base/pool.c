@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Fork-join pool. A job is announced by raising `epoch`; workers that see it run it and count down `busy`. A
+ * worker that has seen nothing new for a while parks on a condition variable; the caller takes the mutex only
+ * when somebody is parked, so that between jobs that follow each other closely there is no system call.
+ *
+ * Order: job fields are written before `epoch` is raised (release) and read after it is seen (acquire);
+ * results of workers are visible after `busy` reached zero (acquire).
+ */
+#include "base/pool.h"
+
+#include "base/cpu.h"
+#include "base/mem.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+enum { SPIN = 20000, MAX_THREADS = 1024 };
+
+struct worker {
+    struct ml_pool *pool;
+    pthread_t thread;
+    int id;
+};
+
+struct ml_pool {
+    int size, started;
+    int spin; /* polls before parking; few when threads outnumber processors */
+    ml_pool_fn *fn;
+    void *arg;
+    bool stop;
+    _Alignas(64) atomic_uint epoch;
+    _Alignas(64) atomic_int busy;
+    _Alignas(64) atomic_int parked;
+    _Alignas(64) pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    struct worker workers[];
+};
+
+static inline void pause_cpu(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Waits until epoch differs from `seen`. */
+static unsigned wait_for_job(struct ml_pool *p, unsigned seen) {
+    for (int i = 0; i < p->spin; i++) {
+        const unsigned now = atomic_load_explicit(&p->epoch, memory_order_acquire);
+        if (now != seen) return now;
+        pause_cpu();
+    }
+    (void)pthread_mutex_lock(&p->mutex);
+    (void)atomic_fetch_add(&p->parked, 1);
+    unsigned now;
+    while ((now = atomic_load(&p->epoch)) == seen) {
+        (void)pthread_cond_wait(&p->wake, &p->mutex);
+    }
+    (void)atomic_fetch_sub(&p->parked, 1);
+    (void)pthread_mutex_unlock(&p->mutex);
+    return now;
+}
+
+static void *work(void *arg) {
+    const struct worker *self = arg;
+    struct ml_pool *p = self->pool;
+    unsigned seen = 0;
+    for (;;) {
+        seen = wait_for_job(p, seen);
+        if (p->stop) return NULL;
+        p->fn(p->arg, self->id, p->size);
+        (void)atomic_fetch_sub_explicit(&p->busy, 1, memory_order_release);
+    }
+}
+
+/* Worker i sits on the i-th processor this process may use; worker 0, the caller, is left where it is. */
+static void pin(pthread_t thread, int i) {
+#if defined(__linux__)
+    cpu_set_t all, one;
+    if (sched_getaffinity(0, sizeof all, &all) != 0) return;
+    for (int cpu = 0, k = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &all) || k++ != i) continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        (void)pthread_setaffinity_np(thread, sizeof one, &one);
+        return;
+    }
+#else
+    (void)thread;
+    (void)i;
+#endif
+}
+
+/* Raises the epoch; wakes whoever parked before seeing it. */
+static void announce(struct ml_pool *p) {
+    (void)atomic_fetch_add(&p->epoch, 1);
+    if (atomic_load(&p->parked) == 0) return;
+    (void)pthread_mutex_lock(&p->mutex);
+    (void)pthread_cond_broadcast(&p->wake);
+    (void)pthread_mutex_unlock(&p->mutex);
+}
+
+marlin_status ml_pool_create(int threads, struct ml_pool **out, struct marlin_error *err) {
+    const int cores = ml_cpu()->cores;
+    if (threads == 0) threads = cores;
+    if (threads < 1 || threads > MAX_THREADS)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "thread pool: %d threads; 1 to %d are possible", threads,
+                       MAX_THREADS);
+    struct ml_pool *p = ml_alloc_aligned(sizeof *p + (size_t)threads * sizeof(struct worker));
+    if (!p) return ml_fail(err, MARLIN_ERR_MEMORY, "thread pool: out of memory");
+    memset(p, 0, sizeof *p);
+    p->size = threads;
+    p->started = 1;
+    p->spin = threads <= cores ? SPIN : SPIN / 200;
+    (void)pthread_mutex_init(&p->mutex, NULL);
+    (void)pthread_cond_init(&p->wake, NULL);
+    for (; p->started < threads; p->started++) {
+        struct worker *w = &p->workers[p->started];
+        *w = (struct worker){.pool = p, .id = p->started};
+        if (pthread_create(&w->thread, NULL, work, w) != 0) {
+            ml_pool_free(p);
+            return ml_fail(err, MARLIN_ERR_MEMORY, "thread pool: cannot start thread %d", w->id);
+        }
+        if (threads <= cores) pin(w->thread, w->id);
+    }
+    *out = p;
+    return MARLIN_OK;
+}
+
+void ml_pool_free(struct ml_pool *p) {
+    if (!p) return;
+    p->stop = true;
+    announce(p);
+    for (int i = 1; i < p->started; i++) {
+        (void)pthread_join(p->workers[i].thread, NULL);
+    }
+    (void)pthread_cond_destroy(&p->wake);
+    (void)pthread_mutex_destroy(&p->mutex);
+    ml_free_aligned(p);
+}
+
+int ml_pool_size(const struct ml_pool *p) {
+    return p ? p->size : 1;
+}
+
+/* Waits for the others. When threads outnumber processors they may need ours to finish. */
+static void join(struct ml_pool *p) {
+    for (int i = 0; atomic_load_explicit(&p->busy, memory_order_acquire) > 0; i++) {
+        pause_cpu();
+#if defined(__linux__)
+        if (i > p->spin) (void)sched_yield();
+#endif
+    }
+}
+
+void ml_pool_run(struct ml_pool *p, ml_pool_fn *fn, void *arg) {
+    if (!p || p->size == 1) {
+        fn(arg, 0, 1);
+        return;
+    }
+    p->fn = fn;
+    p->arg = arg;
+    atomic_store_explicit(&p->busy, p->size - 1, memory_order_relaxed);
+    announce(p);
+    fn(arg, 0, p->size);
+    join(p);
+}
+
+struct range {
+    ml_range_fn *fn;
+    void *arg;
+    size_t count, grain;
+    atomic_size_t next;
+};
+
+static void take_pieces(void *arg, int worker, int workers) {
+    (void)workers;
+    struct range *r = arg;
+    for (;;) {
+        const size_t begin = atomic_fetch_add_explicit(&r->next, r->grain, memory_order_relaxed);
+        if (begin >= r->count) return;
+        const size_t left = r->count - begin;
+        r->fn(r->arg, begin, begin + (left < r->grain ? left : r->grain), worker);
+    }
+}
+
+void ml_pool_for(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg) {
+    struct range r = {.fn = fn, .arg = arg, .count = count, .grain = grain ? grain : 1};
+    atomic_init(&r.next, 0);
+    if (count == 0) return;
+    if (count <= r.grain) {
+        fn(arg, 0, count, 0);
+        return;
+    }
+    ml_pool_run(p, take_pieces, &r);
+}
