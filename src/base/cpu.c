@@ -48,7 +48,8 @@ struct leaf {
 
 static struct leaf cpuid(unsigned leaf, unsigned sub) {
     struct leaf r = {0};
-    if (leaf <= __get_cpuid_max(leaf & 0x80000000u, NULL)) __cpuid_count(leaf, sub, r.a, r.b, r.c, r.d);
+    if (leaf <= (unsigned)__get_cpuid_max(leaf & 0x80000000u, NULL))
+        __cpuid_count(leaf, sub, r.a, r.b, r.c, r.d);
     return r;
 }
 
@@ -82,7 +83,7 @@ static void detect_features(struct ml_cpu *c) {
 }
 
 static void detect_name(struct ml_cpu *c) {
-    if (__get_cpuid_max(0x80000000u, NULL) < 0x80000004u) return;
+    if ((unsigned)__get_cpuid_max(0x80000000u, NULL) < 0x80000004u) return;
     unsigned words[12];
     for (unsigned i = 0; i < 3; i++) {
         const struct leaf l = cpuid(0x80000002u + i, 0);
