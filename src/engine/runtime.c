@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Owns the order in which device, pool, model and tokenizer come and go.
+ */
+#include "engine/runtime.h"
+
+#include "base/clock.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { DEFAULT_CONTEXT = 4096 };
+
+static marlin_status open_machine(const struct ml_runtime_options *o, struct ml_runtime *r,
+                                  struct marlin_error *err) {
+    const marlin_status st = ml_device_open(o->device ? o->device : "cpu", &r->device, err);
+    if (st != MARLIN_OK) return st;
+    return ml_pool_create(o->threads, &r->pool, err);
+}
+
+static struct ml_model_options model_options(const struct ml_runtime *r) {
+    return (struct ml_model_options){.device = r->device, .pool = r->pool, .kv_dtype = ML_F16};
+}
+
+marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *options,
+                              struct ml_runtime *out, struct marlin_error *err) {
+    const struct ml_runtime_options none = {0};
+    const struct ml_runtime_options *o = options ? options : &none;
+    const double start = ml_clock_seconds();
+    marlin_status st;
+
+    memset(out, 0, sizeof(*out));
+    ML_TRY(open_machine(o, out, err));
+    const struct ml_model_options mo = model_options(out);
+    ML_TRY(ml_model_load(dir, &mo, &out->model, err));
+    if (!o->no_tokenizer) {
+        const uint64_t rows = (uint64_t)ml_model_config(out->model)->vocab_size;
+        ML_TRY(ml_tokenizer_load(dir, rows, &out->tokenizer, err));
+    }
+    out->load_seconds = ml_clock_seconds() - start;
+out:
+    if (st != MARLIN_OK) ml_runtime_close(out);
+    return st;
+}
+
+marlin_status ml_runtime_random(const struct ml_config *config, int bits, uint64_t seed,
+                                const struct ml_runtime_options *options, struct ml_runtime *out,
+                                struct marlin_error *err) {
+    const struct ml_runtime_options none = {0};
+    const double start = ml_clock_seconds();
+    marlin_status st;
+
+    memset(out, 0, sizeof(*out));
+    ML_TRY(open_machine(options ? options : &none, out, err));
+    const struct ml_model_options mo = model_options(out);
+    ML_TRY(ml_model_random(config, bits, seed, &mo, &out->model, err));
+    out->load_seconds = ml_clock_seconds() - start;
+out:
+    if (st != MARLIN_OK) ml_runtime_close(out);
+    return st;
+}
+
+void ml_runtime_close(struct ml_runtime *r) {
+    if (r->tokenizer) ml_tokenizer_free(r->tokenizer);
+    if (r->model) ml_model_free(r->model);
+    ml_pool_free(r->pool);
+    if (r->device) r->device->ops->destroy(r->device);
+    memset(r, 0, sizeof(*r));
+}
+
+size_t ml_runtime_context(const struct ml_model *m, size_t wanted) {
+    const int64_t own = ml_model_config(m)->max_positions;
+    if (wanted) return wanted;
+    return own > 0 && own < DEFAULT_CONTEXT ? (size_t)own : DEFAULT_CONTEXT;
+}
+
+void ml_sampling_from_config(const struct ml_config *c, struct ml_sampling *out) {
+    ml_sampling_default(out);
+    out->temperature = isnan(c->temperature) ? 0.8f : (float)c->temperature;
+    if (c->has_do_sample && !c->do_sample) out->temperature = 0.0f;
+    if (c->top_k > 0 && c->top_k <= INT32_MAX) out->top_k = (int32_t)c->top_k;
+    if (!isnan(c->top_p)) out->top_p = (float)c->top_p;
+    if (!isnan(c->min_p)) out->min_p = (float)c->min_p;
+    if (!isnan(c->repetition_penalty)) out->repetition_penalty = (float)c->repetition_penalty;
+}
