@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The option table: one declaration of every verb and option, from which parsing, help, the man page
- * and the shell completions are made. Wraps getopt_long.
+ * and the shell completions are made.
  */
 #ifndef ML_BASE_OPTIONS_H
 #define ML_BASE_OPTIONS_H
