@@ -18,8 +18,9 @@ static marlin_status open_machine(const struct ml_runtime_options *o, struct ml_
     return ml_pool_create(o->threads, &r->pool, err);
 }
 
-static struct ml_model_options model_options(const struct ml_runtime *r) {
-    return (struct ml_model_options){.device = r->device, .pool = r->pool, .kv_dtype = ML_F16};
+static struct ml_model_options model_options(const struct ml_runtime *r, bool exact_cache) {
+    return (struct ml_model_options){
+        .device = r->device, .pool = r->pool, .kv_dtype = exact_cache ? ML_F32 : ML_F16};
 }
 
 marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *options,
@@ -31,7 +32,7 @@ marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *
 
     memset(out, 0, sizeof(*out));
     ML_TRY(open_machine(o, out, err));
-    const struct ml_model_options mo = model_options(out);
+    const struct ml_model_options mo = model_options(out, o->exact_cache);
     ML_TRY(ml_model_load(dir, &mo, &out->model, err));
     if (!o->no_tokenizer) {
         const uint64_t rows = (uint64_t)ml_model_config(out->model)->vocab_size;
@@ -47,12 +48,13 @@ marlin_status ml_runtime_random(const struct ml_config *config, int bits, uint64
                                 const struct ml_runtime_options *options, struct ml_runtime *out,
                                 struct marlin_error *err) {
     const struct ml_runtime_options none = {0};
+    const struct ml_runtime_options *o = options ? options : &none;
     const double start = ml_clock_seconds();
     marlin_status st;
 
     memset(out, 0, sizeof(*out));
-    ML_TRY(open_machine(options ? options : &none, out, err));
-    const struct ml_model_options mo = model_options(out);
+    ML_TRY(open_machine(o, out, err));
+    const struct ml_model_options mo = model_options(out, o->exact_cache);
     ML_TRY(ml_model_random(config, bits, seed, &mo, &out->model, err));
     out->load_seconds = ml_clock_seconds() - start;
 out:

@@ -17,6 +17,7 @@
 struct ml_runtime_options {
     const char *device; /* "cpu"; NULL = the best there is */
     int threads;        /* workers including the caller; 0 = one per processor */
+    bool exact_cache;   /* keep keys and values in float32 instead of float16 */
     bool no_tokenizer;  /* leave .tokenizer NULL, for work on ids alone */
 };
 

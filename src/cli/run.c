@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * `marlin run`: continues a prompt, streaming.
+ */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "cli/cli.h"
+#include "engine/generate.h"
+#include "engine/stop.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { PROMPT_LIMIT = 64 << 20, JSON_LIMIT = 256 << 20 };
+
+static const struct ml_option options[] = {
+    {"tokens", 'n', ML_OPT_INT, "N", "most tokens to generate", "128", 0, 1 << 30},
+    {"greedy", 0, ML_OPT_FLAG, NULL, "always take the most likely token", NULL, 0, 0},
+    {"temp", 0, ML_OPT_FLOAT, "T", "temperature, 0 = greedy (the model's own, else 0.8)", NULL, 0, 100},
+    {"top-k", 0, ML_OPT_INT, "K", "choose among the K most likely tokens, 0 = all", NULL, 0, 1 << 30},
+    {"top-p", 0, ML_OPT_FLOAT, "P", "choose among the most likely tokens that hold probability P", NULL, 0,
+     1},
+    {"min-p", 0, ML_OPT_FLOAT, "P", "leave out tokens below P times the most likely one", NULL, 0, 1},
+    {"repeat-penalty", 0, ML_OPT_FLOAT, "X", "make tokens seen before less likely, 1 = off", NULL, 0.01, 100},
+    {"presence-penalty", 0, ML_OPT_FLOAT, "X", "taken off the logit of a token seen before", NULL, -100, 100},
+    {"frequency-penalty", 0, ML_OPT_FLOAT, "X", "taken off for each time a token was seen", NULL, -100, 100},
+    {"seed", 0, ML_OPT_INT, "N", "same seed, same text (a new one each time)", NULL, 0, 0},
+    {"stop", 0, ML_OPT_REPEAT, "TEXT", "end before this text; may be given several times", NULL, 0, 0},
+    {"ctx", 0, ML_OPT_INT, "N", "most tokens of prompt and answer (the model's own, at most 4096)", NULL, 1,
+     1 << 30},
+    {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
+};
+
+const struct ml_verb ml_verb_run = {
+    .name = "run",
+    .args = "[MODEL] [PROMPT]",
+    .help = "generate text",
+    .details = "MODEL is a directory; left out, the embedded model speaks. A single argument that is not a "
+               "directory is the prompt. PROMPT - reads all of standard input. The text goes to standard "
+               "output, a line of speeds to standard error. Interrupting ends the text cleanly.",
+    .options = options,
+    .min_args = 0,
+    .max_args = 2,
+};
+
+static const char default_prompt[] = "Once upon a time";
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig) {
+    (void)sig;
+    interrupted = 1;
+}
+
+struct job {
+    struct ml_cli *cli;
+    const struct ml_args *args;
+    const char *model;
+    char *read; /* the prompt from stdin, owned */
+    const char *prompt;
+    size_t prompt_len;
+    struct ml_sampling sampling;
+    struct ml_runtime runtime;
+    struct ml_outcome outcome;
+    struct ml_buf text; /* collected for --json */
+};
+
+static bool print_text(void *user, const char *text, size_t len) {
+    (void)user;
+    return fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
+}
+
+static bool collect_text(void *user, const char *text, size_t len) {
+    return ml_buf_add(user, text, len) == MARLIN_OK;
+}
+
+/* Which argument is what. model stays NULL where the default is meant. */
+static marlin_status read_arguments(struct job *j, struct marlin_error *err) {
+    const int n = ml_args_count(j->args);
+    const char *first = ml_args_at(j->args, 0);
+    if (n == 2 || (n == 1 && ml_path_is_dir(first))) j->model = first;
+    j->prompt = n == 2 ? ml_args_at(j->args, 1) : n == 1 && !j->model ? first : default_prompt;
+    j->prompt_len = strlen(j->prompt);
+    if (strcmp(j->prompt, "-") != 0) return MARLIN_OK;
+    const marlin_status st = ml_cli_read("-", PROMPT_LIMIT, &j->read, &j->prompt_len, err);
+    j->prompt = j->read;
+    return st;
+}
+
+static float option(const struct ml_args *a, const char *name, float otherwise) {
+    return ml_args_given(a, name) ? (float)ml_args_float(a, name) : otherwise;
+}
+
+static void read_sampling(struct job *j) {
+    const struct ml_args *a = j->args;
+    struct ml_sampling *s = &j->sampling;
+    ml_sampling_from_config(ml_model_config(j->runtime.model), s);
+    s->temperature = ml_args_flag(a, "greedy") ? 0 : option(a, "temp", s->temperature);
+    if (ml_args_given(a, "top-k")) s->top_k = (int32_t)ml_args_int(a, "top-k");
+    s->top_p = option(a, "top-p", s->top_p);
+    s->min_p = option(a, "min-p", s->min_p);
+    s->repetition_penalty = option(a, "repeat-penalty", s->repetition_penalty);
+    s->presence_penalty = option(a, "presence-penalty", s->presence_penalty);
+    s->frequency_penalty = option(a, "frequency-penalty", s->frequency_penalty);
+    s->seed = ml_args_given(a, "seed") ? (uint64_t)ml_args_int(a, "seed") : ml_clock_ns();
+}
+
+static marlin_status generate(struct job *j, struct ml_generator *g, const struct ml_ids *ids,
+                              struct marlin_error *err) {
+    const char *stop[ML_STOP_MAX];
+    const size_t n_stop = ml_args_repeat_count(j->args, "stop");
+    if (n_stop > ML_STOP_MAX)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "--stop: given %zu times, at most %d are allowed", n_stop,
+                       ML_STOP_MAX);
+    for (size_t i = 0; i < n_stop; i++)
+        stop[i] = ml_args_repeat(j->args, "stop", i);
+    const struct ml_request rq = {
+        .prompt = ids->id,
+        .n_prompt = ids->n,
+        .max_tokens = (size_t)ml_args_int(j->args, "tokens"),
+        .stop = stop,
+        .n_stop = n_stop,
+        .on_text = j->cli->json ? collect_text : print_text,
+        .user = &j->text,
+        .cancel = &interrupted,
+    };
+    return ml_generator_run(g, &rq, &j->outcome, err);
+}
+
+static double per_second(size_t n, double seconds) {
+    return seconds > 0 ? (double)n / seconds : 0;
+}
+
+static marlin_status add_timings(const struct job *j, struct ml_buf *b) {
+    const struct ml_outcome *o = &j->outcome;
+    const struct {
+        const char *name;
+        double value;
+    } fields[] = {
+        {"prompt_ms", o->prompt_seconds * 1e3},
+        {"prompt_per_second", per_second(o->prompt_tokens, o->prompt_seconds)},
+        {"predicted_ms", o->predicted_seconds * 1e3},
+        {"predicted_per_second", per_second(o->n_tokens, o->predicted_seconds)},
+        {"load_ms", j->runtime.load_seconds * 1e3},
+    };
+    marlin_status st;
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        ML_TRY(ml_buf_addf(b, "%s\"%s\":", i ? "," : "", fields[i].name));
+        ML_TRY(ml_cli_json_number(b, fields[i].value));
+    }
+    st = MARLIN_OK;
+out:
+    return st;
+}
+
+static marlin_status add_json(const struct job *j, struct ml_buf *b) {
+    const struct ml_outcome *o = &j->outcome;
+    marlin_status st;
+    ML_TRY(ml_buf_adds(b, "{\"text\":"));
+    ML_TRY(ml_buf_add_json(b, j->text.data ? j->text.data : "", j->text.len));
+    ML_TRY(ml_buf_adds(b, ",\"tokens\":["));
+    for (size_t i = 0; i < o->n_tokens; i++)
+        ML_TRY(ml_buf_addf(b, "%s%d", i ? "," : "", o->tokens[i]));
+    ML_TRY(ml_buf_addf(b, "],\"finish_reason\":\"%s\",\"prompt_tokens\":%zu,\"completion_tokens\":%zu,",
+                       ml_finish_name(o->finish), o->prompt_tokens, o->n_tokens));
+    ML_TRY(ml_buf_addf(b, "\"seed\":%llu,\"timings\":{", (unsigned long long)j->sampling.seed));
+    ML_TRY(add_timings(j, b));
+    ML_TRY(ml_buf_adds(b, "}}\n"));
+out:
+    return st;
+}
+
+static int report(struct job *j) {
+    const struct ml_outcome *o = &j->outcome;
+    struct ml_buf b;
+    int rc;
+    ml_buf_init(&b, JSON_LIMIT);
+    if (j->cli->json) {
+        const marlin_status st = add_json(j, &b);
+        rc = st == MARLIN_OK ? ml_cli_write(j->cli, &b)
+                             : ml_cli_failf(j->cli, st, "the result does not fit into memory");
+    } else {
+        rc = fputs("\n", stdout) < 0 || fflush(stdout) != 0
+                 ? ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text failed")
+                 : ML_EXIT_DONE;
+        if (!j->cli->quiet)
+            fprintf(
+                stderr,
+                "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms\n",
+                o->prompt_tokens, per_second(o->prompt_tokens, o->prompt_seconds), o->n_tokens,
+                per_second(o->n_tokens, o->predicted_seconds), j->runtime.load_seconds * 1e3);
+    }
+    ml_buf_free(&b);
+    return rc;
+}
+
+static marlin_status speak(struct job *j, struct marlin_error *err) {
+    struct ml_generator *g = NULL;
+    struct ml_ids ids = {0};
+    const struct ml_runtime_options ro = {.device = j->cli->device, .threads = j->cli->threads};
+    marlin_status st;
+    ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
+    read_sampling(j);
+    const struct ml_generator_options go = {
+        .sampling = j->sampling,
+        .context = ml_args_given(j->args, "ctx") ? (size_t)ml_args_int(j->args, "ctx") : 0,
+    };
+    ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len, ML_ENCODE_BOS, &ids, err));
+    ML_TRY(ml_generator_create(&j->runtime, &go, &g, err));
+    /* A sentence that nobody typed is shown whole. */
+    if (j->prompt == default_prompt && !j->cli->json) print_text(NULL, j->prompt, j->prompt_len);
+    ML_TRY(generate(j, g, &ids, err));
+    if (report(j) != ML_EXIT_DONE) st = MARLIN_ERR_IO;
+out:
+    ml_generator_free(g);
+    ml_ids_free(&ids);
+    return st;
+}
+
+int ml_cmd_run(struct ml_cli *cli, const struct ml_args *args) {
+    struct job j = {.cli = cli, .args = args};
+    struct marlin_error err = {0};
+    int rc = ML_EXIT_DONE;
+    ml_buf_init(&j.text, JSON_LIMIT);
+    const struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    marlin_status st = read_arguments(&j, &err);
+    if (st == MARLIN_OK && !j.model) {
+        j.model = ml_cli_default_model(cli);
+        if (!j.model) rc = ML_EXIT_FAILED;
+    }
+    if (st == MARLIN_OK && rc == ML_EXIT_DONE) {
+        /* A second interrupt, should the first not be heard, ends the program. */
+        sigaction(SIGINT, &action, NULL);
+        st = speak(&j, &err);
+    }
+    if (st != MARLIN_OK) rc = err.code ? ml_cli_fail(cli, st, &err) : ML_EXIT_FAILED;
+    ml_runtime_close(&j.runtime);
+    ml_buf_free(&j.text);
+    ml_free(j.read);
+    return rc;
+}

@@ -1,0 +1,64 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# `marlin run` as a user runs it: which argument is what, the JSON object, stop strings, named errors.
+set -eu
+marlin=$1 source=$2
+model=$source/models/marlin-12m
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+export MARLIN_MODEL="$model"
+"$marlin" run -n 8 --seed 1 >"$dir/out" 2>"$dir/err" || fail "run without arguments"
+grep -q '^Once upon a time' "$dir/out" || fail "the default prompt is shown"
+grep -q '^prompt: [0-9]* tokens, .* tok/s | generated: [0-9]* tokens, .* tok/s | loaded in [0-9]* ms$' "$dir/err" ||
+    fail "line of speeds: $(cat "$dir/err")"
+
+"$marlin" run --greedy -n 12 "The sea was" 2>"$dir/err" >"$dir/a" || fail "one argument is the prompt"
+"$marlin" run "$model" "The sea was" --greedy -n 12 2>"$dir/err" >"$dir/b" || fail "model and prompt"
+printf 'The sea was' | "$marlin" run "$model" - --greedy -n 12 2>"$dir/err" >"$dir/c" || fail "prompt from stdin"
+cmp "$dir/a" "$dir/b" || fail "the default model is the embedded one"
+cmp "$dir/a" "$dir/c" || fail "stdin gives what the argument gives"
+
+"$marlin" run "The sea was" -n 12 --temp 0.9 --seed 7 --json >"$dir/s1" 2>"$dir/err" || fail "json"
+"$marlin" run "The sea was" -n 12 --temp 0.9 --seed 7 --json >"$dir/s2" 2>"$dir/err" || fail "json"
+[ "$(wc -l <"$dir/s1")" -eq 1 ] || fail "one object on one line"
+for field in text tokens finish_reason prompt_tokens completion_tokens timings prompt_ms prompt_per_second \
+    predicted_ms predicted_per_second load_ms; do
+    grep -q "\"$field\":" "$dir/s1" || fail "field $field is missing: $(cat "$dir/s1")"
+done
+[ "$(sed 's/,"timings.*//' "$dir/s1")" = "$(sed 's/,"timings.*//' "$dir/s2")" ] || fail "same seed, same text"
+
+text=$(head -c 200 "$dir/a" | tr '\n' ' ')
+word=$(echo "$text" | cut -c8-13)
+"$marlin" run --greedy -n 12 "The sea was" --stop "never there" --stop "$word" --json >"$dir/stop" 2>"$dir/err" ||
+    fail "stop strings"
+grep -q '"finish_reason":"stop"' "$dir/stop" || fail "a stop string ends with stop: $(cat "$dir/stop")"
+if grep -qF "\"text\":\"$text" "$dir/stop"; then fail "the stop string was not cut"; fi
+
+rc=0
+"$marlin" run --ctx 4 "one two three four five six seven eight" >"$dir/out" 2>"$dir/err" || rc=$?
+[ $rc -eq 1 ] || fail "a prompt longer than the context exits 1, not $rc"
+grep -q '^marlin: .*context holds 4' "$dir/err" || fail "both numbers: $(cat "$dir/err")"
+rc=0
+"$marlin" run --temp hot x >"$dir/out" 2>"$dir/err" || rc=$?
+[ $rc -eq 2 ] || fail "a bad value exits 2, not $rc"
+rc=0
+"$marlin" run "$dir/absent" hello >"$dir/out" 2>"$dir/err" || rc=$?
+[ $rc -eq 1 ] || fail "an absent model exits 1, not $rc"
+grep -q "$dir/absent" "$dir/err" || fail "the absent model is named"
+
+"$marlin" run -n 100000 --ctx 4096 --temp 1 x >"$dir/out" 2>"$dir/err" &
+pid=$!
+sleep 0.3
+kill -INT $pid 2>/dev/null || true
+rc=0
+wait $pid || rc=$?
+[ $rc -eq 0 ] || fail "an interrupt ends generation cleanly, exit $rc"
+grep -q 'generated:' "$dir/err" || fail "speeds after an interrupt"
+echo ok
