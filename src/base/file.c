@@ -72,8 +72,13 @@ static marlin_status open_regular(const char *path, int *fd, uint64_t *size, str
     struct stat info;
     *fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (*fd < 0) {
-        const marlin_status st = errno == ENOENT || errno == ENOTDIR ? MARLIN_ERR_NOT_FOUND : MARLIN_ERR_IO;
-        return ml_fail(err, st, "%s: cannot open: %s", path, strerror(errno));
+        const int why = errno;
+        /* A socket, or a device without a driver, cannot be opened at all: still say what it is. */
+        if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+            return ml_fail(err, MARLIN_ERR_IO, "%s: is %s; a regular file is needed", path,
+                           kind_name(info.st_mode));
+        const marlin_status st = why == ENOENT || why == ENOTDIR ? MARLIN_ERR_NOT_FOUND : MARLIN_ERR_IO;
+        return ml_fail(err, st, "%s: cannot open: %s", path, strerror(why));
     }
     marlin_status st = MARLIN_OK;
     if (fstat(*fd, &info) != 0)
@@ -149,8 +154,8 @@ marlin_status ml_file_check(const struct ml_file *f, struct marlin_error *err) {
     if (fstat(f->fd, &info) != 0)
         return ml_fail(err, MARLIN_ERR_IO, "%s: cannot stat: %s", f->path, strerror(errno));
     if ((uint64_t)info.st_size < f->size || ml_file_guard_hit(f->guard))
-        return ml_fail(err, MARLIN_ERR_IO, "%s: the file was cut while in use: %llu bytes, was %llu", f->path,
-                       (unsigned long long)info.st_size, (unsigned long long)f->size);
+        return ml_fail(err, MARLIN_ERR_IO, "%s: the file was truncated while in use: %llu bytes, was %llu",
+                       f->path, (unsigned long long)info.st_size, (unsigned long long)f->size);
     return MARLIN_OK;
 }
 
@@ -181,7 +186,7 @@ marlin_status ml_file_read(const struct ml_file *f, uint64_t offset, void *dst, 
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0)
             return ml_fail(err, MARLIN_ERR_IO, "%s: cannot read: %s (offset %llu)", f->path,
-                           n == 0 ? "the file was cut while in use" : strerror(errno),
+                           n == 0 ? "the file was truncated while in use" : strerror(errno),
                            (unsigned long long)offset);
         p += n;
         offset += (uint64_t)n;
@@ -210,21 +215,29 @@ marlin_status ml_file_slurp(const char *path, uint64_t limit, char **data, size_
                             struct marlin_error *err) {
     int fd = -1;
     uint64_t size = 0;
+    size_t got = 0;
     char *text = NULL;
     marlin_status st;
     ML_TRY(open_regular(path, &fd, &size, err));
-    if (size > limit || size >= SIZE_MAX) {
+    if (size > limit || size >= SIZE_MAX - 1) {
         st = ml_fail(err, MARLIN_ERR_LIMIT, "%s: %llu bytes, more than the limit of %llu", path,
                      (unsigned long long)size, (unsigned long long)limit);
         goto out;
     }
-    if (!(text = ml_alloc((size_t)size + 1))) {
+    if (!(text = ml_alloc((size_t)size + 2))) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "%s: no memory for %llu bytes", path, (unsigned long long)size);
         goto out;
     }
-    ML_TRY(read_all(fd, path, text, (size_t)size, len, err));
-    text[*len] = '\0';
+    /* One byte more than the file had, to see it grow. */
+    ML_TRY(read_all(fd, path, text, (size_t)size + 1, &got, err));
+    if (got != size) {
+        st = ml_fail(err, MARLIN_ERR_IO, "%s: the size changed while reading: %llu bytes, %s", path,
+                     (unsigned long long)size, got > size ? "then more" : "then fewer");
+        goto out;
+    }
+    text[got] = '\0';
     *data = text;
+    *len = got;
 out:
     if (fd >= 0) (void)close(fd);
     if (st != MARLIN_OK) ml_free(text);

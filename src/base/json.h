@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The one JSON reader, a policy around cJSON: depth and size limits checked before parsing, duplicate keys
- * refused, numbers kept exact as integers where they are integers, strict UTF-8, nothing after the value.
+ * The one JSON reader, our own: depth, size and node limits, duplicate keys refused, integers exact to 64
+ * bits, strict UTF-8, nothing after the value. General readers keep numbers as doubles and search members
+ * one by one, so nodes are built directly here instead of around such a reader.
  */
 #ifndef ML_BASE_JSON_H
 #define ML_BASE_JSON_H

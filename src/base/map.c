@@ -18,6 +18,9 @@ struct ml_map_slot {
     uint64_t hash, value;
 };
 
+/* Stands for a NULL key of length 0, so that NULL in a slot means free. */
+static const char empty_key[1];
+
 /* Unpredictable enough against collisions that were prepared in a file: time and address-space layout. */
 static uint64_t seed(void) {
     static atomic_uint_fast64_t shared;
@@ -77,18 +80,19 @@ marlin_status ml_map_reserve(struct ml_map *m, size_t n) {
 marlin_status ml_map_put(struct ml_map *m, const void *key, size_t len, uint64_t value, bool *inserted) {
     const marlin_status st = ml_map_reserve(m, m->count + 1);
     if (st != MARLIN_OK) return st;
-    static const char empty_key[1];
+    if (!key) key = empty_key;
     const uint64_t hash = hash_key(key, len);
     struct ml_map_slot *s = probe(m, key, len, hash);
     if (inserted) *inserted = !s->key;
     if (s->key) return MARLIN_OK;
-    *s = (struct ml_map_slot){.key = key ? key : empty_key, .len = len, .hash = hash, .value = value};
+    *s = (struct ml_map_slot){.key = key, .len = len, .hash = hash, .value = value};
     m->count++;
     return MARLIN_OK;
 }
 
 bool ml_map_get(const struct ml_map *m, const void *key, size_t len, uint64_t *value) {
     if (m->count == 0) return false;
+    if (!key) key = empty_key;
     const struct ml_map_slot *s = probe(m, key, len, hash_key(key, len));
     if (!s->key) return false;
     if (value) *value = s->value;

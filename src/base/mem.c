@@ -14,6 +14,8 @@
 static atomic_uint_fast64_t n_allocations;
 static atomic_uint_fast64_t fail_at; /* 0 = off; counts down to the failing allocation */
 
+static atomic_uint_fast64_t n_violations;
+
 static _Thread_local int guard_depth;
 static _Thread_local const char *guard_what;
 
@@ -33,14 +35,19 @@ void ml_mem_guard_end(void) {
     guard_depth--;
 }
 
+uint64_t ml_mem_guard_violations(void) {
+    return atomic_load(&n_violations);
+}
+
 /* True when this allocation must fail. */
 static bool account(void) {
-#ifndef NDEBUG
     if (guard_depth > 0) {
+        atomic_fetch_add(&n_violations, 1);
+#if !defined(NDEBUG) || defined(MARLIN_MEM_GUARD)
         (void)fprintf(stderr, "marlin: allocation inside \"%s\"\n", guard_what);
         abort();
-    }
 #endif
+    }
     atomic_fetch_add_explicit(&n_allocations, 1, memory_order_relaxed);
     uint_fast64_t left = atomic_load_explicit(&fail_at, memory_order_relaxed);
     while (left > 0) {

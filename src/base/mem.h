@@ -29,10 +29,13 @@ void ml_mem_fail_at(uint64_t n);
 /* Test hook: number of allocations made by the whole process so far. */
 uint64_t ml_mem_count(void);
 
-/* Marks the calling thread's following code as "must not allocate" (the token loop). In builds with
- * assertions an allocation by this thread inside a guard aborts naming `what`; otherwise it costs nothing.
- * Guards nest. */
+/* Marks the calling thread's following code as "must not allocate" (the token loop). An
+ * allocation by this thread inside a guard is counted in every build; in builds with assertions, or with
+ * MARLIN_MEM_GUARD defined, it also aborts naming `what`. Guards nest. */
 void ml_mem_guard_begin(const char *what);
 void ml_mem_guard_end(void);
+
+/* Test hook: allocations made inside guards by the whole process so far. */
+uint64_t ml_mem_guard_violations(void);
 
 #endif
