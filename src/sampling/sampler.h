@@ -31,8 +31,8 @@ struct ml_sampling {
 };
 
 void ml_sampling_default(struct ml_sampling *s); /* everything off, temperature 1 */
-/* Ranges: temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, penalties finite, ids inside vocab.
- */
+/* Ranges: temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, repetition_penalty > 0, penalties
+ * finite, ids inside vocab, a bias finite or -infinity (never chosen). */
 marlin_status ml_sampling_check(const struct ml_sampling *s, size_t vocab,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;
 
@@ -47,8 +47,9 @@ void ml_sampler_free(struct ml_sampler *s);
 /* Tells the sampler about a token of the prompt or the output (for penalties). Never allocates. */
 void ml_sampler_accept(struct ml_sampler *s, int32_t id);
 
-/* Chooses a token; logits are clobbered. MARLIN_ERR_NUMERIC when a logit is NaN or all are -inf. Ties go to
- * the lowest id. Same seed, same logits: same tokens on every machine. Never allocates. */
+/* Chooses a token; logits are clobbered. MARLIN_ERR_NUMERIC when a logit is NaN or +infinity, or all are
+ * -infinity. Ties go to the lowest id. Same seed, same logits: same tokens on every machine. Never allocates.
+ */
 marlin_status ml_sampler_next(struct ml_sampler *s, float *logits, int32_t *id,
                               struct marlin_error *err) MARLIN_MUST_CHECK;
 
