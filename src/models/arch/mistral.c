@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Mistral: Llama's block without biases; all layers slide where config.json gives a window.
+ */
+#include "models/arch/arch.h"
+
+static marlin_status bind(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
+    marlin_status st;
+
+    ML_TRY(ml_bind_prenorms(b, l, err));
+    ML_TRY(ml_bind_attention(b, l, false, false, err));
+    ML_TRY(ml_bind_mlp(b, l, false, err));
+out:
+    return st;
+}
+
+const struct ml_arch ml_arch_mistral = {.model_type = "mistral", .bind = bind, .layer = ml_prenorm_layer};

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From tensor names to typed structs. Every function names the tensor that is missing, has the wrong shape
+ * or a type that cannot be used. Names are canonical ("model.layers.0.mlp.up_proj"); the prefix of
+ * multimodal wrappers is put in their place when looking into the file.
+ */
+#ifndef ML_MODELS_BIND_H
+#define ML_MODELS_BIND_H
+
+#include "base/map.h"
+#include "base/rng.h"
+#include "models/model_int.h"
+
+enum { ML_BIND_NAME = 320 };
+
+struct ml_binder {
+    struct ml_model *m;
+    const struct ml_tensors *tensors; /* NULL: random weights */
+    const char *prefix;               /* stands for "model." in the file */
+    const char *head_prefix;          /* goes before "lm_head" */
+    struct ml_map used;               /* names that were bound */
+    struct ml_pool *pool;             /* random weights: fills memory */
+    uint64_t seed;
+    uint16_t *noise; /* random weights: a ring of bfloat16 */
+};
+
+/* Finds the prefix. tensors NULL: random weights. */
+marlin_status ml_binder_init(struct ml_binder *b, struct ml_model *m, const struct ml_tensors *tensors,
+                             struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_binder_free(struct ml_binder *b);
+
+/* Memory that lives as long as the model, 64-byte aligned. */
+marlin_status ml_model_own(struct ml_model *m, size_t bytes, void **out,
+                           struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Releases what ml_model_own gave out. */
+void ml_model_disown(struct ml_model *m);
+
+/* True when the file has the tensor; random models have what the plain spelling of an architecture names. */
+bool ml_bind_has(const struct ml_binder *b, const char *tensor);
+
+/* "NAME.weight" [out, in], and "NAME.bias" [out] when bias. */
+marlin_status ml_bind_linear(struct ml_binder *b, const char *name, size_t out, size_t in, bool bias,
+                             struct ml_linear *l, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Gives a linear layer its canonical name (copied). */
+marlin_status ml_bind_name(struct ml_binder *b, struct ml_linear *l, const char *name,
+                           struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* One stored matrix as several linear layers, one below the other: parts[i] gets names[i] and rows[i]. */
+struct ml_bind_part {
+    const char *name;
+    size_t rows;
+    struct ml_linear *linear;
+};
+marlin_status ml_bind_rows(struct ml_binder *b, const char *name, size_t in, const struct ml_bind_part *parts,
+                           size_t n_parts, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* "NAME.weight" [n] widened to float32. */
+marlin_status ml_bind_norm(struct ml_binder *b, const char *name, size_t n, struct ml_norm *norm,
+                           struct marlin_error *err) MARLIN_MUST_CHECK;
+/* A tensor of `rank` 2 or 3 whose full name is given: [rows, cols] or [depth, rows, cols], as depth * rows
+ * rows of a matrix. */
+marlin_status ml_bind_matrix(struct ml_binder *b, const char *tensor, size_t depth, size_t rows, size_t cols,
+                             struct ml_matrix *out, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* ---- blocks.c: what most architectures share; LAYER is "model.layers.N." ---- */
+
+/* "LAYER<suffix>" into dst. */
+void ml_layer_name(const struct ml_layer *l, const char *suffix, char dst[ML_BIND_NAME]);
+marlin_status ml_bind_layer_norm(struct ml_binder *b, const struct ml_layer *l, const char *suffix, size_t n,
+                                 struct ml_norm *norm, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* self_attn.{q,k,v,o}_proj, or a fused qkv_proj; scale, window, rope. */
+marlin_status ml_bind_attention(struct ml_binder *b, struct ml_layer *l, bool qkv_bias, bool o_bias,
+                                struct marlin_error *err) MARLIN_MUST_CHECK;
+/* self_attn.{q,k}_norm of these widths. */
+marlin_status ml_bind_qk_norm(struct ml_binder *b, struct ml_layer *l, size_t q, size_t k,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
+/* mlp.{gate,up,down}_proj, or a fused gate_up_proj. */
+marlin_status ml_bind_mlp(struct ml_binder *b, struct ml_layer *l, bool bias,
+                          struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* How a family names the parts of its experts. */
+struct ml_moe_names {
+    const char *block; /* "mlp." */
+    const char *gate, *up, *down;
+};
+/* <block>gate and <block>experts.E.{gate,up,down}, or fused <block>experts.{gate_up,down}_proj. */
+marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
+                          bool normalise, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* ---- random.c ---- */
+
+/* rows * cols bfloat16 of variance 1 / cols. */
+marlin_status ml_random_matrix(struct ml_binder *b, size_t rows, size_t cols, struct ml_matrix *out,
+                               struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* ---- loader.c ---- */
+
+/* Binds embedding, layers, norm and head. */
+marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Everything of a model that its config alone decides. config must outlive the model. */
+marlin_status ml_model_new(const struct ml_config *config, const struct ml_model_options *options,
+                           struct ml_model **out, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+#endif

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Binding of the blocks that most architectures share: attention, feed-forward, mixture of experts.
+ */
+#include "models/bind.h"
+
+#include <math.h>
+#include <stdio.h>
+
+void ml_layer_name(const struct ml_layer *l, const char *suffix, char dst[ML_BIND_NAME]) {
+    (void)snprintf(dst, ML_BIND_NAME, "model.layers.%zu.%s", l->index, suffix);
+}
+
+static marlin_status layer_linear(struct ml_binder *b, const struct ml_layer *l, const char *suffix,
+                                  size_t out, size_t in, bool bias, struct ml_linear *linear,
+                                  struct marlin_error *err) {
+    char name[ML_BIND_NAME];
+    ml_layer_name(l, suffix, name);
+    return ml_bind_linear(b, name, out, in, bias, linear, err);
+}
+
+static bool layer_has(const struct ml_binder *b, const struct ml_layer *l, const char *suffix) {
+    char name[ML_BIND_NAME];
+    ml_layer_name(l, suffix, name);
+    return ml_bind_has(b, name);
+}
+
+marlin_status ml_bind_layer_norm(struct ml_binder *b, const struct ml_layer *l, const char *suffix, size_t n,
+                                 struct ml_norm *norm, struct marlin_error *err) {
+    char name[ML_BIND_NAME];
+    ml_layer_name(l, suffix, name);
+    return ml_bind_norm(b, name, n, norm, err);
+}
+
+/* ---- attention ---- */
+
+static void set_attention(const struct ml_model *m, struct ml_layer *l) {
+    const struct ml_config *c = m->config;
+    const bool sliding = c->layer_kind[l->index] == ML_LAYER_SLIDING;
+    const double width = c->query_pre_attn_scalar > 0 ? c->query_pre_attn_scalar : (double)c->head_dim;
+    l->attn.scale = (float)(1.0 / sqrt(width));
+    l->attn.softcap = (float)c->attn_softcap;
+    l->attn.window = sliding ? (size_t)c->sliding_window : 0;
+    l->attn.rope = !c->layer_rope[l->index] ? NULL : sliding ? &m->rope_local : &m->rope;
+}
+
+static marlin_status bind_fused_qkv(struct ml_binder *b, struct ml_layer *l, size_t q, size_t kv,
+                                    struct marlin_error *err) {
+    char name[ML_BIND_NAME], nq[ML_BIND_NAME], nk[ML_BIND_NAME], nv[ML_BIND_NAME];
+    ml_layer_name(l, "self_attn.qkv_proj", name);
+    ml_layer_name(l, "self_attn.q_proj", nq);
+    ml_layer_name(l, "self_attn.k_proj", nk);
+    ml_layer_name(l, "self_attn.v_proj", nv);
+    const struct ml_bind_part parts[] = {{nq, q, &l->attn.q}, {nk, kv, &l->attn.k}, {nv, kv, &l->attn.v}};
+    return ml_bind_rows(b, name, (size_t)b->m->config->hidden_size, parts, 3, err);
+}
+
+marlin_status ml_bind_attention(struct ml_binder *b, struct ml_layer *l, bool qkv_bias, bool o_bias,
+                                struct marlin_error *err) {
+    const struct ml_config *c = b->m->config;
+    const size_t hidden = (size_t)c->hidden_size, dim = (size_t)c->head_dim;
+    const size_t q = (size_t)c->num_heads * dim, kv = (size_t)c->num_kv_heads * dim;
+    struct ml_attention_weights *w = &l->attn;
+    marlin_status st;
+
+    set_attention(b->m, l);
+    if (!qkv_bias && layer_has(b, l, "self_attn.qkv_proj.weight")) {
+        ML_TRY(bind_fused_qkv(b, l, q, kv, err));
+    } else {
+        ML_TRY(layer_linear(b, l, "self_attn.q_proj", q, hidden, qkv_bias, &w->q, err));
+        ML_TRY(layer_linear(b, l, "self_attn.k_proj", kv, hidden, qkv_bias, &w->k, err));
+        ML_TRY(layer_linear(b, l, "self_attn.v_proj", kv, hidden, qkv_bias, &w->v, err));
+    }
+    ML_TRY(layer_linear(b, l, "self_attn.o_proj", hidden, q, o_bias, &w->o, err));
+out:
+    return st;
+}
+
+marlin_status ml_bind_qk_norm(struct ml_binder *b, struct ml_layer *l, size_t q, size_t k,
+                              struct marlin_error *err) {
+    const marlin_status st = ml_bind_layer_norm(b, l, "self_attn.q_norm", q, &l->attn.q_norm, err);
+    return st != MARLIN_OK ? st : ml_bind_layer_norm(b, l, "self_attn.k_norm", k, &l->attn.k_norm, err);
+}
+
+/* ---- feed-forward ---- */
+
+static marlin_status bind_fused_gate_up(struct ml_binder *b, struct ml_layer *l, size_t ff,
+                                        struct marlin_error *err) {
+    char name[ML_BIND_NAME], gate[ML_BIND_NAME], up[ML_BIND_NAME];
+    ml_layer_name(l, "mlp.gate_up_proj", name);
+    ml_layer_name(l, "mlp.gate_proj", gate);
+    ml_layer_name(l, "mlp.up_proj", up);
+    const struct ml_bind_part parts[] = {{gate, ff, &l->mlp.gate}, {up, ff, &l->mlp.up}};
+    return ml_bind_rows(b, name, (size_t)b->m->config->hidden_size, parts, 2, err);
+}
+
+marlin_status ml_bind_mlp(struct ml_binder *b, struct ml_layer *l, bool bias, struct marlin_error *err) {
+    const size_t hidden = (size_t)b->m->config->hidden_size, ff = (size_t)b->m->config->intermediate_size;
+    marlin_status st;
+
+    if (!bias && layer_has(b, l, "mlp.gate_up_proj.weight")) {
+        ML_TRY(bind_fused_gate_up(b, l, ff, err));
+    } else {
+        ML_TRY(layer_linear(b, l, "mlp.gate_proj", ff, hidden, bias, &l->mlp.gate, err));
+        ML_TRY(layer_linear(b, l, "mlp.up_proj", ff, hidden, bias, &l->mlp.up, err));
+    }
+    ML_TRY(layer_linear(b, l, "mlp.down_proj", hidden, ff, bias, &l->mlp.down, err));
+out:
+    return st;
+}
+
+/* ---- mixture of experts ---- */
+
+/* Sizes of one layer's experts. */
+struct moe_shape {
+    size_t experts, hidden, ff;
+};
+
+static marlin_status bind_expert(struct ml_binder *b, const struct ml_layer *l,
+                                 const struct ml_moe_names *names, const struct moe_shape *s, size_t e,
+                                 struct marlin_error *err) {
+    char suffix[128];
+    struct ml_mlp *x = &l->moe.experts[e];
+    marlin_status st;
+
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.%zu.%s", names->block, e, names->gate);
+    ML_TRY(layer_linear(b, l, suffix, s->ff, s->hidden, false, &x->gate, err));
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.%zu.%s", names->block, e, names->up);
+    ML_TRY(layer_linear(b, l, suffix, s->ff, s->hidden, false, &x->up, err));
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.%zu.%s", names->block, e, names->down);
+    ML_TRY(layer_linear(b, l, suffix, s->hidden, s->ff, false, &x->down, err));
+out:
+    return st;
+}
+
+/* Rows [row, row + rows) of `whole` as a linear layer of expert e. */
+static marlin_status expert_view(struct ml_binder *b, const struct ml_layer *l,
+                                 const struct ml_moe_names *names, size_t e, const char *part,
+                                 const struct ml_matrix *whole, size_t row, size_t rows,
+                                 struct ml_linear *out, struct marlin_error *err) {
+    char suffix[128], name[ML_BIND_NAME];
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.%zu.%s", names->block, e, part);
+    ml_layer_name(l, suffix, name);
+    *out = (struct ml_linear){.in = whole->cols, .out = rows, .kind = ML_LINEAR_PLAIN, .u.plain = *whole};
+    out->u.plain.rows = rows;
+    out->u.plain.data = (const char *)whole->data + row * whole->stride * ml_dtype_size(whole->dtype);
+    return ml_bind_name(b, out, name, err);
+}
+
+/* gate_up_proj [E, 2I, H]: rows 0..I-1 of an expert are its gate; down_proj [E, H, I]. */
+static marlin_status bind_fused_experts(struct ml_binder *b, const struct ml_layer *l,
+                                        const struct ml_moe_names *names, const struct moe_shape *s,
+                                        struct marlin_error *err) {
+    char suffix[128], name[ML_BIND_NAME];
+    struct ml_matrix gate_up, down;
+    marlin_status st;
+
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.gate_up_proj", names->block);
+    ml_layer_name(l, suffix, name);
+    ML_TRY(ml_bind_matrix(b, name, s->experts, 2 * s->ff, s->hidden, &gate_up, err));
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.down_proj", names->block);
+    ml_layer_name(l, suffix, name);
+    ML_TRY(ml_bind_matrix(b, name, s->experts, s->hidden, s->ff, &down, err));
+    for (size_t e = 0; e < s->experts; e++) {
+        struct ml_mlp *x = &l->moe.experts[e];
+        const size_t row = 2 * e * s->ff;
+        ML_TRY(expert_view(b, l, names, e, names->gate, &gate_up, row, s->ff, &x->gate, err));
+        ML_TRY(expert_view(b, l, names, e, names->up, &gate_up, row + s->ff, s->ff, &x->up, err));
+        ML_TRY(expert_view(b, l, names, e, names->down, &down, e * s->hidden, s->hidden, &x->down, err));
+    }
+out:
+    return st;
+}
+
+marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
+                          bool normalise, struct marlin_error *err) {
+    const struct ml_config *c = b->m->config;
+    const struct moe_shape shape = {(size_t)c->num_experts, (size_t)c->hidden_size,
+                                    (size_t)c->moe_intermediate_size};
+    char suffix[128];
+    marlin_status st;
+
+    /* The router's shape vouches for the number of experts before memory is taken for them. */
+    (void)snprintf(suffix, sizeof(suffix), "%sgate", names->block);
+    ML_TRY(layer_linear(b, l, suffix, shape.experts, shape.hidden, false, &l->moe.router, err));
+    l->moe.n_experts = shape.experts;
+    l->moe.top_k = (size_t)c->experts_per_token;
+    l->moe.normalise = normalise;
+    l->moe.experts = ml_arena_array(&b->m->arena, shape.experts, sizeof(*l->moe.experts));
+    if (!l->moe.experts) {
+        st = ml_fail(err, MARLIN_ERR_MEMORY, "layer %zu: no memory for %zu experts", l->index, shape.experts);
+        goto out;
+    }
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.gate_up_proj", names->block);
+    if (layer_has(b, l, suffix)) {
+        st = bind_fused_experts(b, l, names, &shape, err);
+        goto out;
+    }
+    for (size_t e = 0; e < shape.experts; e++)
+        ML_TRY(bind_expert(b, l, names, &shape, e, err));
+out:
+    return st;
+}

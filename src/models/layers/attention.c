@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Grouped-query attention over the cache: project, normalise q and k where the model does, rotate, store,
+ * attend.
+ */
+#include "models/layers/layers.h"
+
+enum { ROW_GRAIN = 4 };
+
+struct rows {
+    struct ml_state *s;
+    const struct ml_layer *l;
+    const float *cos, *sin; /* [n, half] */
+};
+
+static void rotate(const struct rows *a, float *x, size_t heads, size_t t) {
+    const struct ml_rope *r = a->l->attn.rope;
+    if (!r) return;
+    a->s->exec.k->rope_half(x, heads, a->s->kv.shape.head_dim, r->rotary, a->cos + t * r->half,
+                            a->sin + t * r->half);
+}
+
+/* One token: what happens to q, k and v between the projections and the scores. */
+static void prepare_rows(void *arg, size_t begin, size_t end, int worker) {
+    const struct rows *a = arg;
+    const struct ml_attention_weights *w = &a->l->attn;
+    struct ml_state *s = a->s;
+    const size_t dim = s->kv.shape.head_dim;
+    (void)worker;
+    for (size_t t = begin; t < end; t++) {
+        float *q = s->q + t * w->q.out, *k = s->k + t * w->k.out, *v = s->v + t * w->v.out;
+        ml_norm_row(s->exec.k, &w->q_norm, q, w->q.out);
+        ml_norm_row(s->exec.k, &w->k_norm, k, w->k.out);
+        rotate(a, q, w->q.out / dim, t);
+        rotate(a, k, w->k.out / dim, t);
+        ml_kv_store(&s->kv, s->exec.k, a->l->index, s->pos0 + t, k, v);
+    }
+}
+
+static void prepare(struct ml_state *s, const struct ml_layer *l) {
+    const bool local = l->attn.rope == &s->model->rope_local;
+    struct rows a = {s, l, local ? s->cos_local : s->cos, local ? s->sin_local : s->sin};
+    if (s->n <= ROW_GRAIN)
+        prepare_rows(&a, 0, s->n, 0);
+    else
+        ml_pool_for(s->exec.pool, s->n, ROW_GRAIN, prepare_rows, &a);
+}
+
+static void attend(struct ml_state *s, const struct ml_layer *l) {
+    const struct ml_attention_weights *w = &l->attn;
+    const struct ml_attention_job job = {
+        .q = s->q,
+        .q_stride = w->q.out,
+        .out = s->attn,
+        .out_stride = w->q.out,
+        .k = ml_kv_k(&s->kv, l->index),
+        .v = ml_kv_v(&s->kv, l->index),
+        .kv_type = s->kv.shape.dtype,
+        .kv_stride = s->kv.shape.head_dim,
+        .head_stride = s->kv.head_stride,
+        .heads = w->q.out / s->kv.shape.head_dim,
+        .kv_heads = s->kv.shape.kv_heads,
+        .head_dim = s->kv.shape.head_dim,
+        .n = s->n,
+        .pos0 = s->pos0,
+        .window = w->window,
+        .scale = w->scale,
+        .softcap = w->softcap,
+    };
+    ml_attention(&s->exec, &job);
+}
+
+void ml_attention_forward(struct ml_state *s, const struct ml_layer *l, const float *x, float *y) {
+    const struct ml_attention_weights *w = &l->attn;
+    const struct ml_linear_job qkv[] = {
+        {&w->q, s->q, w->q.out}, {&w->k, s->k, w->k.out}, {&w->v, s->v, w->v.out}};
+    const struct ml_linear_job out = {&w->o, y, w->o.out};
+    ml_linear_forward(s, qkv, 3, x, w->q.in, s->n);
+    prepare(s, l);
+    attend(s, l);
+    ml_linear_forward(s, &out, 1, s->attn, w->o.in, s->n);
+}

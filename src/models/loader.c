@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Owns the life of a model: config to architecture, tensors to layers, warnings about what was not used.
+ */
+#include "base/checked.h"
+#include "base/fp.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "models/arch/arch.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct ml_arch *const archs[] = {
+    &ml_arch_llama,   &ml_arch_qwen2,  &ml_arch_qwen3,  &ml_arch_mistral,   &ml_arch_phi3,    &ml_arch_olmo2,
+    &ml_arch_smollm3, &ml_arch_gemma2, &ml_arch_gemma3, &ml_arch_qwen3_moe, &ml_arch_mixtral,
+};
+
+const struct ml_arch *ml_arch_find(const char *model_type) {
+    for (size_t i = 0; i < sizeof(archs) / sizeof(archs[0]); i++) {
+        if (strcmp(archs[i]->model_type, model_type) == 0) return archs[i];
+    }
+    return NULL;
+}
+
+/* ---- what the config decides ---- */
+
+static marlin_status unknown_arch(const char *model_type, struct marlin_error *err) {
+    char list[256] = "";
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof(archs) / sizeof(archs[0]); i++) {
+        const int n = snprintf(list + at, sizeof(list) - at, "%s%s", i ? ", " : "", archs[i]->model_type);
+        if (n > 0 && (size_t)n < sizeof(list) - at) at += (size_t)n;
+    }
+    return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "model_type '%s' is not supported: supported are %s",
+                   model_type, list);
+}
+
+static marlin_status new_ropes(struct ml_model *m, struct marlin_error *err) {
+    const struct ml_config *c = m->config;
+    const size_t dim = (size_t)c->head_dim, longest = (size_t)c->max_positions;
+    const marlin_status st = ml_rope_init(&m->rope, &c->rope, dim, longest, &m->arena, err);
+    if (st != MARLIN_OK) return st;
+    return ml_rope_init(&m->rope_local, &c->rope_local, dim, longest, &m->arena, err);
+}
+
+/* The factor is rounded as the models were trained: in bfloat16. */
+static float embedding_scale(const struct ml_config *c) {
+    return ml_bf16_to_f32(ml_f32_to_bf16((float)sqrt((double)c->hidden_size)));
+}
+
+marlin_status ml_model_new(const struct ml_config *config, const struct ml_model_options *options,
+                           struct ml_model **out, struct marlin_error *err) {
+    marlin_status st;
+    struct ml_model *m = ml_calloc(1, sizeof(*m));
+    if (!m) return ml_fail(err, MARLIN_ERR_MEMORY, "model: out of memory");
+
+    ml_arena_init(&m->arena, 0);
+    m->config = config;
+    m->kv_dtype = options ? options->kv_dtype : ML_F16;
+    m->device = options ? options->device : NULL;
+    m->arch = ml_arch_find(config->model_type);
+    if (!m->arch) {
+        st = unknown_arch(config->model_type, err);
+        goto out;
+    }
+    if (!m->device) {
+        ML_TRY(ml_device_open("cpu", &m->device, err));
+        m->owns_device = true;
+    }
+    ML_TRY(new_ropes(m, err));
+    m->embedding_scale = embedding_scale(config);
+out:
+    if (st == MARLIN_OK)
+        *out = m;
+    else
+        ml_model_free(m);
+    return st;
+}
+
+void ml_model_free(struct ml_model *m) {
+    if (!m) return;
+    ml_model_disown(m);
+    if (m->tensors) ml_tensors_close(m->tensors);
+    if (m->owned_config) ml_config_free(m->owned_config);
+    ml_arena_free(&m->arena);
+    if (m->owns_device) m->device->ops->destroy(m->device);
+    ml_free(m);
+}
+
+/* ---- binding ---- */
+
+static void tie_head(struct ml_model *m) {
+    m->head.kind = ML_LINEAR_PLAIN;
+    m->head.in = m->embedding.cols;
+    m->head.out = m->embedding.rows;
+    m->head.u.plain = m->embedding;
+}
+
+static bool same_bytes(const struct ml_matrix *a, const struct ml_matrix *b) {
+    return a->dtype == b->dtype && memcmp(a->data, b->data, a->rows * a->cols * ml_dtype_size(a->dtype)) == 0;
+}
+
+/* lm_head.weight on disk wins even where the config says tied: it is what was trained. */
+static marlin_status bind_head(struct ml_binder *b, struct marlin_error *err) {
+    struct ml_model *m = b->m;
+    const size_t vocab = (size_t)m->config->vocab_size, hidden = (size_t)m->config->hidden_size;
+    marlin_status st = MARLIN_OK;
+
+    if (m->config->tie_embeddings && !ml_bind_has(b, "lm_head.weight")) {
+        tie_head(m);
+        ML_TRY(ml_bind_name(b, &m->head, "lm_head", err));
+        goto out;
+    }
+    ML_TRY(ml_bind_linear(b, "lm_head", vocab, hidden, false, &m->head, err));
+    if (m->config->tie_embeddings && !same_bytes(&m->head.u.plain, &m->embedding)) {
+        ml_log(ML_LOG_WARN, "tie_word_embeddings is set, but lm_head.weight differs from the embedding: "
+                            "lm_head.weight is used");
+    }
+out:
+    return st;
+}
+
+static marlin_status bind_layers(struct ml_binder *b, struct marlin_error *err) {
+    struct ml_model *m = b->m;
+    const size_t n = (size_t)m->config->num_layers;
+    m->layers = ml_arena_array(&m->arena, n, sizeof(*m->layers));
+    if (!m->layers) return ml_fail(err, MARLIN_ERR_MEMORY, "model of %zu layers: out of memory", n);
+    for (size_t i = 0; i < n; i++) {
+        m->layers[i].index = i;
+        const marlin_status st = m->arch->bind(b, &m->layers[i], err);
+        if (st != MARLIN_OK) return st;
+    }
+    return MARLIN_OK;
+}
+
+static uint64_t linear_bytes(const struct ml_linear *l) {
+    return (uint64_t)l->in * l->out * ml_dtype_size(l->u.plain.dtype);
+}
+
+static marlin_status add_linear(void *user, struct ml_linear *l, struct marlin_error *err) {
+    uint64_t *sum = user;
+    (void)err;
+    *sum += linear_bytes(l);
+    return MARLIN_OK;
+}
+
+/* Of the experts, those of one token are read. */
+static marlin_status count_token_bytes(struct ml_model *m, struct marlin_error *err) {
+    uint64_t sum = linear_bytes(&m->head);
+    for (size_t i = 0; i < (size_t)m->config->num_layers; i++) {
+        struct ml_layer *l = &m->layers[i];
+        uint64_t layer = 0, expert = 0;
+        const marlin_status st = ml_layer_linears(l, add_linear, &layer, err);
+        if (st != MARLIN_OK) return st;
+        if (l->moe.experts) {
+            const struct ml_mlp *e = &l->moe.experts[0];
+            expert = linear_bytes(&e->gate) + linear_bytes(&e->up) + linear_bytes(&e->down);
+        }
+        sum += layer - expert * (l->moe.n_experts - l->moe.top_k);
+    }
+    m->bytes_per_token = sum;
+    return MARLIN_OK;
+}
+
+marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) {
+    struct ml_model *m = b->m;
+    const size_t vocab = (size_t)m->config->vocab_size, hidden = (size_t)m->config->hidden_size;
+    marlin_status st;
+
+    ML_TRY(ml_bind_matrix(b, "model.embed_tokens.weight", 0, vocab, hidden, &m->embedding, err));
+    ML_TRY(bind_layers(b, err));
+    ML_TRY(ml_bind_norm(b, "model.norm", hidden, &m->norm, err));
+    ML_TRY(bind_head(b, err));
+    ML_TRY(count_token_bytes(m, err));
+out:
+    return st;
+}
+
+static marlin_status visit_mlp(struct ml_mlp *mlp, ml_linear_fn *fn, void *user, struct marlin_error *err) {
+    marlin_status st;
+    ML_TRY(fn(user, &mlp->gate, err));
+    ML_TRY(fn(user, &mlp->up, err));
+    ML_TRY(fn(user, &mlp->down, err));
+out:
+    return st;
+}
+
+marlin_status ml_layer_linears(struct ml_layer *l, ml_linear_fn *fn, void *user, struct marlin_error *err) {
+    struct ml_linear *const attention[] = {&l->attn.q, &l->attn.k, &l->attn.v, &l->attn.o};
+    marlin_status st;
+
+    for (size_t i = 0; i < 4; i++)
+        ML_TRY(fn(user, attention[i], err));
+    if (!l->moe.experts) {
+        st = visit_mlp(&l->mlp, fn, user, err);
+        goto out;
+    }
+    ML_TRY(fn(user, &l->moe.router, err));
+    for (size_t e = 0; e < l->moe.n_experts; e++)
+        ML_TRY(visit_mlp(&l->moe.experts[e], fn, user, err));
+out:
+    return st;
+}
+
+/* ---- tensors that nobody asked for ---- */
+
+static bool ends_with(const char *s, const char *suffix) {
+    const size_t n = strlen(s), m = strlen(suffix);
+    return n >= m && strcmp(s + n - m, suffix) == 0;
+}
+
+/* Layers beyond num_layers hold heads for multi-token prediction. */
+static bool is_extra_layer(const struct ml_binder *b, const char *name) {
+    const size_t skip = strlen(b->prefix);
+    static const char layers[] = "layers.";
+    if (strncmp(name, b->prefix, skip) != 0 || strncmp(name + skip, layers, sizeof(layers) - 1) != 0)
+        return false;
+    const char *digits = name + skip + sizeof(layers) - 1;
+    char *end = NULL;
+    const unsigned long long number = strtoull(digits, &end, 10);
+    return end != digits && *end == '.' && number >= (unsigned long long)b->m->config->num_layers;
+}
+
+/* Of a multimodal model only the text part is loaded. */
+static bool is_other_modality(const char *name) {
+    static const char *const parts[] = {"model.visual.",          "visual.",
+                                        "vision_tower.",          "model.vision_tower.",
+                                        "vision_model.",          "model.vision_model.",
+                                        "multi_modal_projector.", "model.multi_modal_projector."};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        if (strncmp(name, parts[i], strlen(parts[i])) == 0) return true;
+    }
+    return false;
+}
+
+static bool is_ignorable(const struct ml_binder *b, const char *name) {
+    return ends_with(name, "rotary_emb.inv_freq") || strncmp(name, "mtp.", 4) == 0 ||
+           strncmp(name, "model.mtp.", 10) == 0 || is_extra_layer(b, name) || is_other_modality(name);
+}
+
+static void warn_unused(const struct ml_binder *b) {
+    enum { NAMED = 8 };
+    size_t unused = 0;
+    for (size_t i = 0; i < ml_tensors_count(b->tensors); i++) {
+        const struct ml_tensor *t = ml_tensors_at(b->tensors, i);
+        uint64_t value;
+        if (ml_map_get(&b->used, t->name, strlen(t->name), &value) || is_ignorable(b, t->name)) continue;
+        if (++unused > NAMED) continue;
+        ml_log(ML_LOG_WARN, "tensor '%s' is not known to architecture %s and is not used (%s)", t->name,
+               b->m->arch->model_type, ml_file_path(t->file));
+    }
+    if (unused > NAMED) ml_log(ML_LOG_WARN, "and %zu more tensors that are not used", unused - NAMED);
+}
+
+/* ---- loading ---- */
+
+static marlin_status check_quantization(const struct ml_config *c, struct marlin_error *err) {
+    if (!c->quant_method[0] || strcmp(c->quant_method, "fp8") == 0) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                   "config.json: quantization method '%s' is not supported: use the unquantized model",
+                   c->quant_method);
+}
+
+static marlin_status bind_from(struct ml_model *m, struct marlin_error *err) {
+    struct ml_binder b;
+    marlin_status st;
+
+    ML_TRY(ml_binder_init(&b, m, m->tensors, err));
+    ML_TRY(ml_model_bind(&b, err));
+    ML_TRY(ml_tensors_check(m->tensors, err));
+    warn_unused(&b);
+out:
+    ml_binder_free(&b);
+    return st;
+}
+
+marlin_status ml_model_load(const char *dir, const struct ml_model_options *options, struct ml_model **out,
+                            struct marlin_error *err) {
+    struct ml_config *config = NULL;
+    struct ml_model *m = NULL;
+    marlin_status st;
+
+    ML_TRY(ml_config_load(dir, &config, err));
+    ML_TRY(check_quantization(config, err));
+    ML_TRY(ml_model_new(config, options, &m, err));
+    m->owned_config = config;
+    config = NULL;
+    ML_TRY(ml_tensors_open_dir(dir, &m->tensors, err));
+    st = bind_from(m, err);
+    if (st != MARLIN_OK) st = ml_fail_in(err, st, "%s", dir);
+out:
+    if (st == MARLIN_OK) {
+        *out = m;
+    } else {
+        ml_model_free(m);
+        if (config) ml_config_free(config);
+    }
+    return st;
+}
+
+const struct ml_config *ml_model_config(const struct ml_model *m) {
+    return m->config;
+}
+
+uint64_t ml_model_weight_bytes(const struct ml_model *m) {
+    return m->weight_bytes;
+}
+
+uint64_t ml_model_bytes_per_token(const struct ml_model *m) {
+    return m->bytes_per_token;
+}
+
+uint64_t ml_model_parameters(const struct ml_model *m) {
+    return m->parameters;
+}
