@@ -247,8 +247,12 @@ if [ -w /dev/full ]; then
 fi
 
 # --- the kernels verb
-expect 0 kernels --list
-expect 2 kernels --check --no-such
+expect 0 kernels
+out_has "gemv"
+expect 0 kernels --list --json
+one_object
+out_has '"rows":[{"kernel":"'
+expect 2 kernels --bench nothing-such
 expect 0 kernels --bench pool --json --threads 1
 one_object
 out_has '"rows":['
