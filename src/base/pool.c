@@ -13,14 +13,11 @@
 #include "base/mem.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-
-#if defined(__linux__)
-#include <sched.h>
-#endif
 
 enum { SPIN = 20000, MAX_THREADS = 1024 };
 
@@ -156,9 +153,7 @@ int ml_pool_size(const struct ml_pool *p) {
 static void join(struct ml_pool *p) {
     for (int i = 0; atomic_load_explicit(&p->busy, memory_order_acquire) > 0; i++) {
         pause_cpu();
-#if defined(__linux__)
         if (i > p->spin) (void)sched_yield();
-#endif
     }
 }
 
