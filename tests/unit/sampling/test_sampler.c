@@ -236,6 +236,11 @@ static void frequencies(void **state) {
     check_frequencies(&s, logits, 50);
     s.top_p = 1;
     check_frequencies(&s, logits, 50);
+    /* Equally likely tokens: nothing may be dropped before the sum is reached. */
+    s.min_p = 0;
+    s.top_p = 0.51f;
+    memset(logits, 0, sizeof logits);
+    check_frequencies(&s, logits, 50);
 }
 
 static void greedy_ties(void **state) {
