@@ -192,20 +192,39 @@ static marlin_status largest(const float *logits, size_t n, size_t *at, struct m
     return MARLIN_OK;
 }
 
-/* exp(x) for x <= 0, relative error below 1e-15. Products and sums stand in statements of their own, so that
- * no compiler fuses them and every machine gets the same bits. */
+/* exp(x) for x <= 0, relative error below 1e-15: 2^n times the Taylor series of the rest, which is at most
+ * ln(2) / 2. Products and sums stand in statements of their own, so that no compiler fuses them and every
+ * machine gets the same bits. */
 static double exp_negative(double x) {
-    if (x < -708) return 0;
-    const double n = floor(x * 1.4426950408889634 + 0.5);
-    const double high = n * 6.93147180369123816490e-01, low = n * 1.90821492927058770002e-10;
+    static const double inverse_factorial[] = {1.0 / 6227020800,
+                                               1.0 / 479001600,
+                                               1.0 / 39916800,
+                                               1.0 / 3628800,
+                                               1.0 / 362880,
+                                               1.0 / 40320,
+                                               1.0 / 5040,
+                                               1.0 / 720,
+                                               1.0 / 120,
+                                               1.0 / 24,
+                                               1.0 / 6,
+                                               0.5,
+                                               1,
+                                               1};
+    if (!(x >= -708)) return 0;
+    const double scaled = x * 1.4426950408889634;
+    const int64_t n = (int64_t)(scaled - 0.5); /* to the nearest, as x is not positive */
+    const double high = (double)n * 6.93147180369123816490e-01, low = (double)n * 1.90821492927058770002e-10;
     double r = x - high;
     r -= low;
-    double sum = 1;
-    for (int k = 14; k > 0; k--) {
-        const double step = r * sum / k;
-        sum = 1 + step;
+    double sum = inverse_factorial[0];
+    for (size_t k = 1; k < sizeof inverse_factorial / sizeof *inverse_factorial; k++) {
+        sum *= r;
+        sum += inverse_factorial[k];
     }
-    return ldexp(sum, (int)n);
+    const uint64_t bits = (uint64_t)(n + 1023) << 52; /* n >= -1022: a normal number */
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return sum * power;
 }
 
 /* ---- heap of candidates ---- */
