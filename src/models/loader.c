@@ -46,9 +46,13 @@ static marlin_status new_ropes(struct ml_model *m, struct marlin_error *err) {
     return ml_rope_init(&m->rope_local, &c->rope_local, dim, longest, &m->arena, err);
 }
 
-/* The factor is rounded as the models were trained: in bfloat16. */
-static float embedding_scale(const struct ml_config *c) {
-    return ml_bf16_to_f32(ml_f32_to_bf16((float)sqrt((double)c->hidden_size)));
+/* Rounded to the type of the stored embedding, in which the models were trained: bfloat16 makes 55.4256 55.5.
+ */
+static float embedding_scale(const struct ml_model *m) {
+    const float scale = (float)sqrt((double)m->config->hidden_size);
+    if (m->embedding.dtype == ML_BF16) return ml_bf16_to_f32(ml_f32_to_bf16(scale));
+    if (m->embedding.dtype == ML_F16) return ml_f16_to_f32(ml_f32_to_f16(scale));
+    return scale;
 }
 
 marlin_status ml_model_new(const struct ml_config *config, const struct ml_model_options *options,
@@ -59,7 +63,7 @@ marlin_status ml_model_new(const struct ml_config *config, const struct ml_model
 
     ml_arena_init(&m->arena, 0);
     m->config = config;
-    m->kv_dtype = options ? options->kv_dtype : ML_F16;
+    m->kv_dtype = options ? options->kv_dtype : ML_KV_DEFAULT;
     m->device = options ? options->device : NULL;
     m->arch = ml_arch_find(config->model_type);
     if (!m->arch) {
@@ -71,7 +75,6 @@ marlin_status ml_model_new(const struct ml_config *config, const struct ml_model
         m->owns_device = true;
     }
     ML_TRY(new_ropes(m, err));
-    m->embedding_scale = embedding_scale(config);
 out:
     if (st == MARLIN_OK)
         *out = m;
@@ -171,6 +174,7 @@ marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) {
     marlin_status st;
 
     ML_TRY(ml_bind_matrix(b, "model.embed_tokens.weight", 0, vocab, hidden, &m->embedding, err));
+    m->embedding_scale = embedding_scale(m);
     ML_TRY(bind_layers(b, err));
     ML_TRY(ml_bind_norm(b, "model.norm", hidden, &m->norm, err));
     ML_TRY(bind_head(b, err));

@@ -24,10 +24,11 @@ struct ml_state;
 struct ml_model_options {
     struct ml_device *device; /* NULL = the CPU */
     struct ml_pool *pool;     /* used while loading (first touch); may be NULL */
-    enum ml_dtype kv_dtype;   /* ML_F16 or ML_F32 */
+    enum ml_dtype kv_dtype;   /* ML_F32 or ML_F16; see ML_KV_DEFAULT */
 };
 
-/* Loads a Hugging Face directory. Missing tensors and wrong shapes fail by name; unknown tensors are logged.
+/* Loads a Hugging Face directory; options NULL = the defaults. Missing tensors and wrong shapes fail by name;
+ * unknown tensors are logged.
  */
 marlin_status ml_model_load(const char *dir, const struct ml_model_options *options, struct ml_model **out,
                             struct marlin_error *err) MARLIN_MUST_CHECK;

@@ -81,7 +81,7 @@ struct ml_arch {
     /* x [n, H] -> x after the layer, in place; n and pos0 are the state's. */
     void (*layer)(struct ml_state *s, const struct ml_layer *l, float *x);
     float norm_offset;    /* 1: zero-centred norm weights */
-    bool scale_embedding; /* embedding * sqrt(H), the factor rounded to bfloat16 */
+    bool scale_embedding; /* embedding * sqrt(H), the factor rounded to the embedding's type */
 };
 
 /* NULL for an unknown model_type. */

@@ -48,6 +48,17 @@ static void fill_blocks(void *arg, size_t begin, size_t end, int worker) {
     }
 }
 
+/* Memory may be promised beyond what there is; filling it would then end the process instead of in an error.
+ */
+static marlin_status check_fits(const struct ml_model *m, size_t bytes, struct marlin_error *err) {
+    uint64_t available, total, sum;
+    m->device->ops->memory(m->device, &available, &total);
+    if (ml_add_u64(m->weight_bytes, bytes, &sum) && sum <= total) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_MEMORY,
+                   "random weights: more than the %llu bytes of memory of this machine are needed",
+                   (unsigned long long)total);
+}
+
 static uint16_t *scaled_noise(const struct ml_binder *b, float scale) {
     uint16_t *n = ml_alloc(NOISE * sizeof(*n));
     for (size_t i = 0; n && i < NOISE; i++)
@@ -73,6 +84,7 @@ marlin_status ml_random_matrix(struct ml_binder *b, size_t rows, size_t cols, st
         st = ml_fail(err, MARLIN_ERR_MEMORY, "random weights: out of memory");
         goto out;
     }
+    ML_TRY(check_fits(b->m, bytes, err));
     ML_TRY(ml_model_own(b->m, bytes, &data, err));
     f.to = data;
     f.noise = noise;
