@@ -126,7 +126,7 @@ static marlin_status check_scales(const struct ml_binder *b, const struct ml_ten
 
 struct ml_owned {
     struct ml_owned *next;
-    void *data;
+    void *data = NULL;
 };
 
 marlin_status ml_model_own(struct ml_model *m, size_t bytes, void **out, struct marlin_error *err) {
@@ -154,7 +154,7 @@ static marlin_status widen_fp8(struct ml_binder *b, const struct ml_tensor *t, s
     enum { PIECE = 1024 };
     float piece[PIECE];
     size_t bytes;
-    void *data;
+    void *data = NULL;
     if (!ml_mul_size((size_t)t->count, sizeof(uint16_t), &bytes)) {
         return ml_fail(err, MARLIN_ERR_LIMIT, "tensor '%s': too large", t->name);
     }
@@ -174,7 +174,7 @@ static marlin_status widen_fp8(struct ml_binder *b, const struct ml_tensor *t, s
 
 static marlin_status use_or_copy(struct ml_binder *b, const struct ml_tensor *t, struct ml_matrix *out,
                                  struct marlin_error *err) {
-    void *copy;
+    void *copy = NULL;
     out->dtype = t->dtype;
     out->data = t->data;
     if ((uintptr_t)t->data % ml_dtype_size(t->dtype) == 0) {

@@ -36,7 +36,7 @@ static void marlin_12m_equals_transformers(void **state) {
 }
 
 static void marlin_moe_12m_equals_transformers(void **state) {
-    char dir[1024], reference[1024];
+    char dir[1024], reference[1088];
     const char *shared = getenv("MARLIN_SHARED");
     (void)state;
     (void)snprintf(dir, sizeof(dir), "%s/data/models/marlin-moe-12m", shared ? shared : "");

@@ -80,7 +80,7 @@ static inline void make_drop(struct make *k, const char *name) {
 
 /* Puts `to` in the place of a leading `from`. */
 static inline void make_rename_prefix(struct make *k, const char *from, const char *to) {
-    char rest[MAKE_NAME];
+    char rest[MAKE_NAME - 64]; /* room for the prefix */
     for (size_t i = 0; i < k->n; i++) {
         if (strncmp(k->names[i], from, strlen(from)) != 0) continue;
         (void)snprintf(rest, sizeof(rest), "%s", k->names[i] + strlen(from));
