@@ -126,7 +126,7 @@ static marlin_status check_scales(const struct ml_binder *b, const struct ml_ten
 
 struct ml_owned {
     struct ml_owned *next;
-    void *data = NULL;
+    void *data;
 };
 
 marlin_status ml_model_own(struct ml_model *m, size_t bytes, void **out, struct marlin_error *err) {
