@@ -34,12 +34,13 @@ typedef void ml_gemm_fn(float *y, size_t ldy, const void *w, size_t stride, cons
                         size_t n, size_t rows, size_t cols, void *scratch);
 
 /* ---- attention: one KV head, a run of query rows, one pass with online softmax.
- * q:   [rows, head_dim] float32, row i at q + i * q_stride; position of row i is pos0 + i / group
- *      (group = query heads that share this KV head, rows ordered token-major: token, then head of the
- * group). k,v: cache of this KV head, element (p, d) at k[p * kv_stride + d], positions [0, pos0 + tokens).
- * A query at position p sees keys j with max(0, p - window + 1) <= j <= p (window 0 = all).
- * score = dot * scale; when softcap > 0 score = softcap * tanh(score / softcap). out as q with out_stride.
- * sink: when not NULL, sink[i % group] is an extra logit of row i's softmax that carries no value. */
+ * Rows are token-major: row i is head i % group of token i / group, at position pos0 + i / group (group =
+ * query heads that share this KV head). Row i of q is q[(i / group) * q_stride + (i % group) * head_dim + d];
+ * out the same with out_stride. k,v: cache of this KV head, element (p, d) at k[p * kv_stride + d], positions
+ * [0, pos0 + tokens). A query at position p sees keys j with max(0, p - window + 1) <= j <= p (window 0 =
+ * all). score = dot * scale; when softcap > 0 score = softcap * tanh(score / softcap). sink: when not NULL,
+ * sink[i % group] is an extra logit of row i's softmax that carries no value. Keys and values that some row
+ * of the call sees must be finite; a row whose scores are NaN comes out as NaN. */
 struct ml_attention_args {
     const float *q;
     size_t q_stride;
@@ -57,7 +58,8 @@ struct ml_attention_args {
 };
 typedef void ml_attention_fn(const struct ml_attention_args *a);
 
-/* ---- norm: y = x * rsqrt(mean(x^2) + eps) * (w + offset); w may be NULL (= 1). y may equal x. */
+/* ---- norm: y = x * rsqrt(mean(x^2) + eps) * (w + offset); w may be NULL (= 1, and offset is not added). y
+ * may equal x. |x| below 1e18 / sqrt(n): squares are summed in float32. */
 typedef void ml_rmsnorm_fn(float *y, const float *x, const float *w, float offset, float eps, size_t n);
 
 /* ---- rope: rotates pairs of x[heads, stride] in place by one position's cos/sin [rotary / 2].
@@ -65,7 +67,8 @@ typedef void ml_rmsnorm_fn(float *y, const float *x, const float *w, float offse
 typedef void ml_rope_fn(float *x, size_t heads, size_t stride, size_t rotary, const float *cos,
                         const float *sin);
 
-/* ---- element-wise. y may equal an input. */
+/* ---- element-wise. y may equal an input. NaN in, NaN out; silu and gelu of -inf are NaN, as 0 * inf is.
+ * softmax: entries of -inf give 0; NaN or +inf anywhere, or nothing but -inf, gives NaN everywhere. */
 typedef void ml_glu_fn(float *y, const float *gate, const float *up, size_t n); /* act(gate) * up */
 typedef void ml_add_fn(float *y, const float *x, size_t n);                     /* y += x */
 typedef void ml_axpy_fn(float *y, float a, const float *x, size_t n);           /* y += a x */

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Attention over the vector vocabulary of a tier: a block of rows against a block of keys at a time, so that
+ * the scores that exist at once are a few KiB and the rows of a group share what is loaded of K and V. Scores
+ * are the tile of gemv (4 keys by TILE_TOKENS rows); outputs accumulate in `out` itself, TILE_TOKENS rows by
+ * 4 vectors.
+ *
+ * Running softmax: m is the greatest score so far, l the sum of exp(score - m); when a block raises m, what
+ * was accumulated shrinks by exp(m_old - m_new). A sink is where m starts, with l = 1.
+ */
+#ifndef ML_KERNELS_CPU_ATTENTION_SIMD_H
+#define ML_KERNELS_CPU_ATTENTION_SIMD_H
+
+#include "kernels/cpu/math_simd.h"
+#include "kernels/cpu/matmul_simd.h"
+
+#include <math.h>
+
+enum { ROW_BLOCK = 4 * TILE_TOKENS, KEY_BLOCK = 64, DIM_VECTORS = 4 };
+
+struct softmax_rows {
+    size_t n;
+    const float *q[ROW_BLOCK];
+    float *out[ROW_BLOCK];
+    float m[ROW_BLOCK], l[ROW_BLOCK];
+    float shrink[ROW_BLOCK]; /* of this block of keys */
+    float p[ROW_BLOCK][KEY_BLOCK];
+    float *p_row[ROW_BLOCK];
+};
+
+V_INLINE vf shape_scores(vf s, float scale, float softcap) {
+    s = v_mul(s, v_set1(scale));
+    if (softcap > 0) s = v_mul(v_set1(softcap), v_tanh(v_div(s, v_set1(softcap))));
+    return s;
+}
+
+/* Scores s[begin, end) of one row become weights; what lies outside, up to n, becomes 0. */
+static void softmax_block(const struct ml_attention_args *a, struct softmax_rows *b, size_t i, size_t begin,
+                          size_t end, size_t n) {
+    float *s = b->p[i], top = b->m[i];
+    for (size_t j = begin; j < end; j += VL) {
+        const size_t left = end - j < VL ? end - j : VL;
+        const vf v = shape_scores(v_loadn(s + j, left), a->scale, a->softcap);
+        v_storen(s + j, v, left);
+    }
+    for (size_t j = begin; j < end; j++)
+        top = s[j] > top ? s[j] : top;
+    b->shrink[i] = b->m[i] == top ? 1.0f : expf(b->m[i] - top);
+    vf sum = v_zero();
+    for (size_t j = begin; j < end; j += VL) {
+        const size_t left = end - j < VL ? end - j : VL;
+        v_storen(s + j, v_exp(v_sub(v_loadn(s + j, left), v_set1(top))), left);
+        sum = v_add(sum, v_loadn(s + j, left));
+    }
+    b->l[i] = b->l[i] * b->shrink[i] + v_sum(sum);
+    b->m[i] = top;
+    for (size_t j = 0; j < begin; j++)
+        s[j] = 0;
+    for (size_t j = end; j < n; j++)
+        s[j] = 0;
+}
+
+/* out[i][d] = out[i][d] * shrink[i] + sum_j p[i][j] V[j][d] for `vectors` vectors at d, or the last `left` <
+ * VL elements when left > 0. */
+V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vectors, struct softmax_rows *b,
+                         size_t i0, const void *v, size_t stride, size_t keys, size_t d, size_t left) {
+    vf acc[TILE_TOKENS][DIM_VECTORS];
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        const vf shrink = v_set1(b->shrink[i0 + i]);
+        UNROLL
+        for (int c = 0; c < vectors; c++) {
+            const float *o = b->out[i0 + i] + d + c * VL;
+            acc[i][c] = v_mul(left ? v_loadn(o, left) : v_load(o), shrink);
+        }
+    }
+    for (size_t j = 0; j < keys; j++) {
+        vf value[DIM_VECTORS];
+        UNROLL
+        for (int c = 0; c < vectors; c++) {
+            const size_t at = j * stride + d + (size_t)c * VL;
+            value[c] = left ? v_loadn_as(t, v, at, left) : v_load_as(t, v, at);
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            const vf p = v_set1(b->p[i0 + i][j]);
+            UNROLL
+            for (int c = 0; c < vectors; c++)
+                acc[i][c] = v_fma(p, value[c], acc[i][c]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
+        for (int c = 0; c < vectors; c++) {
+            float *o = b->out[i0 + i] + d + c * VL;
+            if (left)
+                v_storen(o, acc[i][c], left);
+            else
+                v_store(o, acc[i][c]);
+        }
+    }
+}
+
+V_INLINE void value_rows(const enum ml_dtype t, const int rows, struct softmax_rows *b, size_t i0,
+                         const void *v, size_t stride, size_t keys, size_t dim) {
+    size_t d = 0;
+    for (; d + DIM_VECTORS * VL <= dim; d += DIM_VECTORS * VL)
+        value_tile(t, rows, DIM_VECTORS, b, i0, v, stride, keys, d, 0);
+    for (; d + VL <= dim; d += VL)
+        value_tile(t, rows, 1, b, i0, v, stride, keys, d, 0);
+    if (d < dim) value_tile(t, rows, 1, b, i0, v, stride, keys, d, dim - d);
+}
+
+V_INLINE void value_tokens(const enum ml_dtype t, size_t rows, struct softmax_rows *b, size_t i0,
+                           const void *v, size_t stride, size_t keys, size_t dim){
+#define CALL(n) value_rows(t, n, b, i0, v, stride, keys, dim)
+    FOR_TOKENS(rows, CALL)
+#undef CALL
+}
+
+/* First key that a position sees. */
+V_INLINE size_t first_key(const struct ml_attention_args *a, size_t pos) {
+    return a->window && pos + 1 > a->window ? pos + 1 - a->window : 0;
+}
+
+V_INLINE size_t row_pos(const struct ml_attention_args *a, size_t row) {
+    return a->pos0 + row / a->group;
+}
+
+V_INLINE void begin_rows(const struct ml_attention_args *a, struct softmax_rows *b, size_t row0, size_t n) {
+    b->n = n;
+    for (size_t i = 0; i < n; i++) {
+        const size_t token = (row0 + i) / a->group, head = (row0 + i) % a->group;
+        b->q[i] = a->q + token * a->q_stride + head * a->head_dim;
+        b->out[i] = a->out + token * a->out_stride + head * a->head_dim;
+        b->p_row[i] = b->p[i];
+        b->m[i] = a->sink ? a->sink[head] : -INFINITY;
+        b->l[i] = a->sink ? 1.0f : 0.0f;
+        for (size_t d = 0; d < a->head_dim; d++)
+            b->out[i][d] = 0;
+    }
+}
+
+V_INLINE void key_block(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
+                        size_t row0, size_t key0, size_t keys) {
+    const size_t size = t == ML_F32 ? 4 : 2;
+    const void *k = (const char *)a->k + key0 * a->kv_stride * size;
+    const void *v = (const char *)a->v + key0 * a->kv_stride * size;
+    for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
+        const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
+        direct_tokens(t, rows, b->p_row + i, k, a->kv_stride, b->q + i, keys, a->head_dim);
+    }
+    for (size_t i = 0; i < b->n; i++) {
+        const size_t pos = row_pos(a, row0 + i), first = first_key(a, pos);
+        const size_t begin = first <= key0 ? 0 : first - key0 < keys ? first - key0 : keys;
+        const size_t end = pos < key0 ? 0 : pos - key0 + 1 < keys ? pos - key0 + 1 : keys;
+        softmax_block(a, b, i, begin, end, keys);
+    }
+    for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
+        const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
+        value_tokens(t, rows, b, i, v, a->kv_stride, keys, a->head_dim);
+    }
+}
+
+V_INLINE void attention(const enum ml_dtype t, const struct ml_attention_args *a) {
+    struct softmax_rows b;
+    for (size_t row = 0; row < a->rows; row += ROW_BLOCK) {
+        begin_rows(a, &b, row, a->rows - row < ROW_BLOCK ? a->rows - row : ROW_BLOCK);
+        const size_t end = row_pos(a, row + b.n - 1) + 1;
+        /* Blocks start at multiples of KEY_BLOCK: a row's sums do not depend on the rows it is computed with.
+         */
+        size_t key = first_key(a, row_pos(a, row)) / KEY_BLOCK * KEY_BLOCK;
+        for (; key < end; key += KEY_BLOCK)
+            key_block(t, a, &b, row, key, end - key < KEY_BLOCK ? end - key : KEY_BLOCK);
+        for (size_t i = 0; i < b.n; i++) {
+            const float inv = 1.0f / b.l[i];
+            for (size_t d = 0; d < a->head_dim; d++)
+                b.out[i][d] *= inv;
+        }
+    }
+}
+
+static void attention_f32(const struct ml_attention_args *a) {
+    attention(ML_F32, a);
+}
+
+static void attention_f16(const struct ml_attention_args *a) {
+    attention(ML_F16, a);
+}
+
+#endif

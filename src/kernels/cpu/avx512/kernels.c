@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The AVX-512 tier: the shared kernels over this tier's vectors.
+ */
+#include "kernels/cpu/avx512/vec.h"
+
+#include "kernels/cpu/table_simd.h"

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Kernels spread over the pool. Work is cut by shape alone, never by the number of threads, and no piece adds
+ * to another's sums.
+ */
+#include "base/checked.h"
+#include "base/mem.h"
+#include "kernels/ops.h"
+
+#include <string.h>
+
+enum {
+    ROW_UNIT = 64,           /* rows of a piece are a multiple of this: gemm's panel */
+    GEMV_PIECE = 128 * 1024, /* bytes of W worth a visit to the shared counter */
+    ATTENTION_ROWS = 48,     /* query rows of a piece */
+    MAX_GROUP_JOBS = 16
+};
+
+marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool,
+                             size_t max_cols, struct marlin_error *err) {
+    const size_t stride = (ml_gemm_scratch(max_cols) + 63) / 64 * 64;
+    size_t bytes;
+    if (!ml_mul_size(stride, (size_t)ml_pool_size(pool), &bytes))
+        return ml_fail(err, MARLIN_ERR_LIMIT, "kernels: scratch of %d threads overflows", ml_pool_size(pool));
+    *e = (struct ml_exec){.k = k, .pool = pool, .scratch_stride = stride};
+    e->scratch = ml_alloc_aligned(bytes);
+    if (!e->scratch)
+        return ml_fail(err, MARLIN_ERR_MEMORY, "kernels: %zu bytes of scratch: out of memory", bytes);
+    return MARLIN_OK;
+}
+
+void ml_exec_free(struct ml_exec *e) {
+    ml_free_aligned(e->scratch);
+    *e = (struct ml_exec){0};
+}
+
+/* ---- matmul: pieces are runs of `unit[j]` rows of job j, numbered through all jobs ---- */
+
+struct matmul {
+    const struct ml_exec *e;
+    const struct ml_matmul_job *jobs;
+    size_t n_jobs, unit[MAX_GROUP_JOBS], first[MAX_GROUP_JOBS + 1];
+    const float *x;
+    size_t ldx, n;
+};
+
+static size_t rows_of_piece(const struct ml_matrix *w, size_t n) {
+    if (n > 1) return ROW_UNIT;
+    const size_t row_bytes = w->cols * ml_dtype_size(w->dtype) + 1;
+    const size_t rows = GEMV_PIECE / row_bytes / 4 * 4;
+    return rows < 4 ? 4 : rows;
+}
+
+static void matmul_piece(const struct matmul *m, size_t piece, int worker) {
+    size_t j = 0;
+    while (piece >= m->first[j + 1])
+        j++;
+    const struct ml_matmul_job *job = &m->jobs[j];
+    const struct ml_matrix *w = job->w;
+    const struct ml_exec *e = m->e;
+    const size_t row = (piece - m->first[j]) * m->unit[j];
+    const size_t rows = w->rows - row < m->unit[j] ? w->rows - row : m->unit[j];
+    const void *data = (const char *)w->data + row * w->stride * ml_dtype_size(w->dtype);
+    if (m->n == 1)
+        e->k->gemv[w->dtype](job->y + row, data, w->stride, m->x, rows, w->cols);
+    else
+        e->k->gemm[w->dtype](job->y + row, job->ldy, data, w->stride, m->x, m->ldx, m->n, rows, w->cols,
+                             (char *)e->scratch + (size_t)worker * e->scratch_stride);
+}
+
+static void matmul_range(void *arg, size_t begin, size_t end, int worker) {
+    for (size_t i = begin; i < end; i++)
+        matmul_piece(arg, i, worker);
+}
+
+static void matmul_group(const struct ml_exec *e, const struct ml_matmul_job *jobs, size_t n_jobs,
+                         const float *x, size_t ldx, size_t n) {
+    struct matmul m = {.e = e, .jobs = jobs, .n_jobs = n_jobs, .x = x, .ldx = ldx, .n = n};
+    for (size_t j = 0; j < n_jobs; j++) {
+        m.unit[j] = rows_of_piece(jobs[j].w, n);
+        m.first[j + 1] = m.first[j] + (jobs[j].w->rows + m.unit[j] - 1) / m.unit[j];
+    }
+    ml_pool_for(e->pool, m.first[n_jobs], 1, matmul_range, &m);
+}
+
+void ml_matmul_many(const struct ml_exec *e, const struct ml_matmul_job *jobs, size_t n_jobs, const float *x,
+                    size_t ldx, size_t n) {
+    if (n == 0) return;
+    for (size_t j = 0; j < n_jobs; j += MAX_GROUP_JOBS)
+        matmul_group(e, jobs + j, n_jobs - j < MAX_GROUP_JOBS ? n_jobs - j : MAX_GROUP_JOBS, x, ldx, n);
+}
+
+void ml_matmul(const struct ml_exec *e, const struct ml_matrix *w, const float *x, size_t ldx, size_t n,
+               float *y, size_t ldy) {
+    const struct ml_matmul_job job = {w, y, ldy};
+    ml_matmul_many(e, &job, 1, x, ldx, n);
+}
+
+/* ---- attention: pieces are a KV head and a run of tokens ---- */
+
+struct attention {
+    const struct ml_exec *e;
+    const struct ml_attention_job *job;
+    size_t tokens, blocks; /* of a piece; pieces of a head */
+};
+
+static void attention_piece(const struct attention *p, size_t piece) {
+    const struct ml_attention_job *job = p->job;
+    /* Late tokens see the most keys: they go first. */
+    const size_t head = piece % job->kv_heads, block = p->blocks - 1 - piece / job->kv_heads;
+    const size_t group = job->heads / job->kv_heads, first = block * p->tokens;
+    const size_t tokens = job->n - first < p->tokens ? job->n - first : p->tokens;
+    const size_t at = head * group * job->head_dim,
+                 bytes = head * job->head_stride * ml_dtype_size(job->kv_type);
+    const struct ml_attention_args a = {
+        .q = job->q + first * job->q_stride + at,
+        .q_stride = job->q_stride,
+        .out = job->out + first * job->out_stride + at,
+        .out_stride = job->out_stride,
+        .k = (const char *)job->k + bytes,
+        .v = (const char *)job->v + bytes,
+        .kv_stride = job->kv_stride,
+        .head_dim = job->head_dim,
+        .rows = tokens * group,
+        .group = group,
+        .pos0 = job->pos0 + first,
+        .window = job->window,
+        .scale = job->scale,
+        .softcap = job->softcap,
+        .sink = job->sinks ? job->sinks + head * group : NULL,
+    };
+    p->e->k->attention[job->kv_type](&a);
+}
+
+static void attention_range(void *arg, size_t begin, size_t end, int worker) {
+    (void)worker;
+    for (size_t i = begin; i < end; i++)
+        attention_piece(arg, i);
+}
+
+void ml_attention(const struct ml_exec *e, const struct ml_attention_job *job) {
+    const size_t group = job->heads / job->kv_heads;
+    if (job->n == 0) return;
+    struct attention p = {.e = e, .job = job, .tokens = (ATTENTION_ROWS + group - 1) / group};
+    p.blocks = (job->n + p.tokens - 1) / p.tokens;
+    ml_pool_for(e->pool, p.blocks * job->kv_heads, 1, attention_range, &p);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Attention, the specification: two passes over the keys (greatest score, then weights), everything in
+ * double, the scores computed twice rather than kept.
+ */
+#include "kernels/reference/reference.h"
+
+#include <math.h>
+
+static double score(enum ml_dtype t, const struct ml_attention_args *a, const float *q, size_t key) {
+    double dot = 0;
+    for (size_t d = 0; d < a->head_dim; d++)
+        dot += (double)q[d] * ml_reference_at(t, a->k, key * a->kv_stride + d);
+    dot *= a->scale;
+    return a->softcap > 0 ? a->softcap * tanh(dot / a->softcap) : dot;
+}
+
+static void attention_row(enum ml_dtype t, const struct ml_attention_args *a, size_t row) {
+    const size_t token = row / a->group, head = row % a->group, pos = a->pos0 + token;
+    const size_t first = a->window && pos + 1 > a->window ? pos + 1 - a->window : 0;
+    const float *q = a->q + token * a->q_stride + head * a->head_dim;
+    float *out = a->out + token * a->out_stride + head * a->head_dim;
+    double sum[ML_ATTENTION_MAX_DIM] = {0};
+    double top = a->sink ? a->sink[head] : -INFINITY;
+    for (size_t j = first; j <= pos; j++)
+        top = fmax(top, score(t, a, q, j));
+    double weights = a->sink ? exp(a->sink[head] - top) : 0;
+    for (size_t j = first; j <= pos; j++) {
+        const double p = exp(score(t, a, q, j) - top);
+        weights += p;
+        for (size_t d = 0; d < a->head_dim; d++)
+            sum[d] += p * ml_reference_at(t, a->v, j * a->kv_stride + d);
+    }
+    for (size_t d = 0; d < a->head_dim; d++)
+        out[d] = (float)(sum[d] / weights);
+}
+
+static void attention_f32(const struct ml_attention_args *a) {
+    for (size_t i = 0; i < a->rows; i++)
+        attention_row(ML_F32, a, i);
+}
+
+static void attention_f16(const struct ml_attention_args *a) {
+    for (size_t i = 0; i < a->rows; i++)
+        attention_row(ML_F16, a, i);
+}
+
+void ml_reference_attention(struct ml_kernels *k) {
+    k->attention[ML_F32] = attention_f32;
+    k->attention[ML_F16] = attention_f16;
+    k->attention[ML_BF16] = NULL;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Filling the table: the reference, then each tier up to the wanted one.
+ */
+#include "kernels/tiers.h"
+
+#include <pthread.h>
+#include <string.h>
+
+void ml_kernels_init(struct ml_kernels *k, const struct ml_cpu *cpu, enum ml_cpu_tier tier) {
+    (void)cpu;
+    memset(k, 0, sizeof *k);
+    k->tier = tier;
+    ml_kernels_init_reference(k);
+#if defined(__x86_64__)
+    if (tier == ML_CPU_AVX2 || tier == ML_CPU_AVX512) ml_kernels_init_avx2(k);
+    if (tier == ML_CPU_AVX512) ml_kernels_init_avx512(k);
+#elif defined(__aarch64__)
+    if (tier == ML_CPU_NEON) ml_kernels_init_neon(k);
+#endif
+}
+
+static struct ml_kernels best;
+static pthread_once_t made = PTHREAD_ONCE_INIT;
+
+static void make_best(void) {
+    ml_kernels_init(&best, ml_cpu(), ml_cpu()->tier);
+}
+
+const struct ml_kernels *ml_kernels(void) {
+    pthread_once(&made, make_best);
+    return &best;
+}
+
+size_t ml_gemm_scratch(size_t cols) {
+    (void)cols;
+    return (size_t)ML_GEMM_PANEL * ML_GEMM_PANEL_STRIDE * sizeof(float);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Between the files of this folder: what each tier exports, and the sizes that gemm's scratch is made of.
+ */
+#ifndef ML_KERNELS_TIERS_H
+#define ML_KERNELS_TIERS_H
+
+#include "kernels/kernels.h"
+
+enum {
+    ML_GEMM_BLOCK = 1024, /* columns of a panel */
+    ML_GEMM_PANEL = 64,   /* rows of a panel */
+    /* Rows of the panel are not a multiple of 4 KiB apart: they would fall into the same sets of L1. */
+    ML_GEMM_PANEL_STRIDE = ML_GEMM_BLOCK + 16,
+    ML_ATTENTION_MAX_DIM = 512
+};
+
+/* Each overwrites the entries that the tier has. Only on a CPU that has the tier. */
+void ml_kernels_init_reference(struct ml_kernels *k);
+void ml_kernels_init_avx2(struct ml_kernels *k);
+void ml_kernels_init_avx512(struct ml_kernels *k);
+void ml_kernels_init_neon(struct ml_kernels *k);
+
+/* Loops that do nothing but keep a unit busy. */
+struct ml_peak_kernels {
+    float (*read)(const float *p, size_t n);   /* reads n floats once, n a multiple of 256 */
+    double (*f32)(size_t rounds, float *sink); /* returns the operations done: a multiply-add counts 2 */
+    double (*bf16)(size_t rounds, float *sink);
+    double (*int8)(size_t rounds, float *sink);
+};
+void ml_peak_init_reference(struct ml_peak_kernels *k);
+void ml_peak_init_avx2(struct ml_peak_kernels *k);
+void ml_peak_init_avx512(struct ml_peak_kernels *k);
+void ml_peak_init_avx512bf16(struct ml_peak_kernels *k);
+void ml_peak_init_neon(struct ml_peak_kernels *k);
+
+#endif
