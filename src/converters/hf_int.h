@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Between the files of the config reader: what each family of models assumes when a key is absent, and
+ * checked reads of single keys.
+ */
+#ifndef ML_CONVERTERS_HF_INT_H
+#define ML_CONVERTERS_HF_INT_H
+
+#include "base/arena.h"
+#include "base/json.h"
+#include "converters/hf_config.h"
+
+/* Ceilings that keep every product of dimensions inside 63 bits. */
+enum {
+    ML_HF_MAX_BYTES = 8 << 20,
+    ML_HF_MAX_DEPTH = 32,
+    ML_HF_MAX_VALUES = 1000000,
+    ML_HF_MAX_LAYERS = 4096,
+    ML_HF_MAX_WIDTH = 1 << 20,
+    ML_HF_MAX_INNER = 1 << 24,
+    ML_HF_MAX_HEADS = 1 << 16,
+    ML_HF_MAX_HEAD_DIM = 1 << 16,
+    ML_HF_MAX_EXPERTS = 1 << 16,
+    ML_HF_MAX_VOCAB = 1 << 26
+};
+
+/* Which layers see only a window. */
+enum ml_hf_sliding {
+    ML_HF_SLIDE_NEVER,
+    ML_HF_SLIDE_ALL,       /* every layer when sliding_window is set */
+    ML_HF_SLIDE_SWITCH,    /* the same, when use_sliding_window is true */
+    ML_HF_SLIDE_LATE,      /* with the switch: layers from max_window_layers on */
+    ML_HF_SLIDE_NOPE,      /* with the switch: the layers without rotary position */
+    ML_HF_SLIDE_ALTERNATE, /* even layers */
+    ML_HF_SLIDE_PATTERN    /* all but every sliding_window_pattern-th */
+};
+
+enum ml_hf_bias { ML_HF_BIAS_NO, ML_HF_BIAS_YES, ML_HF_BIAS_KEY };
+
+/* Values of absent keys, as transformers has them; 0 = the key must be there unless a comment says
+ * otherwise. */
+struct ml_hf_family {
+    const char *model_type;
+    int64_t vocab_size, num_heads;
+    int64_t num_kv_heads; /* 0 = num_heads */
+    int64_t head_dim;     /* 0 = hidden_size / num_heads */
+    int64_t max_positions;
+    double rms_eps;
+    enum ml_activation activation;
+    bool tie;
+    enum ml_hf_bias attention_bias, mlp_bias;
+    double theta, theta_local; /* theta_local 0 = sliding layers rotate as the full ones */
+    enum ml_hf_sliding sliding;
+    int64_t window;        /* 0 = none */
+    bool uses_layer_types; /* layer_types decides; elsewhere it may only agree */
+    bool nope;             /* no_rope_layers, no_rope_layer_interval */
+    bool outer_original;   /* original_max_position_embeddings stands outside the rope parameters */
+    double query_scalar, attn_softcap, final_softcap; /* 0 = head_dim, none, none */
+    bool softcaps;                                    /* the family reads these three keys */
+    bool moe, own_expert_width; /* moe_intermediate_size, mlp_only_layers and decoder_sparse_step are read */
+    int64_t experts, top_k, expert_width;
+    bool norm_topk; /* always, when the experts have no width of their own */
+};
+
+/* NULL when not supported. */
+const struct ml_hf_family *ml_hf_family(const char *model_type);
+
+struct ml_hf {
+    const char *where;
+    const struct ml_json *text;  /* the text model's object */
+    const struct ml_json *outer; /* the whole file's object; often the same */
+    const struct ml_hf_family *family;
+    struct ml_config *out;
+    struct ml_arena *arena;
+    struct marlin_error *err;
+};
+
+/* --- reads of one key (hf_read.c); null counts as absent --------------------------------------------- */
+
+/* A member of obj, or NULL. */
+const struct ml_json *ml_hf_get(const struct ml_json *obj, const char *key);
+/* Of the text model, else of the whole file. */
+const struct ml_json *ml_hf_any(const struct ml_hf *h, const char *key);
+
+/* Absent: `absent` when it is within [lo, hi], else the error says that the key is missing. */
+marlin_status ml_hf_int(const struct ml_hf *h, const struct ml_json *obj, const char *key, int64_t lo,
+                        int64_t hi, int64_t absent, int64_t *out) MARLIN_MUST_CHECK;
+/* Finite and above `above`; absent as given. */
+marlin_status ml_hf_real(const struct ml_hf *h, const struct ml_json *obj, const char *key, double above,
+                         double absent, double *out) MARLIN_MUST_CHECK;
+marlin_status ml_hf_bool(const struct ml_hf *h, const struct ml_json *v, const char *key, bool absent,
+                         bool *out) MARLIN_MUST_CHECK;
+/* Copies a string; absent or not fitting: dst is "" (absent) or an error (too long, not a string). */
+marlin_status ml_hf_text(const struct ml_hf *h, const struct ml_json *v, const char *key, char *dst,
+                         size_t cap) MARLIN_MUST_CHECK;
+/* FORMAT error "where: key: what". */
+marlin_status ml_hf_bad(const struct ml_hf *h, const char *key, const char *what) MARLIN_MUST_CHECK;
+
+/* --- parts of the config ----------------------------------------------------------------------------- */
+
+marlin_status ml_hf_rope(struct ml_hf *h) MARLIN_MUST_CHECK;    /* after dimensions */
+marlin_status ml_hf_layers(struct ml_hf *h) MARLIN_MUST_CHECK;  /* layer_rope, then layer_kind */
+marlin_status ml_hf_experts(struct ml_hf *h) MARLIN_MUST_CHECK; /* num_experts and layer_moe */
+marlin_status ml_hf_tokens(struct ml_hf *h) MARLIN_MUST_CHECK;  /* bos, pad, eos of config.json */
+/* `generation` is the root of generation_config.json. */
+marlin_status ml_hf_generation(struct ml_hf *h, const struct ml_json *generation) MARLIN_MUST_CHECK;
+
+#endif
