@@ -37,7 +37,8 @@ marlin_status ml_tensors_open_file(const char *path, struct ml_tensors **out,
 
 /* Opens a model directory: model.safetensors.index.json when present (R11), else every *.safetensors in name
  * order, a tensor name in two files being an error. Files named reference*.safetensors are not part of
- * a model and are left out. MARLIN_ERR_NOT_FOUND when there is none. */
+ * a model and are left out, and so is consolidated*.safetensors, a second copy in another naming.
+ * MARLIN_ERR_NOT_FOUND when there is none. */
 marlin_status ml_tensors_open_dir(const char *dir, struct ml_tensors **out,
                                   struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_tensors_close(struct ml_tensors *t);
@@ -72,8 +73,8 @@ struct ml_tensor_decl {
     uint64_t shape[ML_TENSOR_MAX_RANK];
 };
 
-/* metadata: n_meta pairs key, value, key, value...; may be NULL. Decls are copied. Tensors are laid out in
- * the given order. */
+/* Names have 1 to 256 bytes of UTF-8 and are not "__metadata__". metadata: n_meta pairs key, value, key,
+ * value...; may be NULL. Decls are copied. Tensors are laid out in the given order. */
 marlin_status ml_tensors_writer_open(const char *path, const struct ml_tensor_decl *decls, size_t n,
                                      const char *const *metadata, size_t n_meta,
                                      struct ml_tensors_writer **out,

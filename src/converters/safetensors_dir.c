@@ -82,6 +82,14 @@ static marlin_status open_shard(struct ml_tensors *t, const char *dir, const cha
     return st == MARLIN_OK ? ml_tensors_add_file(t, path, err) : st;
 }
 
+/* Not: results kept beside a model, and the second copy of the weights that Mistral ships in a naming of its
+ * own.
+ */
+static bool part_of_model(const char *name) {
+    return name[0] != '.' && ends_with(name, ".safetensors") && strncmp(name, "reference", 9) != 0 &&
+           strncmp(name, "consolidated", 12) != 0;
+}
+
 static int compare_names(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
@@ -94,9 +102,7 @@ static marlin_status list_dir(const char *dir, struct names *names, struct marli
     marlin_status st = MARLIN_OK;
     for (const struct dirent *e;
          st == MARLIN_OK && (e = readdir(d));) { /* NOLINT(concurrency-mt-unsafe): own stream */
-        if (e->d_name[0] != '.' && ends_with(e->d_name, ".safetensors") &&
-            strncmp(e->d_name, "reference", 9) != 0)
-            st = add_name(names, e->d_name, err);
+        if (part_of_model(e->d_name)) st = add_name(names, e->d_name, err);
     }
     (void)closedir(d);
     if (st == MARLIN_OK && names->n == 0)
@@ -135,8 +141,9 @@ out:
 static marlin_status check_map(const struct ml_tensors *t, const char *index, const struct ml_json *map,
                                struct marlin_error *err) {
     for (const struct ml_json *m = ml_json_first(map); m; m = ml_json_next(m)) {
-        const char *name = ml_json_key(m, NULL), *shard = ml_json_string(m, NULL);
-        const struct ml_tensor *tensor = ml_tensors_find(t, name);
+        size_t len;
+        const char *name = ml_json_key(m, &len), *shard = ml_json_string(m, NULL);
+        const struct ml_tensor *tensor = strlen(name) == len ? ml_tensors_find(t, name) : NULL;
         const char *path = tensor ? ml_file_path(tensor->file) : "";
         const char *slash = strrchr(path, '/');
         if (!tensor || strcmp(slash ? slash + 1 : path, shard) != 0)
@@ -185,13 +192,19 @@ static marlin_status open_all(struct ml_tensors *t, const char *dir, struct marl
     return st;
 }
 
+/* A link that leads nowhere counts: an index that cannot be read must not be taken for no index. */
+static bool present(const char *path) {
+    struct stat info;
+    return lstat(path, &info) == 0;
+}
+
 marlin_status ml_tensors_open_dir(const char *dir, struct ml_tensors **out, struct marlin_error *err) {
     char index[PATH_MAX];
     marlin_status st = ml_path_join(index, sizeof index, dir, index_name, err);
     if (st != MARLIN_OK) return st;
     struct ml_tensors *t = ml_calloc(1, sizeof *t);
     if (!t) return ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", dir);
-    st = ml_path_exists(index) ? open_index(t, dir, index, err) : open_all(t, dir, err);
+    st = present(index) ? open_index(t, dir, index, err) : open_all(t, dir, err);
     if (st == MARLIN_OK)
         *out = t;
     else

@@ -23,22 +23,23 @@ static marlin_status bad(const struct parse *p, const char *name, const char *wh
     return ml_fail(p->err, MARLIN_ERR_FORMAT, "%s: tensor \"%.120s\": %s", p->where, name, what);
 }
 
-static marlin_status read_length(const uint8_t *bytes, size_t len, uint64_t file_size, const char *where,
-                                 uint64_t *n, struct marlin_error *err) {
-    if (file_size < 8 || len < 8)
+marlin_status ml_safetensors_header_length(const uint8_t *bytes, size_t have, uint64_t file_size,
+                                           const char *where, uint64_t *n, struct marlin_error *err) {
+    if (file_size < 8 || have < 8)
         return ml_fail(err, MARLIN_ERR_FORMAT, "%s: %llu bytes are too few for a safetensors file (offset 0)",
                        where, (unsigned long long)file_size);
-    *n = 0;
+    uint64_t length = 0;
     for (int i = 7; i >= 0; i--) {
-        *n = *n << 8 | bytes[i];
+        length = length << 8 | bytes[i];
     }
-    if (*n > ML_SAFETENSORS_MAX_HEADER)
+    if (length > ML_SAFETENSORS_MAX_HEADER)
         return ml_fail(err, MARLIN_ERR_LIMIT,
                        "%s: header of %llu bytes, more than the limit of %d (offset 0)", where,
-                       (unsigned long long)*n, ML_SAFETENSORS_MAX_HEADER);
-    if (*n > file_size - 8 || *n > len - 8)
+                       (unsigned long long)length, ML_SAFETENSORS_MAX_HEADER);
+    if (length > file_size - 8)
         return ml_fail(err, MARLIN_ERR_FORMAT, "%s: header of %llu bytes in a file of %llu (offset 0)", where,
-                       (unsigned long long)*n, (unsigned long long)file_size);
+                       (unsigned long long)length, (unsigned long long)file_size);
+    *n = length;
     return MARLIN_OK;
 }
 
@@ -167,8 +168,11 @@ marlin_status ml_safetensors_parse(const uint8_t *bytes, size_t len, uint64_t fi
     uint64_t n;
     memset(out, 0, sizeof *out);
     ml_arena_init(&out->arena, (size_t)1 << 30);
-    marlin_status st = read_length(bytes, len, file_size, where, &n, err);
+    marlin_status st = ml_safetensors_header_length(bytes, len, file_size, where, &n, err);
     if (st != MARLIN_OK) return st;
+    if (n > len - 8)
+        return ml_fail(err, MARLIN_ERR_FORMAT, "%s: header of %llu bytes, %zu are there (offset 8)", where,
+                       (unsigned long long)n, len - 8);
     const char *text = (const char *)bytes + 8;
     size_t used = (size_t)n;
     if (used == 0 || text[0] != '{')

@@ -30,6 +30,11 @@ struct ml_safetensors_header {
     uint64_t data_start; /* offset of the data in the file */
 };
 
+/* Length of the header text from the file's first 8 bytes (have of them are there), 8 + *n <= file_size. */
+marlin_status ml_safetensors_header_length(const uint8_t *bytes, size_t have, uint64_t file_size,
+                                           const char *where, uint64_t *n,
+                                           struct marlin_error *err) MARLIN_MUST_CHECK;
+
 /* Parses the header at the start of a file of file_size bytes, of which the first `len` are at `bytes`. Rules
  * R1 to R9. `where` names the file in messages. */
 marlin_status ml_safetensors_parse(const uint8_t *bytes, size_t len, uint64_t file_size, const char *where,

@@ -44,14 +44,37 @@ static marlin_status enter(struct ml_tensors *t, struct ml_file *file, struct ml
     return MARLIN_OK;
 }
 
+/* The header is parsed from a copy: bytes of a mapping may change between two looks at them when somebody
+ * writes to the file, and the parser relies on what it saw. */
+static marlin_status read_header(const struct ml_file *file, struct ml_safetensors_header *out,
+                                 struct marlin_error *err) {
+    const char *path = ml_file_path(file);
+    const uint64_t size = ml_file_size(file);
+    uint8_t first[8], *copy = NULL;
+    uint64_t n;
+    marlin_status st = MARLIN_OK;
+    if (size >= 8) ML_TRY(ml_file_read(file, 0, first, 8, err));
+    ML_TRY(ml_safetensors_header_length(first, size < 8 ? (size_t)size : 8, size, path, &n, err));
+    if (!(copy = ml_alloc((size_t)n + 8))) {
+        st = ml_fail(err, MARLIN_ERR_MEMORY, "%s: no memory for a header of %llu bytes", path,
+                     (unsigned long long)n);
+        goto out;
+    }
+    memcpy(copy, first, 8);
+    ML_TRY(ml_file_read(file, 8, copy + 8, (size_t)n, err));
+    st = ml_safetensors_parse(copy, (size_t)n + 8, size, path, out, err);
+out:
+    ml_free(copy);
+    return st;
+}
+
 marlin_status ml_tensors_add_file(struct ml_tensors *t, const char *path, struct marlin_error *err) {
     struct ml_file *file = NULL;
     struct ml_safetensors_header header = {0};
     marlin_status st;
     ML_TRY(reserve_file(t, path, err));
     ML_TRY(ml_file_open(path, &file, err));
-    ML_TRY(ml_safetensors_parse(ml_file_data(file), (size_t)ml_file_size(file), ml_file_size(file), path,
-                                &header, err));
+    ML_TRY(read_header(file, &header, err));
     ML_TRY(ml_file_check(file, err));
     t->files[t->n_files] = file;
     t->headers[t->n_files] = header;

@@ -7,10 +7,11 @@
 #include "base/checked.h"
 #include "base/map.h"
 #include "base/mem.h"
-#include "converters/safetensors.h"
+#include "converters/safetensors_int.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -116,6 +117,10 @@ static marlin_status declare(struct ml_tensors_writer *w, size_t i, const struct
                              struct marlin_error *err) {
     struct entry *e = &w->entries[i];
     bool fresh;
+    const size_t len = strlen(d->name);
+    if (len == 0 || len > ML_SAFETENSORS_MAX_NAME || strcmp(d->name, "__metadata__") == 0)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "%s: tensor \"%.120s\": not a name of 1 to %d bytes",
+                       w->path, d->name, ML_SAFETENSORS_MAX_NAME);
     if (d->rank < 0 || d->rank > ML_TENSOR_MAX_RANK)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "%s: tensor \"%s\": rank %d", w->path, d->name, d->rank);
     e->bytes = ml_dtype_size(d->dtype);
@@ -136,13 +141,16 @@ static marlin_status declare(struct ml_tensors_writer *w, size_t i, const struct
 
 /* Reserves the whole length, so that a full disk shows now rather than after hours. */
 static marlin_status create_file(struct ml_tensors_writer *w, struct marlin_error *err) {
+    uint64_t size;
+    if (!ml_add_u64(w->data_start, w->data_bytes, &size) || size > INT64_MAX)
+        return ml_fail(err, MARLIN_ERR_LIMIT, "%s: too large", w->path);
+    const off_t total = (off_t)size;
     w->fd = open(w->temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (w->fd < 0) {
         const int why = errno;
         w->temp[0] = '\0';
         return ml_fail(err, MARLIN_ERR_IO, "%s: cannot create: %s", w->path, strerror(why));
     }
-    const off_t total = (off_t)(w->data_start + w->data_bytes);
 #if defined(__linux__)
     const int why = posix_fallocate(w->fd, 0, total);
     if (why == ENOSPC || why == EFBIG)
@@ -169,13 +177,18 @@ marlin_status ml_tensors_writer_open(const char *path, const struct ml_tensor_de
                                      struct ml_tensors_writer **out, struct marlin_error *err) {
     struct ml_buf header;
     marlin_status st;
-    ml_buf_init(&header, (size_t)64 << 20);
+    ml_buf_init(&header, (size_t)ML_SAFETENSORS_MAX_HEADER);
     struct ml_tensors_writer *w = ml_calloc(1, sizeof *w);
     if (!w) return ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", path);
     w->fd = -1;
     w->count = n;
     ml_map_init(&w->by_name);
     ML_TRY(set_paths(w, path, err));
+    if (n > ML_SAFETENSORS_MAX_TENSORS) {
+        st = ml_fail(err, MARLIN_ERR_LIMIT, "%s: %zu tensors, more than the limit of %d", path, n,
+                     ML_SAFETENSORS_MAX_TENSORS);
+        goto out;
+    }
     if (!(w->entries = ml_calloc(n, sizeof *w->entries))) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", path);
         goto out;
@@ -214,6 +227,17 @@ marlin_status ml_tensors_writer_put(struct ml_tensors_writer *w, const char *nam
     return st;
 }
 
+/* A rename is durable once its directory is. Some file systems refuse to sync a directory; the rename stands.
+ */
+static void sync_folder(const char *path) {
+    char folder[PATH_MAX];
+    (void)snprintf(folder, sizeof folder, "%s", path);
+    const int fd = open(dirname(folder), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return;
+    (void)fsync(fd);
+    (void)close(fd);
+}
+
 marlin_status ml_tensors_writer_commit(struct ml_tensors_writer *w, struct marlin_error *err) {
     marlin_status st = MARLIN_OK;
     for (size_t i = 0; i < w->count && st == MARLIN_OK; i++) {
@@ -225,6 +249,7 @@ marlin_status ml_tensors_writer_commit(struct ml_tensors_writer *w, struct marli
         st = ml_fail(err, MARLIN_ERR_IO, "%s: cannot sync: %s", w->path, strerror(errno));
     if (st == MARLIN_OK && rename(w->temp, w->path) != 0)
         st = ml_fail(err, MARLIN_ERR_IO, "%s: cannot rename into place: %s", w->path, strerror(errno));
+    if (st == MARLIN_OK) sync_folder(w->path);
     close_writer(w, st == MARLIN_OK);
     return st;
 }
