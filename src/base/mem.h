@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* malloc, calloc (checked multiply), realloc and free. NULL on failure; size 0 returns a unique pointer.
+/* As malloc, calloc (checked multiply), realloc, free. NULL on failure; size 0 returns a unique pointer.
  * Any thread. */
 void *ml_alloc(size_t size);
 void *ml_calloc(size_t count, size_t size);
