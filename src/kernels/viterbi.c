@@ -17,23 +17,30 @@ void ml_viterbi_code_free(struct ml_viterbi_code *c) {
     memset(c, 0, sizeof *c);
 }
 
-/* Levels so that the expected error of a weight, 1.1 * variance * 2^(-2k) for a good trellis, is RMS of them.
- */
-static marlin_status choose_scale(struct ml_viterbi_code *c, struct marlin_error *err) {
+static double variance_of(const struct ml_viterbi_code *c) {
     const size_t n = (size_t)1 << c->window;
-    double sum = 0, square = 0, most = 0;
+    double sum = 0, square = 0;
     for (size_t i = 0; i < n; i++) {
         const double v = c->value[i];
         sum += v;
         square += v * v;
-        most = fmax(most, fabs(v));
     }
-    const double mean = sum / (double)n, variance = square / (double)n - mean * mean;
-    if (!isfinite(variance) || !(variance > 0))
+    const double mean = sum / (double)n;
+    return square / (double)n - mean * mean;
+}
+
+/* Levels so that the expected error of a weight, 1.1 * variance * 2^(-2k) for a good trellis, is RMS of them.
+ * `variance` is that of the targets. */
+static marlin_status choose_scale(struct ml_viterbi_code *c, double variance, struct marlin_error *err) {
+    const double spread = variance_of(c);
+    if (!isfinite(spread) || !(spread > 0))
         return ml_fail(err, MARLIN_ERR_NUMERIC,
                        "trellis: the values of the code have variance %g, must be positive and finite",
-                       variance);
-    const double rms = sqrt(1.1 * variance) / (double)(1u << c->bits);
+                       spread);
+    double most = 0;
+    for (size_t i = 0; i < (size_t)1 << c->window; i++)
+        most = fmax(most, fabs((double)c->value[i]));
+    const double rms = sqrt(1.1 * (variance > 0 ? variance : spread)) / (double)(1u << c->bits);
     c->scale = (float)fmin(ML_VITERBI_RMS / rms, LARGEST_LEVEL / most);
     return MARLIN_OK;
 }
@@ -52,12 +59,6 @@ static void make_levels(struct ml_viterbi_code *c) {
     c->highest += ML_VITERBI_MARGIN;
 }
 
-/* Paths that differ at the seam have merged after some five lengths of the window. */
-static unsigned choose_overlap(unsigned bits, unsigned window) {
-    const unsigned steps = (6 * window / bits + 7) / 8 * 8 + 128;
-    return steps < ML_VITERBI_STEPS / 2 ? steps : ML_VITERBI_STEPS / 2;
-}
-
 static marlin_status allocate(struct ml_viterbi_code *c, unsigned bits, unsigned window,
                               struct marlin_error *err) {
     memset(c, 0, sizeof *c);
@@ -68,7 +69,7 @@ static marlin_status allocate(struct ml_viterbi_code *c, unsigned bits, unsigned
     const size_t n = (size_t)1 << window;
     c->bits = bits;
     c->window = window;
-    c->overlap = choose_overlap(bits, window);
+    c->overlap = ML_VITERBI_OVERLAP;
     c->value = ml_alloc(n * sizeof *c->value);
     c->level = ml_alloc(n * sizeof *c->level);
     if (c->value && c->level) return MARLIN_OK;
@@ -76,8 +77,9 @@ static marlin_status allocate(struct ml_viterbi_code *c, unsigned bits, unsigned
     return ml_fail(err, MARLIN_ERR_MEMORY, "trellis: no memory for a table of %zu values", n);
 }
 
-static marlin_status finish(struct ml_viterbi_code *c, struct marlin_error *err) {
-    const marlin_status st = choose_scale(c, err);
+/* variance 0: that of the values themselves. */
+static marlin_status finish(struct ml_viterbi_code *c, double variance, struct marlin_error *err) {
+    const marlin_status st = choose_scale(c, variance, err);
     if (st == MARLIN_OK)
         make_levels(c);
     else
@@ -90,7 +92,7 @@ marlin_status ml_viterbi_code_table(struct ml_viterbi_code *c, unsigned bits, un
     const marlin_status st = allocate(c, bits, window, err);
     if (st != MARLIN_OK) return st;
     memcpy(c->value, value, ((size_t)1 << window) * sizeof *value);
-    return finish(c, err);
+    return finish(c, 0, err);
 }
 
 marlin_status ml_viterbi_code_exl3(struct ml_viterbi_code *c, unsigned bits, enum ml_exl3_codebook cb,
@@ -98,7 +100,7 @@ marlin_status ml_viterbi_code_exl3(struct ml_viterbi_code *c, unsigned bits, enu
     const marlin_status st = allocate(c, bits, ML_EXL3_WINDOW, err);
     if (st != MARLIN_OK) return st;
     ml_exl3_table(cb, c->value);
-    return finish(c, err);
+    return finish(c, 0, err);
 }
 
 marlin_status ml_viterbi_code_tap(struct ml_viterbi_code *c, const struct ml_tap_code *tap,
@@ -111,7 +113,7 @@ marlin_status ml_viterbi_code_tap(struct ml_viterbi_code *c, const struct ml_tap
         const unsigned i = ml_tap_index(tap, w);
         c->value[w] = entry ? entry[i] : (float)tap->table[i] * tap->unit;
     }
-    ML_TRY(finish(c, err));
+    ML_TRY(finish(c, 1, err));
     c->index_bits = tap->index_bits;
     for (unsigned b = 0; b < tap->window; b++)
         c->basis[b] = (uint8_t)ml_tap_index(tap, 1u << b);

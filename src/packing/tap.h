@@ -90,4 +90,17 @@ marlin_status ml_tap_unpack(unsigned bits, const uint8_t *tile, uint8_t symbol[M
 /* Decodes a tile to table entries, row-major [16][16]. The code must have passed ml_tap_check. Any thread. */
 void ml_tap_decode(const struct ml_tap_code *c, const uint8_t *tile, int8_t out[ML_TAP_TILE]);
 
+/* A code as bytes, as files carry it beside the tiles (16 + 2^p bytes, little-endian):
+ *
+ *     0 version 1 | 1 k | 2 L | 3 p | 4..6 taps | 7 zero | 8..11 unit, float32 | 12..15 zero | 16.. table
+ */
+enum { ML_TAP_CODE_VERSION = 1, ML_TAP_CODE_HEAD = 16, ML_TAP_CODE_MAX = 16 + (1 << ML_TAP_MAX_INDEX) };
+
+/* Writes the code, returns its length. The code must have passed ml_tap_check. */
+size_t ml_tap_code_write(const struct ml_tap_code *c, uint8_t out[ML_TAP_CODE_MAX]);
+
+/* Reads and checks one. MARLIN_ERR_UNSUPPORTED for a later version, MARLIN_ERR_FORMAT for anything else. */
+marlin_status ml_tap_code_read(const uint8_t *bytes, size_t n, struct ml_tap_code *c,
+                               struct marlin_error *err) MARLIN_MUST_CHECK;
+
 #endif
