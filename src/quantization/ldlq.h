@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * LDLQ: quantize input channels from the last to the first, feeding the error of what is done into what is
+ * not yet done, weighted by the block-LDL factors of the Hessian (QuIP, arXiv 2307.13304; GPTQ is the same
+ * update).
+ */
+#ifndef ML_QUANTIZATION_LDLQ_H
+#define ML_QUANTIZATION_LDLQ_H
+
+#include "base/pool.h"
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "quantization/codec.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Overwrites h [k, k] (positive definite, k a multiple of 16) by lt: lt[b][a] for a in later blocks than b
+ * holds the feedback coefficients, i.e. the transpose of the unit block-lower-triangular factor L of h = L D
+ * L', 16-wide blocks; all else is 0. MARLIN_ERR_NUMERIC when h is not positive definite (h is then
+ * destroyed). */
+marlin_status ml_ldl_factor(float *h, size_t k, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+struct ml_ldlq_job {
+    const struct ml_codec *codec;
+    const struct ml_kernels *kernels;
+    struct ml_pool *pool;
+    const float *w; /* targets [n, k]; n, k multiples of 16 */
+    size_t n, k;
+    const float *lt; /* [k, k] from ml_ldl_factor, or NULL: no feedback */
+    float *q;        /* out: decoded values [n, k] */
+    uint8_t *bytes;  /* out: tiles [n/16][k/16][tile_bytes] */
+};
+
+/* Rows of 16 outputs are independent given the Hessian, so they are what threads share: the result does not
+ * depend on how many there are. */
+marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* tr(E h E') / tr(W h W') with E = w - q: the proxy for the loss. h is the Hessian in the basis of w. */
+double ml_proxy_error(const float *w, const float *q, const float *h, size_t n, size_t k,
+                      struct ml_pool *pool);
+
+#endif

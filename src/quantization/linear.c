@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One linear layer from float32 to tiles.
+ */
+#include "quantization/linear.h"
+
+#include "base/checked.h"
+#include "base/mem.h"
+#include "quantization/ldlq.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { RIDGE_TRIES = 6 };
+
+static size_t pad(size_t n) {
+    return (n + ML_HADAMARD - 1) / ML_HADAMARD * ML_HADAMARD;
+}
+
+size_t ml_quantize_linear_memory(size_t n, size_t k) {
+    return (2 * pad(n) * pad(k) + 2 * pad(k) * pad(k)) * sizeof(float);
+}
+
+/* Work of one call; zero-initialised and freed as a whole. */
+struct work {
+    float *target; /* [n_pad, k_pad] rotated weights */
+    float *values; /* [n_pad, k_pad] decoded */
+    float *h;      /* [k_pad, k_pad] Hessian in the rotated basis, or NULL */
+    float *lt;     /* [k_pad, k_pad] feedback, or NULL */
+};
+
+static void free_work(struct work *s) {
+    ml_free(s->target);
+    ml_free(s->values);
+    ml_free(s->h);
+    ml_free(s->lt);
+}
+
+static marlin_status alloc_floats(float **p, size_t rows, size_t cols, struct marlin_error *err) {
+    size_t count;
+    *p = ml_mul_size(rows, cols, &count) ? ml_calloc(count, sizeof **p) : NULL;
+    if (!*p)
+        return ml_fail(err, MARLIN_ERR_MEMORY, "quantizing: no memory for %zu x %zu numbers", rows, cols);
+    return MARLIN_OK;
+}
+
+static marlin_status copy_padded(struct work *s, const float *w, size_t n, size_t k,
+                                 struct marlin_error *err) {
+    const size_t kp = pad(k);
+    const marlin_status st = alloc_floats(&s->target, pad(n), kp, err);
+    if (st != MARLIN_OK) return st;
+    for (size_t j = 0; j < n; j++) {
+        for (size_t i = 0; i < k; i++) {
+            const float v = w[j * k + i];
+            if (!isfinite(v))
+                return ml_fail(err, MARLIN_ERR_NUMERIC, "weight [%zu, %zu] is not finite", j, i);
+            s->target[j * kp + i] = v;
+        }
+    }
+    return MARLIN_OK;
+}
+
+/* h and lt of the rotated basis, or both NULL with a reason in *fallback. Only running out of memory fails.
+ */
+static marlin_status factor(struct work *s, const struct ml_hessian *hessian, const struct ml_rotation *r,
+                            double sigma, const char **fallback, struct marlin_error *err) {
+    const size_t k = r->k;
+    marlin_status st = alloc_floats(&s->h, k, k, err);
+    if (st == MARLIN_OK) st = alloc_floats(&s->lt, k, k, err);
+    if (st != MARLIN_OK) return st;
+    for (int try = 0; try < RIDGE_TRIES; try++, sigma = sigma * 3 + 0.01) {
+        if (ml_hessian_finish(hessian, sigma, s->h, NULL) != MARLIN_OK) {
+            *fallback = "the Hessian is empty, zero or not finite";
+            break;
+        }
+        ml_rotation_hessian(r, s->h);
+        memcpy(s->lt, s->h, k * k * sizeof *s->lt);
+        if (ml_ldl_factor(s->lt, k, NULL) == MARLIN_OK) return MARLIN_OK;
+        *fallback = "the Hessian could not be factored";
+    }
+    ml_free(s->h);
+    ml_free(s->lt);
+    s->h = s->lt = NULL;
+    return MARLIN_OK;
+}
+
+static double relative_error(const float *w, const float *q, size_t count) {
+    double error = 0, power = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double d = (double)w[i] - q[i];
+        error += d * d;
+        power += (double)w[i] * w[i];
+    }
+    return power > 0 ? error / power : 0;
+}
+
+static marlin_status run_ldlq(struct work *s, const struct ml_quantize_options *o,
+                              struct ml_quantized_linear *out, struct marlin_error *err) {
+    const size_t n = out->rotation.n, k = out->rotation.k;
+    out->n_bytes = n / ML_TILE * (k / ML_TILE) * o->codec->tile_bytes;
+    out->bytes = ml_calloc(out->n_bytes, 1);
+    if (!out->bytes)
+        return ml_fail(err, MARLIN_ERR_MEMORY, "quantizing: no memory for %zu bytes of tiles", out->n_bytes);
+    const struct ml_ldlq_job job = {.codec = o->codec,
+                                    .kernels = o->kernels,
+                                    .pool = o->pool,
+                                    .w = s->target,
+                                    .n = n,
+                                    .k = k,
+                                    .lt = s->lt,
+                                    .q = s->values,
+                                    .bytes = out->bytes};
+    const marlin_status st = ml_ldlq(&job, err);
+    if (st != MARLIN_OK) return st;
+    out->proxy_error = s->h ? ml_proxy_error(s->target, s->values, s->h, n, k, o->pool)
+                            : relative_error(s->target, s->values, n * k);
+    return MARLIN_OK;
+}
+
+marlin_status ml_quantize_linear(const float *w, size_t n, size_t k, const struct ml_hessian *hessian,
+                                 const struct ml_quantize_options *options, struct ml_quantized_linear *out,
+                                 struct marlin_error *err) {
+    struct work s = {0};
+    marlin_status st;
+    memset(out, 0, sizeof *out);
+    out->n = n;
+    out->k = k;
+    ML_TRY(copy_padded(&s, w, n, k, err));
+    ML_TRY(alloc_floats(&s.values, pad(n), pad(k), err));
+    ML_TRY(ml_rotation_create(&out->rotation, pad(n), pad(k), err));
+    ml_rotation_fit(&out->rotation, s.target, options->codec->unit, options->seed);
+    if (hessian)
+        ML_TRY(factor(&s, hessian, &out->rotation, options->sigma, &out->fallback, err));
+    else
+        out->fallback = "no calibration";
+    ML_TRY(run_ldlq(&s, options, out, err));
+out:
+    free_work(&s);
+    if (st != MARLIN_OK) ml_quantized_linear_free(out);
+    return st;
+}
+
+void ml_quantized_linear_free(struct ml_quantized_linear *q) {
+    ml_rotation_free(&q->rotation);
+    ml_free(q->bytes);
+    memset(q, 0, sizeof *q);
+}
+
+static void place_tile(const float values[ML_TILE_WEIGHTS], float *w, size_t k) {
+    for (size_t j = 0; j < ML_TILE; j++) {
+        memcpy(w + j * k, values + j * ML_TILE, ML_TILE * sizeof *w);
+    }
+}
+
+marlin_status ml_quantized_linear_restore(const struct ml_quantized_linear *q, const struct ml_codec *codec,
+                                          float *w, struct marlin_error *err) {
+    const size_t n = q->rotation.n, k = q->rotation.k, per_band = k / ML_TILE;
+    float *full = NULL;
+    marlin_status st;
+    ML_TRY(alloc_floats(&full, n, k, err));
+    for (size_t tile = 0; tile < n / ML_TILE * per_band; tile++) {
+        float values[ML_TILE_WEIGHTS];
+        ml_codec_decode(codec, q->bytes + tile * codec->tile_bytes, values);
+        place_tile(values, full + tile / per_band * ML_TILE * k + tile % per_band * ML_TILE, k);
+    }
+    ml_rotation_undo(&q->rotation, full);
+    for (size_t j = 0; j < q->n; j++) {
+        memcpy(w + j * q->k, full + j * k, q->k * sizeof *w);
+    }
+out:
+    ml_free(full);
+    return st;
+}

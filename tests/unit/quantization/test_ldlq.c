@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Block LDL, Hessian sums, LDLQ and the whole driver against slow twins.
+ */
+#include "base/mem.h"
+#include "base/rng.h"
+#include "quantization/ldlq.h"
+#include "quantization/linear.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { N = 128, K = 256 };
+
+static float *normals(size_t n, uint64_t seed) {
+    struct ml_rng rng;
+    ml_rng_seed(&rng, seed);
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = ml_rng_normal(&rng);
+    }
+    return x;
+}
+
+/* Correlated inputs: each channel leans on its neighbour. */
+static float *inputs(size_t tokens, uint64_t seed) {
+    float *x = normals(tokens * K, seed);
+    for (size_t t = 0; t < tokens; t++) {
+        for (size_t i = 1; i < K; i++) {
+            x[t * K + i] = 0.8f * x[t * K + i - 1] + 0.6f * x[t * K + i];
+        }
+    }
+    return x;
+}
+
+static void hessian_is_the_mean_of_outer_products(void **state) {
+    (void)state;
+    enum { T = 300, C = 100 }; /* not a multiple of anything */
+    float *x = normals((size_t)T * C, 1);
+    x[17 * C + 3] = NAN;
+    x[18 * C] = INFINITY;
+    for (int threads = 1; threads <= 2; threads++) {
+        struct ml_pool *pool = NULL;
+        struct ml_hessian h;
+        assert_int_equal(ml_pool_create(threads, &pool, NULL), MARLIN_OK);
+        assert_int_equal(ml_hessian_create(&h, C, threads, NULL), MARLIN_OK);
+        ml_hessian_add(&h, ml_kernels(), pool, x, C, T);
+        assert_int_equal(h.count, T - 2);
+        assert_int_equal(h.dropped, 2);
+        float *out = calloc(h.k * h.k, sizeof *out);
+        assert_int_equal(ml_hessian_finish(&h, 0, out, NULL), MARLIN_OK);
+        for (size_t i = 0; i < C; i++) {
+            for (size_t j = 0; j < C; j++) {
+                double sum = 0;
+                for (size_t t = 0; t < T; t++) {
+                    if (t != 17 && t != 18) sum += (double)x[t * C + i] * x[t * C + j];
+                }
+                assert_true(fabs(sum / (T - 2) - out[i * h.k + j]) < 1e-4);
+            }
+        }
+        free(out);
+        ml_hessian_free(&h);
+        ml_pool_free(pool);
+    }
+    free(x);
+}
+
+static void empty_hessian_is_named(void **state) {
+    (void)state;
+    struct ml_hessian h;
+    struct marlin_error err;
+    static float out[128 * 128];
+    assert_int_equal(ml_hessian_create(&h, 128, 1, NULL), MARLIN_OK);
+    assert_int_equal(ml_hessian_finish(&h, 0.025, out, &err), MARLIN_ERR_NUMERIC);
+    assert_non_null(strstr(err.text, "Hessian"));
+    ml_hessian_free(&h);
+}
+
+static float *make_hessian(uint64_t seed) {
+    float *x = inputs(600, seed);
+    struct ml_hessian h;
+    assert_int_equal(ml_hessian_create(&h, K, 1, NULL), MARLIN_OK);
+    ml_hessian_add(&h, ml_kernels(), NULL, x, K, 600);
+    float *out = malloc((size_t)K * K * sizeof *out);
+    assert_int_equal(ml_hessian_finish(&h, 0.025, out, NULL), MARLIN_OK);
+    ml_hessian_free(&h);
+    free(x);
+    return out;
+}
+
+/* L D L' with unit block diagonal must give the Hessian back; D is recovered by block elimination. */
+static void factor_reproduces_the_hessian(void **state) {
+    (void)state;
+    float *h = make_hessian(2);
+    float *lt = malloc((size_t)K * K * sizeof *lt);
+    memcpy(lt, h, (size_t)K * K * sizeof *lt);
+    assert_int_equal(ml_ldl_factor(lt, K, NULL), MARLIN_OK);
+    double *l = calloc((size_t)K * K, sizeof *l), *rest = calloc((size_t)K * K, sizeof *rest);
+    for (size_t i = 0; i < K; i++) {
+        for (size_t j = 0; j < K; j++) {
+            l[i * K + j] = i == j ? 1 : lt[j * K + i];
+            if (j / ML_TILE >= i / ML_TILE && i != j) assert_true(l[i * K + j] == 0);
+            rest[i * K + j] = h[i * K + j];
+        }
+    }
+    /* Eliminate block columns: what is left after subtracting L_b D_b L_b' must vanish. */
+    for (size_t b = 0; b < K; b += ML_TILE) {
+        double d[ML_TILE][ML_TILE];
+        for (size_t i = 0; i < ML_TILE; i++) {
+            for (size_t j = 0; j < ML_TILE; j++) {
+                d[i][j] = rest[(b + i) * K + b + j];
+            }
+        }
+        for (size_t i = b; i < K; i++) {
+            for (size_t j = b; j < K; j++) {
+                double sum = 0;
+                for (size_t p = 0; p < ML_TILE; p++) {
+                    for (size_t q = 0; q < ML_TILE; q++) {
+                        sum += l[i * K + b + p] * d[p][q] * l[j * K + b + q];
+                    }
+                }
+                rest[i * K + j] -= sum;
+            }
+        }
+        for (size_t i = b; i < K; i++) {
+            for (size_t j = b; j < b + ML_TILE; j++) {
+                assert_true(fabs(rest[i * K + j]) < 1e-3);
+            }
+        }
+    }
+    free(rest);
+    free(l);
+    free(lt);
+    free(h);
+}
+
+static void indefinite_hessian_is_refused(void **state) {
+    (void)state;
+    static float h[32 * 32];
+    struct marlin_error err;
+    for (int i = 0; i < 32; i++) {
+        h[i * 33] = i == 20 ? -1.0f : 1.0f;
+    }
+    assert_int_equal(ml_ldl_factor(h, 32, &err), MARLIN_ERR_NUMERIC);
+    assert_int_equal(ml_ldl_factor(h, 24, &err), MARLIN_ERR_ARGUMENT);
+}
+
+struct outcome {
+    double with, without;
+};
+
+static struct outcome run_ldlq(const struct ml_codec *codec, struct ml_pool *pool, uint8_t *bytes) {
+    float *h = make_hessian(3), *w = normals((size_t)N * K, 4);
+    float *lt = malloc((size_t)K * K * sizeof *lt), *q = malloc((size_t)N * K * sizeof *q);
+    memcpy(lt, h, (size_t)K * K * sizeof *lt);
+    assert_int_equal(ml_ldl_factor(lt, K, NULL), MARLIN_OK);
+    struct ml_ldlq_job job = {.codec = codec,
+                              .kernels = ml_kernels(),
+                              .pool = pool,
+                              .w = w,
+                              .n = N,
+                              .k = K,
+                              .lt = NULL,
+                              .q = q,
+                              .bytes = bytes};
+    struct outcome o;
+    assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
+    o.without = ml_proxy_error(w, q, h, N, K, pool);
+    job.lt = lt;
+    assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
+    o.with = ml_proxy_error(w, q, h, N, K, pool);
+    /* What was reported is what the bytes decode to. */
+    for (size_t tile = 0; tile < N / ML_TILE * (K / ML_TILE); tile++) {
+        float values[ML_TILE_WEIGHTS];
+        ml_codec_decode(codec, bytes + tile * codec->tile_bytes, values);
+        const size_t row = tile / (K / ML_TILE) * ML_TILE, col = tile % (K / ML_TILE) * ML_TILE;
+        for (size_t i = 0; i < ML_TILE_WEIGHTS; i++) {
+            assert_true(values[i] == q[(row + i / ML_TILE) * K + col + i % ML_TILE]);
+        }
+    }
+    free(q);
+    free(lt);
+    free(w);
+    free(h);
+    return o;
+}
+
+static void feedback_lowers_the_proxy_for_any_thread_count(void **state) {
+    (void)state;
+    struct ml_codec codec;
+    static uint8_t one[N / 16 * (K / 16) * 96], two[sizeof one];
+    assert_int_equal(ml_codec_tap(&codec, 3, 12, ml_cpu()->tier, NULL), MARLIN_OK);
+    const struct outcome a = run_ldlq(&codec, NULL, one);
+    assert_true(a.with < 0.8 * a.without);
+    assert_true(a.without > 0.012 && a.without < 0.022);
+    struct ml_pool *pool;
+    assert_int_equal(ml_pool_create(3, &pool, NULL), MARLIN_OK);
+    const struct outcome b = run_ldlq(&codec, pool, two);
+    assert_true(a.with == b.with);
+    assert_memory_equal(one, two, sizeof one);
+    ml_pool_free(pool);
+    ml_codec_free(&codec);
+}
+
+static void driver_restores_close_weights(const struct ml_codec *codec, double bound) {
+    enum { TN = 200, TK = 250 }; /* padded inside */
+    float *w = normals((size_t)TN * TK, 5), *back = malloc((size_t)TN * TK * sizeof *back);
+    float *x = normals(500 * TK, 6);
+    struct ml_hessian h;
+    assert_int_equal(ml_hessian_create(&h, TK, 1, NULL), MARLIN_OK);
+    ml_hessian_add(&h, ml_kernels(), NULL, x, TK, 500);
+    const struct ml_quantize_options o = {.codec = codec, .kernels = ml_kernels(), .sigma = 0.025, .seed = 9};
+    struct ml_quantized_linear q;
+    assert_int_equal(ml_quantize_linear(w, TN, TK, &h, &o, &q, NULL), MARLIN_OK);
+    assert_null(q.fallback);
+    assert_int_equal(ml_quantized_linear_restore(&q, codec, back, NULL), MARLIN_OK);
+    double error = 0, power = 0;
+    for (size_t i = 0; i < (size_t)TN * TK; i++) {
+        error += (double)(w[i] - back[i]) * (w[i] - back[i]);
+        power += (double)w[i] * w[i];
+    }
+    assert_true(error / power < bound);
+    ml_quantized_linear_free(&q);
+    ml_hessian_free(&h);
+    free(x);
+    free(back);
+    free(w);
+}
+
+static void both_codecs_share_the_driver(void **state) {
+    (void)state;
+    struct ml_codec codec;
+    assert_int_equal(ml_codec_tap(&codec, 4, 12, ml_cpu()->tier, NULL), MARLIN_OK);
+    driver_restores_close_weights(&codec, 0.012);
+    ml_codec_free(&codec);
+    assert_int_equal(ml_codec_exl3(&codec, 4, ML_EXL3_MUL1, ml_cpu()->tier, NULL), MARLIN_OK);
+    driver_restores_close_weights(&codec, 0.012);
+    ml_codec_free(&codec);
+}
+
+static void bad_hessians_fall_back_and_say_so(void **state) {
+    (void)state;
+    struct ml_codec codec;
+    assert_int_equal(ml_codec_tap(&codec, 2, 12, ml_cpu()->tier, NULL), MARLIN_OK);
+    const struct ml_quantize_options o = {
+        .codec = &codec, .kernels = ml_kernels(), .sigma = 0.025, .seed = 1};
+    float *w = normals(128 * 128, 7);
+    struct ml_hessian h;
+    struct ml_quantized_linear q;
+    assert_int_equal(ml_hessian_create(&h, 128, 1, NULL), MARLIN_OK);
+    assert_int_equal(ml_quantize_linear(w, 128, 128, &h, &o, &q, NULL), MARLIN_OK);
+    assert_non_null(strstr(q.fallback, "empty"));
+    ml_quantized_linear_free(&q);
+    h.count = 1; /* rank one: only the ridge makes it definite */
+    h.h[0] = 1;
+    assert_int_equal(ml_quantize_linear(w, 128, 128, &h, &o, &q, NULL), MARLIN_OK);
+    assert_null(q.fallback);
+    ml_quantized_linear_free(&q);
+    h.h[5 * 128 + 5] = NAN;
+    assert_int_equal(ml_quantize_linear(w, 128, 128, &h, &o, &q, NULL), MARLIN_OK);
+    assert_non_null(q.fallback);
+    ml_quantized_linear_free(&q);
+    w[77] = NAN;
+    struct marlin_error err;
+    assert_int_equal(ml_quantize_linear(w, 128, 128, &h, &o, &q, &err), MARLIN_ERR_NUMERIC);
+    assert_non_null(strstr(err.text, "[0, 77]"));
+    ml_hessian_free(&h);
+    ml_codec_free(&codec);
+    free(w);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(hessian_is_the_mean_of_outer_products),
+        cmocka_unit_test(empty_hessian_is_named),
+        cmocka_unit_test(factor_reproduces_the_hessian),
+        cmocka_unit_test(indefinite_hessian_is_refused),
+        cmocka_unit_test(feedback_lowers_the_proxy_for_any_thread_count),
+        cmocka_unit_test(both_codecs_share_the_driver),
+        cmocka_unit_test(bad_hessians_fall_back_and_say_so),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
