@@ -7,12 +7,14 @@
 
 #include "base/pool.h"
 #include "kernels/kernels.h"
+#include "kernels/quant.h"
 
 struct ml_exec {
     const struct ml_kernels *k;
     struct ml_pool *pool; /* NULL = the calling thread alone */
     void *scratch;        /* per worker, ml_exec_scratch bytes each, made by ml_exec_create */
     size_t scratch_stride;
+    struct ml_quant_scratch *quant; /* NULL until ml_exec_reserve_quant */
 };
 
 /* max_cols: the widest input of any matrix that will be multiplied. */
@@ -33,6 +35,22 @@ struct ml_matmul_job {
 };
 void ml_matmul_many(const struct ml_exec *e, const struct ml_matmul_job *jobs, size_t n_jobs, const float *x,
                     size_t ldx, size_t n);
+
+/* Room for products with quantized matrices of at most max_k (padded) columns and max_n (padded) rows, up to
+ * max_jobs of them in one call, and max_batch rows of x. Call once, after ml_exec_create. */
+marlin_status ml_exec_reserve_quant(struct ml_exec *e, size_t max_k, size_t max_n, size_t max_jobs,
+                                    size_t max_batch, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* y[t, r] = W x[t] for n rows of x over several quantized matrices of any formats (see kernels/quant.h for
+ * the modes). y rows have w->rows floats, ldy apart. Never allocates. The same for any number of threads; in
+ * ML_QUANT_FAST also the same for any n: a token's result does not depend on its neighbours. */
+struct ml_quant_job {
+    const struct ml_quant_matrix *w;
+    float *y;
+    size_t ldy;
+};
+void ml_quant_matmul_many(const struct ml_exec *e, enum ml_quant_mode mode, const struct ml_quant_job *jobs,
+                          size_t n_jobs, const float *x, size_t ldx, size_t n);
 
 /* Attention of n tokens at positions pos0.. over all heads. q, out: [n, heads * head_dim] with strides.
  * k, v: per KV head h at k + h * head_stride elements. */
