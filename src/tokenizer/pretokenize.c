@@ -10,6 +10,10 @@
 static const char gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+/* "\w+|[^\w\s]+" by the rules of UTS 18, in which the joiners are word characters besides. */
+#define JOINING_WORDS ML_WORD_CLASS "\\x{200c}\\x{200d}"
+static const char whitespace_pattern[] = "[" JOINING_WORDS "]+|[^" JOINING_WORDS "\\s]+";
+
 static marlin_status add_stage(struct ml_tokenizer *t, struct ml_pre stage, struct marlin_error *err) {
     if (t->n_pre == ML_TOK_MAX_STEPS) {
         ml_regex_free(stage.regex);
@@ -125,7 +129,7 @@ static marlin_status load_one(struct ml_tokenizer *t, const char *type, const st
     if (!strcmp(type, "ByteLevel")) return load_byte_level(t, v, err);
     if (!strcmp(type, "Split")) return load_split(t, v, err);
     if (!strcmp(type, "Metaspace")) return load_metaspace(t, v, err);
-    if (!strcmp(type, "Whitespace")) return add_regex(t, "\\w+|[^\\w\\s]+", ML_REMOVED, true, err);
+    if (!strcmp(type, "Whitespace")) return add_regex(t, whitespace_pattern, ML_REMOVED, true, err);
     if (!strcmp(type, "Digits") || !strcmp(type, "Punctuation") || !strcmp(type, "WhitespaceSplit"))
         return load_class(t, type, v, err);
     return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "pre-tokenizer type \"%s\" is not supported", type);

@@ -31,10 +31,9 @@ struct ml_regex_run {
 #define NOT_SPACES                                                                                           \
     "\\x{0}-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"     \
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
-/* Alphabetic, Mark, decimal numbers and connectors; PCRE2's own \w has no marks. */
-#define WORDS                                                                                                \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"            \
-    "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+/* Oniguruma looks a lone \w up in its table of Latin-1, where the numbers \xb2 \xb3 \xb9 \xbc-\xbe are words;
+ * a class takes the property, where they are not. */
+#define LONE_WORDS ML_WORD_CLASS "\\xb2\\xb3\\xb9\\xbc-\\xbe"
 
 static void *pcre_alloc(PCRE2_SIZE n, void *user) {
     (void)user;
@@ -91,11 +90,11 @@ static marlin_status rewrite_escape(struct rewriter *r) {
         with = r->in_class ? NOT_SPACES : "[^" SPACES "]";
         break;
     case 'w':
-        with = r->in_class ? WORDS : "[" WORDS "]";
+        with = r->in_class ? ML_WORD_CLASS : "[" LONE_WORDS "]";
         break;
     case 'W':
         if (r->in_class) return refuse(r, "\\W inside a class");
-        with = "[^" WORDS "]";
+        with = "[^" LONE_WORDS "]";
         break;
     case 'h':
         with = r->in_class ? "0-9a-fA-F" : "[0-9a-fA-F]";

@@ -115,6 +115,12 @@ marlin_status ml_matcher_find(const struct ml_matcher *m, const char *s, size_t 
 
 /* ---- regex.c: patterns in Oniguruma's dialect on PCRE2 ---- */
 
+/* Alphabetic, Mark, decimal numbers and connectors, for use in a class: what Oniguruma's [\w] matches.
+ * PCRE2's own \w has no marks. */
+#define ML_WORD_CLASS                                                                                        \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}"                                                   \
+    "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+
 struct ml_regex;
 struct ml_regex_run; /* what one thread needs for matching */
 marlin_status ml_regex_compile(const char *pattern, size_t len, struct ml_regex **out,
