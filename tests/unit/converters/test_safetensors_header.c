@@ -207,7 +207,10 @@ static void shapes(void **state) {
     expect_entry(SHAPED("[-1]"), 0, MARLIN_ERR_FORMAT, "a dimension is not");
     expect_entry(SHAPED("[1.0]"), 0, MARLIN_ERR_FORMAT, "a dimension is not");
     expect_entry(SHAPED("[\"1\"]"), 0, MARLIN_ERR_FORMAT, "a dimension is not");
-    expect_entry(SHAPED("[[1]]"), 0, MARLIN_ERR_FORMAT, "a dimension is not");
+    expect_entry(SHAPED("[[]]"), 0, MARLIN_ERR_FORMAT, "a dimension is not");
+    expect_entry(SHAPED("[{}]"), 0, MARLIN_ERR_FORMAT, "a dimension is not");
+    /* A value inside a dimension is the fifth level: refused before the entry is looked at (R3). */
+    expect_entry(SHAPED("[[1]]"), 0, MARLIN_ERR_LIMIT, "nested deeper than 4 (offset 30)");
     expect_entry(SHAPED("4"), 0, MARLIN_ERR_FORMAT, "not an array");
     expect_entry(SHAPED("[1,1,1,1,1,1,1,1,1]"), 0, MARLIN_ERR_FORMAT, "more than 8 dimensions");
     accept("{\"t\":" SHAPED("[0,9223372036854775807]") "}", 0);
