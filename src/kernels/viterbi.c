@@ -7,6 +7,7 @@
 #include "base/mem.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { LARGEST_LEVEL = 32000 }; /* leaves room for the margin in int16 */
@@ -55,8 +56,6 @@ static void make_levels(struct ml_viterbi_code *c) {
         if (v < c->lowest) c->lowest = v;
         if (v > c->highest) c->highest = v;
     }
-    c->lowest -= ML_VITERBI_MARGIN;
-    c->highest += ML_VITERBI_MARGIN;
 }
 
 static marlin_status allocate(struct ml_viterbi_code *c, unsigned bits, unsigned window,
@@ -129,8 +128,15 @@ size_t ml_viterbi_scratch(const struct ml_viterbi_code *c) {
     return nodes * 4 + nodes * ML_VITERBI_STEPS + ((size_t)1 << (c->bits + 8)) * 4 + nodes / 2 + 4096;
 }
 
+struct ml_viterbi_step ml_viterbi_step_of(const struct ml_viterbi_code *c, int16_t level) {
+    const int16_t centre = level < c->lowest ? c->lowest : level > c->highest ? c->highest : level;
+    if (centre == level) return (struct ml_viterbi_step){level, 0, 255};
+    const double twice = 2 * abs(level - centre), root = sqrt(twice * twice + 4 * 255 * 255);
+    return (struct ml_viterbi_step){centre, (uint16_t)twice, (uint16_t)((root - twice) / 2)};
+}
+
 static void to_levels(const struct ml_viterbi_code *c, const float *target, int16_t *level) {
-    const float low = c->lowest, high = c->highest;
+    const float low = (float)(c->lowest - ML_VITERBI_MARGIN), high = (float)(c->highest + ML_VITERBI_MARGIN);
     for (int i = 0; i < ML_VITERBI_STEPS; i++) {
         const float v = isnan(target[i]) ? 0 : target[i] * c->scale;
         level[i] = (int16_t)lrintf(v < low ? low : v > high ? high : v);

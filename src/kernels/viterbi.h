@@ -15,8 +15,10 @@
  * Costs are integers, so that every tier finds the same states and a quantized model does not depend on the
  * machine (the reference is the definition):
  *   - targets and table are rounded to levels, 1 / scale apart, with ML_VITERBI_RMS levels for the expected
- *     error of one weight; a target beyond the table's range is moved to ML_VITERBI_MARGIN levels outside;
- *   - a branch costs min(|target - table[state]|, 255)^2, its low e = min(k, 4) bits cleared;
+ *     error of one weight;
+ *   - a branch costs (target - table[state])^2 less what the table's nearest end costs when the target lies
+ *     beyond it (all branches of the step pay that), at most 255^2, its low e = min(k, 4) bits cleared:
+ *     d (d + twice) with d = min(|centre - table[state]|, most), see ml_viterbi_step_of;
  *   - path costs are 16 bits, added with saturation; their low e bits hold the low bits of h, so that a
  * minimum also selects the branch: ties go to the least h mod 2^e, then to the least h;
  *   - after each step the least path cost before that step is subtracted.
@@ -42,19 +44,20 @@ enum {
      * targets (4 standard deviations and more) no longer fit into 16 bits and some rings come out three times
      * as bad. */
     ML_VITERBI_RMS = 16,
-    ML_VITERBI_MARGIN = 64,
+    /* Targets further outside the table's range are moved to so many levels outside. */
+    ML_VITERBI_MARGIN = 512,
     /* Half the ring. Paths merge late: 96 costs 0.1 to 0.3 % of distortion, 32 costs 1 %. */
     ML_VITERBI_OVERLAP = 128
 };
 
 /* A trellis ready to search. Immutable after it is made; any number of threads may share it. */
 struct ml_viterbi_code {
-    unsigned bits, window; /* k and L: 2 k <= L <= 16 */
-    unsigned overlap;      /* weights of the first pass on each side of the seam */
-    float scale;           /* levels for one unit of value */
-    int16_t lowest, highest;
-    float *value;   /* [2^L] by state */
-    int16_t *level; /* [2^L] rint(value * scale) */
+    unsigned bits, window;   /* k and L: 2 k <= L <= 16 */
+    unsigned overlap;        /* weights of the first pass on each side of the seam */
+    float scale;             /* levels for one unit of value */
+    int16_t lowest, highest; /* levels of the table's ends */
+    float *value;            /* [2^L] by state */
+    int16_t *level;          /* [2^L] rint(value * scale) */
     /* Where the values are an alphabet of 2^p behind an index that is linear over GF(2) (tap codes): index of
      * a state = exclusive or of basis[i] over its set bits. p is 0 where there is none. */
     unsigned index_bits;
@@ -83,6 +86,14 @@ size_t ml_viterbi_scratch(const struct ml_viterbi_code *c);
 /* The kernel: symbols of the best ring found for 256 targets in levels, in step order. */
 typedef void ml_viterbi_search_fn(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
                                   uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
+
+/* What a target asks of the branches of its step. */
+struct ml_viterbi_step {
+    int16_t centre; /* the target, or the end of the table that it lies beyond */
+    uint16_t twice; /* 2 |target - centre| */
+    uint16_t most;  /* the largest d with d (d + twice) <= 255^2 */
+};
+struct ml_viterbi_step ml_viterbi_step_of(const struct ml_viterbi_code *c, int16_t level);
 
 struct ml_viterbi_kernels {
     enum ml_cpu_tier tier;

@@ -2,12 +2,11 @@
  *
  * Trellis search on 16-bit lanes, the same text for every instruction set. The including file defines
  *   vec, LANES, LANE_BITS                                         a vector of LANES uint16
- *   v_load, v_store, v_set1, v_add_sat, v_sub, v_sub_sat_signed, v_abs, v_min, v_mul, v_and, v_or, v_shl
- *   v_pick(better, a, b, x, y)   lane-wise better < a ? x : y with *a replaced by the lesser
- *   v_expand(p, bits, v_spread(bits))                             lane i = p[i >> bits], for bits < LANE_BITS
- *   v_permute(v, v_swap(d))      lane i = v[i ^ d], if V_HAS_PERMUTE
- *   v_least                      the least lane
- * and gets one function, search().
+ *   v_load, v_store, v_set1, v_add, v_add_sat, v_sub, v_sub_sat_signed, v_abs, v_min, v_mul, v_and, v_or,
+ * v_shl v_pick(better, a, b, x, y)   lane-wise better < a ? x : y with *a replaced by the lesser v_expand(p,
+ * bits, v_spread(bits))                             lane i = p[i >> bits], for bits < LANE_BITS v_permute(v,
+ * v_swap(d))      lane i = v[i ^ d], if V_HAS_PERMUTE v_least                      the least lane and gets
+ * one function, search().
  *
  * A step goes over the nodes after it in natural order, LANES at a time. Their predecessors for one h are
  * consecutive nodes, each 2^k times (v_expand). Where the code's index is linear, the branch costs of LANES
@@ -51,9 +50,13 @@ INLINE unsigned tag_of(const struct ml_viterbi_code *c, unsigned node) {
     return node >> (c->window - 2 * c->bits) & low_bits(c->bits);
 }
 
-INLINE vec branch_cost(vec target, const int16_t *level, vec most, vec keep) {
-    const vec d = v_min(v_abs(v_sub_sat_signed(target, v_load((const uint16_t *)level))), most);
-    return v_and(v_mul(d, d), keep);
+struct target {
+    vec centre, twice, most;
+};
+
+INLINE vec branch_cost(const struct target *t, const int16_t *level, vec keep) {
+    const vec d = v_min(v_abs(v_sub_sat_signed(t->centre, v_load((const uint16_t *)level))), t->most);
+    return v_and(v_mul(d, v_add(d, t->twice)), keep);
 }
 
 /* ---- preparation of linear codes */
@@ -105,7 +108,8 @@ struct step {
     const int16_t *level;
     unsigned from;  /* nodes between the predecessors for h and for h + 1 */
     unsigned nodes; /* and between the branches */
-    vec target, most, keep, spread;
+    struct target target;
+    vec keep, spread;
 };
 
 INLINE vec candidate(const struct step *s, unsigned h, unsigned j, unsigned set, const unsigned k,
@@ -114,7 +118,7 @@ INLINE vec candidate(const struct step *s, unsigned h, unsigned j, unsigned set,
     if (linear)
         cost = v_load(s->set_cost + (set ^ h * LANES));
     else
-        cost = branch_cost(s->target, s->level + h * s->nodes + j, s->most, s->keep);
+        cost = branch_cost(&s->target, s->level + h * s->nodes + j, s->keep);
     const uint16_t *p = s->in + h * s->from + (j >> k);
     return v_add_sat(k >= LANE_BITS ? v_set1(*p) : v_expand(p, k, s->spread), cost);
 }
@@ -145,7 +149,7 @@ INLINE void make_set_costs(const struct search *s, const struct step *t, const u
     const unsigned family = LANES << k;
     vec first[1 << (8 - LANE_BITS)];
     for (unsigned f = 0; f * family < s->sets * LANES; f++)
-        first[f] = branch_cost(t->target, level + (size_t)f * family, t->most, t->keep);
+        first[f] = branch_cost(&t->target, level + (size_t)f * family, t->keep);
     for (unsigned h = 0; h < 1u << k; h++) {
         const vec swap = v_load(s->swap + h * LANES);
         for (unsigned f = 0; f * family < s->sets * LANES; f++)
@@ -154,7 +158,7 @@ INLINE void make_set_costs(const struct search *s, const struct step *t, const u
 #else
     (void)k;
     for (unsigned i = 0; i < s->sets * LANES; i += LANES)
-        v_store(cost + i, branch_cost(t->target, level + i, t->most, t->keep));
+        v_store(cost + i, branch_cost(&t->target, level + i, t->keep));
 #endif
 }
 
@@ -163,13 +167,13 @@ INLINE uint16_t step_k(struct search *s, int16_t level, uint16_t floor, uint16_t
                        const bool linear) {
     const unsigned low = low_bits(k), per = decisions_per_lane(k), window = s->code->window;
     const unsigned tag_shift = window - 2 * k, nodes = s->nodes;
+    const struct ml_viterbi_step of = ml_viterbi_step_of(s->code, level);
     const struct step t = {.in = s->cost,
                            .set_cost = s->set_cost,
                            .level = s->code->level,
                            .from = 1u << tag_shift,
                            .nodes = nodes,
-                           .target = v_set1((uint16_t)level),
-                           .most = v_set1(255),
+                           .target = {v_set1((uint16_t)of.centre), v_set1(of.twice), v_set1(of.most)},
                            .keep = v_set1((uint16_t)(0xffff & ~low)),
                            .spread = v_spread(k)};
     const vec sink = v_set1(floor), lane_tag = v_load(s->lane_tag);

@@ -15,10 +15,10 @@ struct search {
     uint8_t *decision;    /* [steps][nodes]: h of the branch into each node */
 };
 
-static uint16_t branch_cost(const struct search *s, unsigned state, int target) {
-    int d = abs(target - s->code->level[state]);
-    if (d > 255) d = 255;
-    return (uint16_t)((unsigned)(d * d) & ~s->low);
+static uint16_t branch_cost(const struct search *s, unsigned state, struct ml_viterbi_step target) {
+    unsigned d = (unsigned)abs(target.centre - s->code->level[state]);
+    if (d > target.most) d = target.most;
+    return (uint16_t)(d * (d + target.twice) & ~s->low);
 }
 
 static uint16_t add(uint16_t a, uint16_t b) {
@@ -43,8 +43,9 @@ static uint16_t least_cost(const struct search *s) {
     return (uint16_t)(least & ~s->low);
 }
 
-static void step(struct search *s, int target, uint8_t *decision) {
+static void step(struct search *s, int16_t level, uint8_t *decision) {
     const unsigned k = s->code->bits, high = (1u << k) / (s->low + 1);
+    const struct ml_viterbi_step target = ml_viterbi_step_of(s->code, level);
     const uint16_t floor = least_cost(s);
     for (unsigned j = 0; j < s->nodes; j++) {
         unsigned best = 0x10000, chosen = 0;

@@ -23,6 +23,7 @@ V_INLINE vec v_set1(uint16_t x) {
     return _mm256_set1_epi16((short)x);
 }
 
+#define v_add            _mm256_add_epi16
 #define v_add_sat        _mm256_adds_epu16
 #define v_sub            _mm256_sub_epi16
 #define v_sub_sat_signed _mm256_subs_epi16

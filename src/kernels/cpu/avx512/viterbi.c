@@ -23,6 +23,7 @@ V_INLINE vec v_set1(uint16_t x) {
     return _mm512_set1_epi16((short)x);
 }
 
+#define v_add            _mm512_add_epi16
 #define v_add_sat        _mm512_adds_epu16
 #define v_sub            _mm512_sub_epi16
 #define v_sub_sat_signed _mm512_subs_epi16

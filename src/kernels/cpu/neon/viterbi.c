@@ -14,6 +14,7 @@ enum { LANE_BITS = 3, LANES = 8 };
 #define v_load    vld1q_u16
 #define v_store   vst1q_u16
 #define v_set1    vdupq_n_u16
+#define v_add     vaddq_u16
 #define v_add_sat vqaddq_u16
 #define v_sub     vsubq_u16
 #define v_min     vminq_u16
