@@ -60,6 +60,17 @@ static marlin_status copy_padded(struct work *s, const float *w, size_t n, size_
     return MARLIN_OK;
 }
 
+/* In the rotated basis, where the factor is taken: added before, it would vanish with the square of su for
+ * padding and for channels whose weights are next to nothing. */
+static void add_ridge(float *h, size_t k, size_t channels, double sigma) {
+    double trace = 0;
+    for (size_t i = 0; i < k; i++)
+        trace += h[i * k + i];
+    const float ridge = (float)(sigma * trace / (double)channels);
+    for (size_t i = 0; i < k; i++)
+        h[i * k + i] += ridge;
+}
+
 /* h and lt of the rotated basis, or both NULL with a reason in *fallback. Only running out of memory fails.
  */
 static marlin_status factor(struct work *s, const struct ml_hessian *hessian, const struct ml_rotation *r,
@@ -69,12 +80,14 @@ static marlin_status factor(struct work *s, const struct ml_hessian *hessian, co
     if (st == MARLIN_OK) st = alloc_floats(&s->lt, k, k, err);
     if (st != MARLIN_OK) return st;
     for (int try = 0; try < RIDGE_TRIES; try++, sigma = sigma * 3 + 0.01) {
-        if (ml_hessian_finish(hessian, sigma, s->h, NULL) != MARLIN_OK) {
+        if (ml_hessian_finish(hessian, 0, s->h, NULL) != MARLIN_OK) {
             *fallback = "the Hessian is empty, zero or not finite";
             break;
         }
         ml_rotation_hessian(r, s->h);
+        add_ridge(s->h, k, hessian->channels, sigma);
         memcpy(s->lt, s->h, k * k * sizeof *s->lt);
+        *fallback = NULL;
         if (ml_ldl_factor(s->lt, k, NULL) == MARLIN_OK) return MARLIN_OK;
         *fallback = "the Hessian could not be factored";
     }
