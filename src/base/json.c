@@ -233,7 +233,7 @@ static marlin_status new_child(struct parser *p, struct ml_json *parent, struct 
 }
 
 static marlin_status parse_array(struct parser *p, struct ml_json *v) {
-    struct ml_json **tail = &v->first, *child;
+    struct ml_json **tail = &v->first, *child = NULL;
     marlin_status st;
     v->type = ML_JSON_ARRAY;
     p->at++;
@@ -284,7 +284,7 @@ static marlin_status index_keys(struct parser *p, struct ml_json *v) {
 }
 
 static marlin_status parse_member(struct parser *p, struct ml_json *v, struct ml_json ***tail) {
-    struct ml_json *child;
+    struct ml_json *child = NULL;
     marlin_status st = new_child(p, v, tail, &child);
     if (st != MARLIN_OK) return st;
     skip_space(p);

@@ -135,7 +135,7 @@ static marlin_status listed_kinds(const struct ml_hf *h, const struct ml_json *l
     marlin_status st = per_layer(h, list, "layer_types");
     enum ml_layer_kind *kind = h->out->layer_kind;
     for (const struct ml_json *v = ml_json_first(list); v && st == MARLIN_OK; v = ml_json_next(v), kind++) {
-        enum ml_layer_kind listed;
+        enum ml_layer_kind listed = *kind;
         st = layer_kind(h, v, &listed);
         if (st == MARLIN_OK && !h->family->uses_layer_types && listed != *kind)
             return ml_fail(h->err, MARLIN_ERR_UNSUPPORTED,

@@ -122,7 +122,7 @@ static marlin_status read_rotary(const struct ml_hf *h, const struct ml_json *ob
 /* obj may be NULL: all defaults. theta is what holds when obj has none. */
 static marlin_status read_rope(const struct ml_hf *h, const struct ml_json *obj, double theta,
                                struct ml_rope_config *r) {
-    int64_t rotary;
+    int64_t rotary = 0;
     marlin_status st;
     memset(r, 0, sizeof *r);
     if (obj && ml_json_type(obj) != ML_JSON_OBJECT)

@@ -40,7 +40,7 @@ static marlin_status choose_scale(struct ml_viterbi_code *c, double variance, st
                        spread);
     double most = 0;
     for (size_t i = 0; i < (size_t)1 << c->window; i++)
-        most = fmax(most, fabs((double)c->value[i]));
+        if (fabs((double)c->value[i]) > most) most = fabs((double)c->value[i]);
     const double rms = sqrt(1.1 * (variance > 0 ? variance : spread)) / (double)(1u << c->bits);
     c->scale = (float)fmin(ML_VITERBI_RMS / rms, LARGEST_LEVEL / most);
     return MARLIN_OK;

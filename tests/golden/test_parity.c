@@ -5,6 +5,8 @@
  */
 #include "golden.h"
 
+#include <stdbool.h>
+
 static const char *const fixtures[] = {"gemma2",    "gemma3_text", "llama2_mha", "llama3", "mistral_swa",
                                        "mixtral",   "olmo2",       "phi3",       "qwen2",  "qwen3",
                                        "qwen3_moe", "qwen3_yarn",  "smollm3"};
@@ -110,12 +112,21 @@ static void add(size_t *n, const char *name, CMUnitTestFunction fn, struct parit
     tests[(*n)++] = (struct CMUnitTest){name, fn, set_up, tear_down, p};
 }
 
-int main(void) {
+/* Names on the command line choose fixtures; none means all. */
+static bool wanted(const char *name, int argc, char **argv) {
+    bool found = argc < 2;
+    for (int i = 1; i < argc; i++)
+        found |= strcmp(argv[i], name) == 0;
+    return found;
+}
+
+int main(int argc, char **argv) {
     const enum ml_dtype kv[N_KV] = {ML_F32, ML_F16};
     size_t n = 0;
     for (size_t i = 0; i < N_FIXTURES * N_KV; i++) {
         struct parity *p = &cases[i];
         p->name = fixtures[i / N_KV];
+        if (!wanted(p->name, argc, argv)) continue;
         p->kv = kv[i % N_KV];
         /* A router near a tie turns a rounding of the cache into another expert: no bound holds there. */
         const bool moe = strcmp(p->name, "mixtral") == 0 || strcmp(p->name, "qwen3_moe") == 0;

@@ -73,7 +73,7 @@ static void softcap(float *y, float cap, size_t n) {
 static void softmax(float *y, const float *x, size_t n) {
     double top = x[0], sum = 0;
     for (size_t i = 1; i < n; i++)
-        top = fmax(top, x[i]);
+        top = x[i] > top ? x[i] : top; /* gcc 12 for Arm crashes on fmax here */
     for (size_t i = 0; i < n; i++)
         sum += exp(x[i] - top);
     for (size_t i = 0; i < n; i++)

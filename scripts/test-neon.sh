@@ -1,0 +1,35 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The NEON tier: cross-builds the folders that need no outside library for 64-bit Arm and runs their unit tests, the
+# kernel check and the parity of the small models with transformers under qemu-user. Prints why it skips.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=${BUILD:-build}-neon
+jobs=$(getconf _NPROCESSORS_ONLN)
+
+if [ "$(uname -m)" = aarch64 ] || [ "$(uname -m)" = arm64 ]; then
+    echo "skipped: this machine runs NEON itself"
+    exit 0
+fi
+for tool in aarch64-linux-gnu-gcc qemu-aarch64; do
+    command -v "$tool" >/dev/null || {
+        echo "skipped: $tool is not installed (scripts/setup test)"
+        exit 0
+    }
+done
+
+cmake -S . -B "$build" -DCMAKE_TOOLCHAIN_FILE="$PWD/cmake/aarch64.cmake" -DMARLIN_CORE=ON -DMARLIN_TESTS=ON \
+    -DCMAKE_BUILD_TYPE=Release >"$build.log" || {
+    cat "$build.log"
+    exit 1
+}
+rm -f "$build.log"
+cmake --build "$build" -j "$jobs"
+# Under emulation only what the tier computes: the rest is the same code everywhere.
+ctest --test-dir "$build" --output-on-failure --timeout 300 -j "$jobs" -R "kernels|packing|base_fp|base_cpu|cache|models"
+qemu-aarch64 "$build/tests/golden_parity" gemma2 qwen3 >"$build/parity.log" || {
+    cat "$build/parity.log"
+    exit 1
+}
+echo "NEON: $(grep -c '^ok' "$build/parity.log") tests of parity passed"
