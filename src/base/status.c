@@ -33,18 +33,17 @@ static void format(char *text, const char *fmt, va_list args) {
     if (n >= MARLIN_ERROR_TEXT) trim_partial(text);
 }
 
-marlin_status ml_fail(struct marlin_error *err, marlin_status code, const char *fmt, ...) {
-    if (!err) return code;
+void ml_fail_text(struct marlin_error *err, marlin_status code, const char *fmt, ...) {
+    if (!err) return;
     va_list args;
     va_start(args, fmt);
     format(err->text, fmt, args);
     va_end(args);
     err->code = code;
-    return code;
 }
 
-marlin_status ml_fail_in(struct marlin_error *err, marlin_status code, const char *fmt, ...) {
-    if (!err) return code;
+void ml_fail_prefix(struct marlin_error *err, const char *fmt, ...) {
+    if (!err) return;
     char old[MARLIN_ERROR_TEXT], prefix[MARLIN_ERROR_TEXT];
     memcpy(old, err->text, sizeof old);
     old[sizeof old - 1] = '\0';
@@ -54,5 +53,4 @@ marlin_status ml_fail_in(struct marlin_error *err, marlin_status code, const cha
     va_end(args);
     const int n = snprintf(err->text, sizeof err->text, "%s: %s", prefix, old);
     if (n >= (int)sizeof err->text) trim_partial(err->text);
-    return err->code;
 }

@@ -51,8 +51,9 @@ marlin_status ml_kv_create(struct ml_kv *kv, const struct ml_kv_shape *shape, st
     const marlin_status st = ml_kv_bytes(shape, &bytes, err);
     if (st != MARLIN_OK) return st;
     if (!head_stride(shape, &kv->head_stride)) return ml_fail(err, MARLIN_ERR_INTERNAL, "key-value stride");
-    if (device->ops->alloc(device, bytes, &kv->buffer, err) == MARLIN_OK) return MARLIN_OK;
-    return ml_fail_in(err, MARLIN_ERR_MEMORY, "key-value cache for %zu positions", shape->max_positions);
+    const marlin_status got = device->ops->alloc(device, bytes, &kv->buffer, err);
+    if (got == MARLIN_OK) return MARLIN_OK;
+    return ml_fail_in(err, got, "key-value cache for %zu positions", shape->max_positions);
 }
 
 void ml_kv_free(struct ml_kv *kv) {

@@ -32,8 +32,9 @@ struct ml_pool_cost ml_pool_measure(struct ml_pool *p) {
         ns[i] = ml_clock_ns() - start;
     }
     qsort(ns, SAMPLES, sizeof *ns, by_value);
+    const size_t p10 = SAMPLES / 10, middle = SAMPLES / 2, p90 = SAMPLES / 10 * 9;
     return (struct ml_pool_cost){.workers = ml_pool_size(p),
-                                 .median_us = (double)ns[SAMPLES / 2] * 1e-3,
-                                 .p10_us = (double)ns[SAMPLES / 10] * 1e-3,
-                                 .p90_us = (double)ns[SAMPLES / 10 * 9] * 1e-3};
+                                 .median_us = (double)ns[middle] * 1e-3,
+                                 .p10_us = (double)ns[p10] * 1e-3,
+                                 .p90_us = (double)ns[p90] * 1e-3};
 }

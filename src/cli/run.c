@@ -80,11 +80,11 @@ static marlin_status read_arguments(struct job *j, struct marlin_error *err) {
     const int n = ml_args_count(j->args);
     const char *first = ml_args_at(j->args, 0);
     if (n == 2 || (n == 1 && ml_path_is_dir(first))) j->model = first;
-    j->prompt = n == 2 ? ml_args_at(j->args, 1) : n == 1 && !j->model ? first : default_prompt;
+    j->prompt = n == 2 ? ml_args_at(j->args, 1) : n == 1 && !j->model && first ? first : default_prompt;
     j->prompt_len = strlen(j->prompt);
     if (strcmp(j->prompt, "-") != 0) return MARLIN_OK;
     const marlin_status st = ml_cli_read("-", PROMPT_LIMIT, &j->read, &j->prompt_len, err);
-    j->prompt = j->read;
+    if (st == MARLIN_OK) j->prompt = j->read;
     return st;
 }
 

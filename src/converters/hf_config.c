@@ -36,7 +36,10 @@ static marlin_status find_family(struct ml_hf *h, const struct ml_json *root) {
     const struct ml_json *text = ml_hf_get(root, "text_config");
     const char *inner = ml_json_string(ml_json_get(text, "model_type"), NULL);
     h->family = inner ? ml_hf_family(inner) : NULL;
-    if (!h->family) return unsupported(h, name);
+    if (!h->family) {
+        (void)unsupported(h, name);
+        return MARLIN_ERR_UNSUPPORTED;
+    }
     h->text = text;
     return MARLIN_OK;
 }

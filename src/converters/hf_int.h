@@ -45,21 +45,21 @@ struct ml_hf_family {
     int64_t num_kv_heads; /* 0 = num_heads */
     int64_t head_dim;     /* 0 = hidden_size / num_heads */
     int64_t max_positions;
-    double rms_eps;
-    enum ml_activation activation;
-    bool tie;
-    enum ml_hf_bias attention_bias, mlp_bias;
-    double theta, theta_local; /* theta_local 0 = sliding layers rotate as the full ones */
-    enum ml_hf_sliding sliding;
-    int64_t window;        /* 0 = none */
-    bool uses_layer_types; /* layer_types decides; elsewhere it may only agree */
-    bool nope;             /* no_rope_layers, no_rope_layer_interval */
-    bool outer_original;   /* original_max_position_embeddings stands outside the rope parameters */
-    double query_scalar, attn_softcap, final_softcap; /* 0 = head_dim, none, none */
-    bool softcaps;                                    /* the family reads these three keys */
-    bool moe, own_expert_width; /* moe_intermediate_size, mlp_only_layers and decoder_sparse_step are read */
+    int64_t window; /* 0 = none */
     int64_t experts, top_k, expert_width;
-    bool norm_topk; /* always, when the experts have no width of their own */
+    double rms_eps;
+    double theta, theta_local; /* theta_local 0 = sliding layers rotate as the full ones */
+    double query_scalar, attn_softcap, final_softcap; /* 0 = head_dim, none, none */
+    enum ml_activation activation;
+    enum ml_hf_bias attention_bias, mlp_bias;
+    enum ml_hf_sliding sliding;
+    bool tie;
+    bool uses_layer_types;      /* layer_types decides; elsewhere it may only agree */
+    bool nope;                  /* no_rope_layers, no_rope_layer_interval */
+    bool outer_original;        /* original_max_position_embeddings stands outside the rope parameters */
+    bool softcaps;              /* the family reads these three keys */
+    bool moe, own_expert_width; /* moe_intermediate_size, mlp_only_layers, decoder_sparse_step are read */
+    bool norm_topk;             /* always, when the experts have no width of their own */
 };
 
 /* NULL when not supported. */
@@ -94,7 +94,7 @@ marlin_status ml_hf_bool(const struct ml_hf *h, const struct ml_json *v, const c
 marlin_status ml_hf_text(const struct ml_hf *h, const struct ml_json *v, const char *key, char *dst,
                          size_t cap) MARLIN_MUST_CHECK;
 /* FORMAT error "where: key: what". */
-marlin_status ml_hf_bad(const struct ml_hf *h, const char *key, const char *what) MARLIN_MUST_CHECK;
+#define ml_hf_bad(h, key, what) ml_fail((h)->err, MARLIN_ERR_FORMAT, "%s: %s: %s", (h)->where, (key), (what))
 
 /* --- parts of the config ----------------------------------------------------------------------------- */
 

@@ -16,10 +16,6 @@ const struct ml_json *ml_hf_any(const struct ml_hf *h, const char *key) {
     return v ? v : ml_hf_get(h->outer, key);
 }
 
-marlin_status ml_hf_bad(const struct ml_hf *h, const char *key, const char *what) {
-    return ml_fail(h->err, MARLIN_ERR_FORMAT, "%s: %s: %s", h->where, key, what);
-}
-
 marlin_status ml_hf_int(const struct ml_hf *h, const struct ml_json *obj, const char *key, int64_t lo,
                         int64_t hi, int64_t absent, int64_t *out) {
     const struct ml_json *v = ml_hf_get(obj, key);

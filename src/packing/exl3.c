@@ -64,7 +64,7 @@ void ml_exl3_table(enum ml_exl3_codebook cb, float *out) {
 /* The ring as bytes in stream order (most significant bit first), with the last two bytes in front so that
  * the window of any weight is contiguous: stream bit i is bit i + 16 of `ring`. */
 static void to_stream(unsigned bits, const uint8_t *tile, uint8_t *ring) {
-    const size_t n = ml_exl3_tile_bytes(bits);
+    const size_t n = (size_t)32 * bits;
     for (size_t i = 0; i < n; i++)
         ring[2 + i] = tile[i ^ 3];
     ring[0] = ring[n];
@@ -74,7 +74,7 @@ static void to_stream(unsigned bits, const uint8_t *tile, uint8_t *ring) {
 
 marlin_status ml_exl3_unpack(unsigned bits, const uint8_t *tile, uint16_t state[ML_EXL3_TILE],
                              struct marlin_error *err) {
-    uint8_t ring[32 * ML_EXL3_MAX_BITS + 3];
+    uint8_t ring[32 * ML_EXL3_MAX_BITS + 3] = {0};
     if (!bits_ok(bits)) return bad_bits(bits, err);
     to_stream(bits, tile, ring);
     for (unsigned t = 0; t < ML_EXL3_TILE; t++) {

@@ -79,7 +79,7 @@ static marlin_status factor(struct work *s, const struct ml_hessian *hessian, co
     marlin_status st = alloc_floats(&s->h, k, k, err);
     if (st == MARLIN_OK) st = alloc_floats(&s->lt, k, k, err);
     if (st != MARLIN_OK) return st;
-    for (int try = 0; try < RIDGE_TRIES; try++, sigma = sigma * 3 + 0.01) {
+    for (int try = 0; try < RIDGE_TRIES; try++) {
         if (ml_hessian_finish(hessian, 0, s->h, NULL) != MARLIN_OK) {
             *fallback = "the Hessian is empty, zero or not finite";
             break;
@@ -90,6 +90,7 @@ static marlin_status factor(struct work *s, const struct ml_hessian *hessian, co
         *fallback = NULL;
         if (ml_ldl_factor(s->lt, k, NULL) == MARLIN_OK) return MARLIN_OK;
         *fallback = "the Hessian could not be factored";
+        sigma = sigma * 3 + 0.01;
     }
     ml_free(s->h);
     ml_free(s->lt);

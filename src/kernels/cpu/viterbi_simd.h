@@ -77,9 +77,10 @@ static uint16_t set_number(const struct ml_viterbi_code *c, unsigned state) {
  * tap that ends the window, and no other tap past the last symbol but one). */
 static unsigned count_sets(const struct ml_viterbi_code *c) {
     const unsigned k = c->bits, plain = k > LANE_BITS ? k : LANE_BITS;
-    if (c->index_bits == 0 || k > 4) return 0;
+    const unsigned top = c->window - k;
+    if (c->index_bits == 0 || k > 4 || top > 15 || c->window < LANE_BITS) return 0;
     for (unsigned h = 0; h < 1u << k; h++)
-        if (set_number(c, h << (c->window - k)) != h) return 0;
+        if (set_number(c, h << top) != h) return 0;
     const unsigned sets = 1u << (k + (c->index_bits > plain ? c->index_bits - plain : 0));
     return sets * 2 <= 1u << (c->window - LANE_BITS) ? sets : 0;
 }

@@ -101,7 +101,7 @@ static void messages_are_cut_between_characters(void **state) {
         struct marlin_error err = {0};
         assert_int_equal(ml_fail(&err, MARLIN_ERR_IO, "%s", text), MARLIN_ERR_IO);
         assert_int_equal(strlen(err.text), shift + (511 - shift) / 4 * 4);
-        assert_int_equal(ml_fail_in(&err, MARLIN_ERR_FORMAT, "%s", "file"), MARLIN_ERR_IO);
+        assert_int_equal(ml_fail_in(&err, MARLIN_ERR_IO, "%s", "file"), MARLIN_ERR_IO);
         assert_memory_equal(err.text, "file: ", 6);
         assert_int_equal((strlen(err.text) - 6 - shift) % 4, 0);
     }

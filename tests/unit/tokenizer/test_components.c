@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every normalizer, pre-tokenizer and decoder that is supported, with added tokens of every kind, against Hugging
- * Face tokenizers: components.txt has one configuration a line, components-N.vec its strings.
+ * Every normalizer, pre-tokenizer and decoder that is supported, with added tokens of every kind, against
+ * Hugging Face tokenizers: components.txt has one configuration a line, components-N.vec its strings.
  */
 #include "vectors.h"
 
@@ -28,8 +28,10 @@ static void every_component(void **state) {
         struct marlin_error err;
         if (ml_tokenizer_from_json(json, strlen(json), 0, &t, &err) != MARLIN_OK) fail_msg("%s", err.text);
         (void)snprintf(path, sizeof path, "%s/components-%zu.vec", dir, n);
-        /* Under a normalizer the reference decodes an added token in its normalized form; here it stays as written. */
-        assert_int_equal(check_vectors(t, path, 0, strstr(line, "\"normalizer\":null") ? CHECK_DECODE : 0), 60);
+        /* Under a normalizer the reference decodes an added token in its normalized form; here it stays as
+         * written. */
+        assert_int_equal(check_vectors(t, path, 0, strstr(line, "\"normalizer\":null") ? CHECK_DECODE : 0),
+                         60);
         ml_tokenizer_free(t);
         free(json);
         line = end + 1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The embedded model's tokenizer gives the ids and texts of Hugging Face tokenizers on 6000 random strings over
- * all scripts, emoji, controls and broken UTF-8.
+ * The embedded model's tokenizer gives the ids and texts of Hugging Face tokenizers on 6000 random strings
+ * over all scripts, emoji, controls and broken UTF-8.
  */
 #include "vectors.h"
 
@@ -11,8 +11,8 @@ static void same_ids_and_text(void **state) {
     (void)state;
     if (ml_tokenizer_load(MARLIN_SOURCE_DIR "/models/marlin-12m", 4096, &t, &err) != MARLIN_OK)
         fail_msg("%s", err.text);
-    assert_int_equal(check_vectors(t, MARLIN_SOURCE_DIR "/tests/golden/tokenizer/marlin-12m.vec", 0, CHECK_DECODE),
-                     6000);
+    assert_int_equal(
+        check_vectors(t, MARLIN_SOURCE_DIR "/tests/golden/tokenizer/marlin-12m.vec", 0, CHECK_DECODE), 6000);
     ml_tokenizer_free(t);
 }
 

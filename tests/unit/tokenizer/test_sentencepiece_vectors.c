@@ -11,7 +11,8 @@ static void check(const char *name) {
     (void)snprintf(path, sizeof path, "%s/tests/golden/tokenizer/%s.model", MARLIN_SOURCE_DIR, name);
     const struct bytes model = read_all(path);
     assert_non_null(model.data);
-    if (ml_tokenizer_from_sentencepiece(model.data, model.len, 0, &t, &err) != MARLIN_OK) fail_msg("%s", err.text);
+    if (ml_tokenizer_from_sentencepiece(model.data, model.len, 0, &t, &err) != MARLIN_OK)
+        fail_msg("%s", err.text);
     free(model.data); /* the tokenizer keeps nothing of it */
     (void)snprintf(path, sizeof path, "%s/tests/golden/tokenizer/%s.vec", MARLIN_SOURCE_DIR, name);
     assert_int_equal(check_vectors(t, path, 0, CHECK_DECODE), 700);

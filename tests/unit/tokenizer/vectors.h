@@ -45,7 +45,11 @@ static inline size_t lossy(const char *s, size_t n, char *out) {
     size_t k = 0;
     for (size_t i = 0; i < n;) {
         const unsigned char c = (unsigned char)s[i];
-        size_t want = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
+        size_t want = c < 0x80                ? 1
+                      : c >= 0xC2 && c < 0xE0 ? 2
+                      : c >= 0xE0 && c < 0xF0 ? 3
+                      : c >= 0xF0 && c < 0xF5 ? 4
+                                              : 0;
         size_t have = want ? 1 : 0;
         while (have && have < want && i + have < n) {
             const unsigned char d = (unsigned char)s[i + have];
@@ -124,7 +128,8 @@ static inline size_t check_vectors(const struct ml_tokenizer *t, const char *pat
         struct marlin_error err = {.code = MARLIN_OK};
         struct ml_buf out;
         ml_buf_init(&out, 1 << 24);
-        if (ml_tokenizer_encode(t, text, len, encode_flags, &ids, &err) != MARLIN_OK) fail_msg("%s", err.text);
+        if (ml_tokenizer_encode(t, text, len, encode_flags, &ids, &err) != MARLIN_OK)
+            fail_msg("%s", err.text);
         if (ids.n != n_ids || (n_ids && memcmp(ids.id, want, 4 * n_ids) != 0)) {
             if (bad++ < 5) {
                 show("text", text, len);
