@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/mem.h"
 #include "kernels/ops.h"
+#include "kernels/tiers.h"
 
 #include <string.h>
 
@@ -31,6 +32,7 @@ marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, stru
 
 void ml_exec_free(struct ml_exec *e) {
     ml_free_aligned(e->scratch);
+    ml_quant_scratch_free(e->quant);
     *e = (struct ml_exec){0};
 }
 

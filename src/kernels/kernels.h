@@ -10,6 +10,7 @@
 #include "base/cpu.h"
 #include "base/dtype.h"
 #include "base/status.h"
+#include "kernels/quant.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -95,6 +96,7 @@ struct ml_kernels {
     ml_softmax_fn *softmax;
     ml_widen_fn *widen[ML_FLOAT_KINDS];
     ml_narrow_fn *narrow[ML_FLOAT_KINDS];
+    struct ml_quant_kernels quant;
 };
 
 /* Fills the table for a tier (each tier only overwrites what it has). The tier must be one this CPU can run.

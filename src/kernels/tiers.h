@@ -7,6 +7,8 @@
 
 #include "kernels/kernels.h"
 
+struct ml_quant_scratch;
+
 enum {
     ML_GEMM_BLOCK = 1024, /* columns of a panel */
     ML_GEMM_PANEL = 64,   /* rows of a panel */
@@ -20,6 +22,16 @@ void ml_kernels_init_reference(struct ml_kernels *k);
 void ml_kernels_init_avx2(struct ml_kernels *k);
 void ml_kernels_init_avx512(struct ml_kernels *k);
 void ml_kernels_init_neon(struct ml_kernels *k);
+
+/* Shared by the tiers' products with quantized matrices. */
+void ml_quant_factors(struct ml_quant_x *x, const struct ml_quant_matrix *m,
+                      const float scale[ML_QUANT_RUNS]); /* f and base from scales and sums */
+void ml_quant_round_reference(struct ml_quant_x *x, const struct ml_quant_matrix *m, enum ml_quant_rows rows,
+                              const float *rotated);
+void ml_quant_scratch_free(struct ml_quant_scratch *q); /* NULL is fine */
+void ml_quant_dot_reference(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
+/* Tile t of strip s of Q as float32, row r at q + r * stride. */
+void ml_quant_tile(const struct ml_quant_matrix *m, size_t s, size_t t, float *q, size_t stride);
 
 /* Loops that do nothing but keep a unit busy. */
 struct ml_peak_kernels {

@@ -48,4 +48,5 @@ void ml_kernels_init_reference(struct ml_kernels *k) {
     ml_reference_attention(k);
     ml_reference_elementwise(k);
     ml_reference_convert(k);
+    ml_reference_quant(k);
 }

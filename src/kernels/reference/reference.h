@@ -15,5 +15,6 @@ void ml_reference_matmul(struct ml_kernels *k);
 void ml_reference_attention(struct ml_kernels *k);
 void ml_reference_elementwise(struct ml_kernels *k);
 void ml_reference_convert(struct ml_kernels *k);
+void ml_reference_quant(struct ml_kernels *k);
 
 #endif

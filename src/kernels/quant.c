@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Quantized matrices apart from products: the order that kernels read, whole numbers of EXL3 states, and the
+ * way back to a plain matrix.
+ */
+#include "kernels/quant.h"
+
+#include "base/mem.h"
+#include "kernels/tiers.h"
+
+#include <string.h>
+
+enum { B = ML_QUANT_BLOCK };
+
+int ml_quant_exl3_whole(enum ml_exl3_codebook cb, uint16_t state) {
+    uint32_t x;
+    if (cb == ML_EXL3_MUL1) {
+        x = state * 0x83dcd12du;
+        return (int)((x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24)) - 510;
+    }
+    x = cb == ML_EXL3_3INST ? state * 89226354u + 64248484u : state * 0xcbac1fedu;
+    x = (x & 0x8fff8fffu) ^ 0x3b603b60u;
+    return ml_quant_half(x & 0xffff) + ml_quant_half(x >> 16);
+}
+
+size_t ml_quant_x_bytes(size_t k) {
+    return (2 * k + 63) / 64 * 64 + 64;
+}
+
+/* 64 rows of 16-bit whole numbers, or bytes, whatever a tier makes of them. */
+size_t ml_quant_dots_scratch(size_t k) {
+    return 64 * (2 * k + 64);
+}
+
+static size_t strip_bytes(const struct ml_quant_matrix *m) {
+    return m->k / 16 * 32 * (size_t)m->bits;
+}
+
+size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m) {
+    if (!k->quant.arranged || m->format == ML_QUANT_INT8) return 0;
+    return m->n / 16 * strip_bytes(m);
+}
+
+static const uint8_t *tile_at(const struct ml_quant_matrix *m, size_t s, size_t t) {
+    const size_t bytes = (size_t)32 * (size_t)m->bits;
+    return m->data + (m->format == ML_QUANT_TAP ? s * (m->k / 16) + t : t * (m->n / 16) + s) * bytes;
+}
+
+static void arrange_group(const struct ml_quant_matrix *m, size_t s, size_t g, uint64_t *to) {
+    const size_t words = (size_t)4 * (size_t)m->bits, run = m->k / 128;
+    for (size_t q = 0; q < ML_QUANT_RUNS; q++) {
+        const uint8_t *tile = tile_at(m, s, q * run + g);
+        for (size_t w = 0; w < words; w++) {
+            uint64_t v;
+            memcpy(&v, tile + 8 * w, sizeof v);
+            to[w * ML_QUANT_RUNS + q] = m->format == ML_QUANT_EXL3 ? v << 32 | v >> 32 : v;
+        }
+    }
+}
+
+void ml_quant_arrange_strips(const struct ml_quant_matrix *m, void *to, size_t begin, size_t end) {
+    const size_t group = (size_t)32 * (size_t)m->bits; /* words */
+    for (size_t s = begin; s < end; s++) {
+        uint64_t *strip = (uint64_t *)((char *)to + s * strip_bytes(m));
+        for (size_t g = 0; g < m->k / 128; g++)
+            arrange_group(m, s, g, strip + g * group);
+    }
+}
+
+void ml_quant_arrange(const struct ml_kernels *k, const struct ml_quant_matrix *m, void *to) {
+    if (ml_quant_arranged_bytes(k, m)) ml_quant_arrange_strips(m, to, 0, m->n / 16);
+}
+
+/* ---- restoring: one Hadamard block of rows and columns at a time, in double ---- */
+
+struct block {
+    float tiles[B * B];
+    double q[B * B];
+};
+
+static void hadamard(double *x, size_t stride) {
+    for (size_t step = 1; step < B; step *= 2) {
+        for (size_t i = 0; i < B; i++) {
+            if (i & step) continue;
+            const double a = x[i * stride], b = x[(i + step) * stride];
+            x[i * stride] = a + b;
+            x[(i + step) * stride] = a - b;
+        }
+    }
+}
+
+static void restore_block(const struct ml_quant_matrix *m, struct block *b, size_t row, size_t col,
+                          float *w) {
+    for (size_t s = 0; s < 8; s++)
+        for (size_t t = 0; t < 8; t++)
+            ml_quant_tile(m, row / 16 + s, col / 16 + t, b->tiles + s * 16 * B + 16 * t, B);
+    for (size_t i = 0; i < (size_t)B * B; i++)
+        b->q[i] = b->tiles[i] / B; /* the norms of both sides */
+    for (size_t i = 0; i < B; i++)
+        hadamard(b->q + i * B, 1);
+    for (size_t i = 0; i < B; i++)
+        hadamard(b->q + i, B);
+    for (size_t r = 0; r < B && row + r < m->rows; r++)
+        for (size_t c = 0; c < B && col + c < m->cols; c++)
+            w[(row + r) * m->cols + col + c] = (float)(b->q[r * B + c] * m->sv[row + r] * m->su[col + c]);
+}
+
+marlin_status ml_quant_restore(const struct ml_quant_matrix *m, float *w, struct marlin_error *err) {
+    if (m->format == ML_QUANT_INT8) {
+        for (size_t i = 0; i < m->rows * m->cols; i++)
+            w[i] = m->sv[i / m->cols] * (float)(int8_t)m->data[i];
+        return MARLIN_OK;
+    }
+    struct block *b = ml_alloc(sizeof *b);
+    if (!b) return ml_fail(err, MARLIN_ERR_MEMORY, "restoring a quantized matrix: out of memory");
+    for (size_t row = 0; row < m->n; row += B)
+        for (size_t col = 0; col < m->k; col += B)
+            restore_block(m, b, row, col, w);
+    ml_free(b);
+    return MARLIN_OK;
+}
