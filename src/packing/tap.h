@@ -6,12 +6,16 @@
  * A tile is a ring of 256 k bits, 32 k bytes, least significant bit of byte 0 first. Weight t of the stream
  * has the symbol in bits [k t, k t + k) and sees the window of the L bits that start there:
  *
- *     bit    k t      k t + k              k t + p              k t + L
- *      ... --+---------+--------------------+--------------------+--- ...   (cyclic: after bit 256 k - 1
- * comes 0) |   own   |    plain bits      |   only through     | | symbol  | of next symbol(s)  |     the
- * taps       | W = those L bits, own symbol lowest U = W ^ (W >> a) ^ (W >> b) ^ ...                   the
- * taps a, b, ..., each 1..L-k index = (U & (2^k - 1)) | (W & (2^p - 2^k))        p bits: filtered own symbol,
- * then plain bits weight = table[index]                               int8; one scale outside the tile
+ *     bit    k t         k t + k               k t + p               k t + L
+ *      ... ---+-------------+---------------------+---------------------+--- ...
+ *             | own symbol  | plain bits: of the  | only through        |       cyclic: after bit
+ *             |             | next symbols        | the taps            |       256 k - 1 comes 0
+ *             +-------------+---------------------+---------------------+
+ *
+ *     W      = those L bits, the own symbol lowest
+ *     U      = W ^ (W >> a) ^ (W >> b) ^ ...            the taps a, b, ..., each 1..L - k
+ *     index  = (U & (2^k - 1)) | (W & (2^p - 2^k))      p bits: filtered own symbol, then plain bits
+ *     weight = table[index]                             int8; one scale outside the tile
  *
  * The decoder's cost depends on p and on the number of taps, not on L.
  *

@@ -7,8 +7,10 @@
 #include "base/fp.h"
 #include "base/rng.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -48,6 +50,47 @@ static void codebook_hashes(void **state) {
             assert_true(table[s] == ml_f16_to_f32(bits));
         }
         assert_true(hash == golden[cb]);
+    }
+}
+
+/* Moments, range and size of the alphabet over all states, to the digits that the format's description has.
+ */
+static void codebook_statistics(void **state) {
+    static const struct {
+        double mean, mean_digit, deviation, kurtosis, least, most, range_digit;
+        unsigned distinct;
+    } golden[] = {{2.1e-4, 5e-6, 1.2437109, 2.880, -3.957, 3.973, 5e-4, 10598},
+                  {-3.7e-5, 5e-7, 1.2441119, 2.880, -3.949, 3.949, 5e-4, 10746},
+                  {-1.9e-3, 5e-5, 1.0003102, 2.703, -3.453, 3.348, 5e-4, 913}};
+    static float table[65536];
+    (void)state;
+    for (int cb = 0; cb < ML_EXL3_CODEBOOKS; cb++) {
+        static bool seen[65536];
+        double sum = 0, square = 0, fourth = 0, least = INFINITY, most = -INFINITY;
+        unsigned distinct = 0;
+        memset(seen, 0, sizeof seen);
+        ml_exl3_table((enum ml_exl3_codebook)cb, table);
+        for (uint32_t s = 0; s < 65536; s++) {
+            const uint16_t bits = ml_exl3_value((enum ml_exl3_codebook)cb, (uint16_t)s);
+            distinct += !seen[bits];
+            seen[bits] = true;
+            sum += table[s];
+            least = fmin(least, table[s]);
+            most = fmax(most, table[s]);
+        }
+        const double mean = sum / 65536;
+        for (uint32_t s = 0; s < 65536; s++) {
+            const double d = table[s] - mean;
+            square += d * d;
+            fourth += d * d * d * d;
+        }
+        const double variance = square / 65536;
+        assert_true(fabs(mean - golden[cb].mean) < golden[cb].mean_digit);
+        assert_true(fabs(sqrt(variance) - golden[cb].deviation) < 5.1e-8);
+        assert_true(fabs(fourth / 65536 / variance / variance - golden[cb].kurtosis) < 5e-4);
+        assert_true(fabs(least - golden[cb].least) < golden[cb].range_digit);
+        assert_true(fabs(most - golden[cb].most) < golden[cb].range_digit);
+        assert_int_equal(distinct, golden[cb].distinct);
     }
 }
 
@@ -166,6 +209,15 @@ static void order_follows_the_formula(void **unused) {
         }
 }
 
+static void order_has_the_examples(void **unused) {
+    static const uint8_t golden[][3] = {{0, 0, 0}, {1, 1, 0},    {2, 8, 0},     {3, 9, 0},
+                                        {4, 0, 8}, {5, 1, 8},    {6, 8, 8},     {7, 9, 8},
+                                        {8, 2, 0}, {100, 0, 11}, {255, 15, 15}, {99, 9, 3}};
+    (void)unused;
+    for (size_t i = 0; i < sizeof golden / sizeof *golden; i++)
+        assert_int_equal(ml_exl3_order()[golden[i][0]], 16 * golden[i][1] + golden[i][2]);
+}
+
 /* Bit i of the stream, most significant bit of 16-bit units first, neighbours swapped. */
 static unsigned stream_bit(const uint8_t *tile, unsigned i) {
     const unsigned e = (i / 16) ^ 1, unit = tile[2 * e] | (unsigned)tile[2 * e + 1] << 8;
@@ -230,14 +282,11 @@ static void bad_arguments_are_named(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(codebook_values),
-        cmocka_unit_test(codebook_hashes),
-        cmocka_unit_test(golden_tiles),
-        cmocka_unit_test(worked_example),
-        cmocka_unit_test(order_follows_the_formula),
-        cmocka_unit_test(random_tiles_round_trip),
-        cmocka_unit_test(broken_rings_are_refused),
-        cmocka_unit_test(bad_arguments_are_named),
+        cmocka_unit_test(codebook_values),          cmocka_unit_test(codebook_hashes),
+        cmocka_unit_test(codebook_statistics),      cmocka_unit_test(golden_tiles),
+        cmocka_unit_test(worked_example),           cmocka_unit_test(order_follows_the_formula),
+        cmocka_unit_test(order_has_the_examples),   cmocka_unit_test(random_tiles_round_trip),
+        cmocka_unit_test(broken_rings_are_refused), cmocka_unit_test(bad_arguments_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Tap-code tiles: the order of the stream, round trips, decoding against a twin that works bit by bit, and
- * codes that a file must not get away with.
+ * codes that a file must not get away with, as structures and as bytes.
  */
 #include "packing/codes.h"
 #include "packing/tap.h"
@@ -12,6 +12,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -180,13 +181,145 @@ static void hostile_codes_are_refused(void **unused) {
     }
 }
 
+/* ---- codes as bytes */
+
+static void codes_survive_their_bytes(void **unused) {
+    size_t count;
+    const struct ml_tap_code *codes = ml_tap_codes(&count);
+    (void)unused;
+    for (size_t i = 0; i < count; i++) {
+        uint8_t bytes[ML_TAP_CODE_MAX];
+        struct ml_tap_code again;
+        const size_t n = ml_tap_code_write(&codes[i], bytes);
+        assert_int_equal(n, 16 + (1u << codes[i].index_bits));
+        assert_int_equal(ml_tap_code_read(bytes, n, &again, NULL), MARLIN_OK);
+        assert_int_equal(again.bits, codes[i].bits);
+        assert_int_equal(again.window, codes[i].window);
+        assert_int_equal(again.index_bits, codes[i].index_bits);
+        assert_memory_equal(again.taps, codes[i].taps, sizeof again.taps);
+        assert_memory_equal(&again.unit, &codes[i].unit, sizeof again.unit);
+        assert_memory_equal(again.table, codes[i].table, sizeof again.table);
+    }
+}
+
+/* Byte by byte, so that a file is the same on every machine. */
+static void code_bytes_follow_the_drawing(void **unused) {
+    const struct ml_tap_code c = {.bits = 2,
+                                  .window = 5,
+                                  .index_bits = 2,
+                                  .taps = {1, 3},
+                                  .unit = 0.15625f,
+                                  .table = {-127, -1, 0, 127}};
+    static const uint8_t golden[] = {1,    2,    5, 2, 1, 3, 0,    0,    0x00, 0x00,
+                                     0x20, 0x3e, 0, 0, 0, 0, 0x81, 0xff, 0,    0x7f};
+    uint8_t bytes[ML_TAP_CODE_MAX];
+    (void)unused;
+    assert_int_equal(ml_tap_code_write(&c, bytes), sizeof golden);
+    assert_memory_equal(bytes, golden, sizeof golden);
+}
+
+static void code_lengths_must_be_exact(void **unused) {
+    const struct ml_tap_code *c = ml_tap_code_find(3, 12);
+    uint8_t bytes[ML_TAP_CODE_MAX + 1] = {0};
+    struct ml_tap_code again;
+    struct marlin_error err;
+    const size_t n = ml_tap_code_write(c, bytes);
+    (void)unused;
+    for (size_t length = 0; length <= sizeof bytes; length++) {
+        if (length == n) continue;
+        /* A copy of that very length: a read past its end shows under the address sanitizer. */
+        uint8_t *exact = malloc(length ? length : 1);
+        assert_non_null(exact);
+        memcpy(exact, bytes, length);
+        assert_int_equal(ml_tap_code_read(exact, length, &again, &err), MARLIN_ERR_FORMAT);
+        assert_non_null(strstr(err.text, "tap code: "));
+        free(exact);
+    }
+}
+
+static void hostile_code_bytes_are_refused(void **unused) {
+    static const struct {
+        uint8_t at, value;
+        marlin_status status;
+        const char *named;
+    } bad[] = {{0, 0, MARLIN_ERR_UNSUPPORTED, "version 0"},
+               {0, 2, MARLIN_ERR_UNSUPPORTED, "version 2"},
+               {0, 255, MARLIN_ERR_UNSUPPORTED, "version 255"},
+               {1, 0, MARLIN_ERR_FORMAT, "0 bits"},
+               {1, 1, MARLIN_ERR_FORMAT, "1 bits"},
+               {1, 7, MARLIN_ERR_FORMAT, "7 bits"},
+               {1, 255, MARLIN_ERR_FORMAT, "255 bits"},
+               {2, 0, MARLIN_ERR_FORMAT, "window of 0"},
+               {2, 17, MARLIN_ERR_FORMAT, "window of 17"},
+               {2, 255, MARLIN_ERR_FORMAT, "window of 255"},
+               {3, 0, MARLIN_ERR_FORMAT, "index of 0"},
+               {3, 5, MARLIN_ERR_FORMAT, "index of 5"},
+               {3, 9, MARLIN_ERR_FORMAT, "index of 9"},
+               {3, 32, MARLIN_ERR_FORMAT, "index of 32"},
+               {3, 255, MARLIN_ERR_FORMAT, "index of 255"},
+               {4, 0, MARLIN_ERR_FORMAT, "tap "},
+               {4, 255, MARLIN_ERR_FORMAT, "tap 0 is 255"},
+               {6, 1, MARLIN_ERR_FORMAT, "tap 2 is 1"},
+               {7, 1, MARLIN_ERR_FORMAT, "reserved"},
+               {11, 0xff, MARLIN_ERR_FORMAT, "unit"}, /* negative or not a number */
+               {12, 1, MARLIN_ERR_FORMAT, "reserved"},
+               {15, 128, MARLIN_ERR_FORMAT, "reserved"},
+               {16, 0x80, MARLIN_ERR_FORMAT, "entry 0 is -128"},
+               {79, 0x80, MARLIN_ERR_FORMAT, "entry 63 is -128"}};
+    (void)unused;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        uint8_t bytes[ML_TAP_CODE_MAX];
+        struct ml_tap_code again;
+        struct marlin_error err = {MARLIN_OK, ""};
+        const size_t n = ml_tap_code_write(ml_tap_code_find(2, 12), bytes);
+        bytes[bad[i].at] = bad[i].value;
+        assert_int_equal(ml_tap_code_read(bytes, n, &again, &err), bad[i].status);
+        assert_non_null(strstr(err.text, "tap code: "));
+        if (!strstr(err.text, bad[i].named)) fail_msg("\"%s\" does not name %s", err.text, bad[i].named);
+    }
+}
+
+/* Whatever passes the check can be decoded with: any byte of a code may be anything. */
+static void random_codes_decode_or_are_refused(void **unused) {
+    struct ml_rng rng;
+    ml_rng_seed(&rng, 7);
+    size_t accepted = 0;
+    (void)unused;
+    for (int repeat = 0; repeat < 20000; repeat++) {
+        uint8_t bytes[ML_TAP_CODE_MAX], tile[192];
+        int8_t out[256];
+        struct ml_tap_code c;
+        const unsigned bits = 2 + (unsigned)(ml_rng_u64(&rng) % 5);
+        const size_t n = ml_tap_code_write(ml_tap_code_find(bits, 12), bytes);
+        for (int i = 0; i < 2; i++)
+            bytes[ml_rng_u64(&rng) % 12] ^= (uint8_t)(1u << ml_rng_u64(&rng) % 8);
+        for (size_t i = 0; i < sizeof tile; i++)
+            tile[i] = (uint8_t)ml_rng_u64(&rng);
+        if (ml_tap_code_read(bytes, n, &c, NULL) != MARLIN_OK) continue;
+        accepted++;
+        ml_tap_decode(&c, tile, out);
+        for (unsigned t = 0; t < 256; t++)
+            assert_int_equal(out[cell(c.bits, t)], slow_value(&c, tile, t));
+    }
+    assert_in_range(accepted, 500, 19500);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(order_follows_the_drawing),   cmocka_unit_test(chunks_are_4_rows_by_8_columns),
-        cmocka_unit_test(bytes_are_columns),           cmocka_unit_test(random_tiles_round_trip),
-        cmocka_unit_test(decode_equals_the_slow_twin), cmocka_unit_test(index_is_linear),
-        cmocka_unit_test(symbols_are_range_checked),   cmocka_unit_test(all_codes_are_there_and_sound),
+        cmocka_unit_test(order_follows_the_drawing),
+        cmocka_unit_test(chunks_are_4_rows_by_8_columns),
+        cmocka_unit_test(bytes_are_columns),
+        cmocka_unit_test(random_tiles_round_trip),
+        cmocka_unit_test(decode_equals_the_slow_twin),
+        cmocka_unit_test(index_is_linear),
+        cmocka_unit_test(symbols_are_range_checked),
+        cmocka_unit_test(all_codes_are_there_and_sound),
         cmocka_unit_test(hostile_codes_are_refused),
+        cmocka_unit_test(codes_survive_their_bytes),
+        cmocka_unit_test(code_bytes_follow_the_drawing),
+        cmocka_unit_test(code_lengths_must_be_exact),
+        cmocka_unit_test(hostile_code_bytes_are_refused),
+        cmocka_unit_test(random_codes_decode_or_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
