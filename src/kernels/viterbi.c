@@ -125,22 +125,43 @@ out:
 /* Path costs twice, one byte of decision for each step and node at most, branch costs and addresses. */
 size_t ml_viterbi_scratch(const struct ml_viterbi_code *c) {
     const size_t nodes = (size_t)1 << (c->window - c->bits);
-    return nodes * 4 + nodes * ML_VITERBI_STEPS + ((size_t)1 << (c->bits + 8)) * 4 + nodes / 2 + 4096;
+    return nodes * 12 + nodes * ML_VITERBI_STEPS + ((size_t)1 << (c->bits + 8)) * 4 + nodes / 2 + 4096;
 }
 
 struct ml_viterbi_step ml_viterbi_step_of(const struct ml_viterbi_code *c, int16_t level) {
     const int16_t centre = level < c->lowest ? c->lowest : level > c->highest ? c->highest : level;
     if (centre == level) return (struct ml_viterbi_step){level, 0, 255};
-    const double twice = 2 * abs(level - centre), root = sqrt(twice * twice + 4 * 255 * 255);
+    const int over = abs(level - centre);
+    const double twice = 2 * (over < ML_VITERBI_MARGIN ? over : ML_VITERBI_MARGIN);
+    const double root = sqrt(twice * twice + 4 * 255 * 255);
     return (struct ml_viterbi_step){centre, (uint16_t)twice, (uint16_t)((root - twice) / 2)};
 }
 
 static void to_levels(const struct ml_viterbi_code *c, const float *target, int16_t *level) {
-    const float low = (float)(c->lowest - ML_VITERBI_MARGIN), high = (float)(c->highest + ML_VITERBI_MARGIN);
     for (int i = 0; i < ML_VITERBI_STEPS; i++) {
         const float v = isnan(target[i]) ? 0 : target[i] * c->scale;
-        level[i] = (int16_t)lrintf(v < low ? low : v > high ? high : v);
+        level[i] = (int16_t)lrintf(v < -32767 ? -32767 : v > 32767 ? 32767 : v);
     }
+}
+
+static void states_of(const struct ml_viterbi_code *c, const uint8_t *symbol, uint16_t *state) {
+    const unsigned mask = (1u << c->window) - 1;
+    unsigned s = 0;
+    for (int i = ML_VITERBI_STEPS - 16; i < ML_VITERBI_STEPS; i++)
+        s = (s << c->bits | symbol[i]) & mask;
+    for (int i = 0; i < ML_VITERBI_STEPS; i++) {
+        s = (s << c->bits | symbol[i]) & mask;
+        state[i] = (uint16_t)s;
+    }
+}
+
+/* A branch whose cost was cut off: better ones may have looked the same. */
+static bool out_of_range(const struct ml_viterbi_code *c, const int16_t *level, const uint16_t *state) {
+    for (int i = 0; i < ML_VITERBI_STEPS; i++) {
+        const struct ml_viterbi_step s = ml_viterbi_step_of(c, level[i]);
+        if (abs(s.centre - c->level[state[i]]) > s.most) return true;
+    }
+    return false;
 }
 
 double ml_viterbi_ring(const struct ml_viterbi_kernels *k, const struct ml_viterbi_code *c,
@@ -150,16 +171,14 @@ double ml_viterbi_ring(const struct ml_viterbi_kernels *k, const struct ml_viter
     uint8_t symbol[ML_VITERBI_STEPS];
     to_levels(c, target, level);
     k->search(c, level, symbol, scratch);
-
-    const unsigned mask = (1u << c->window) - 1;
-    unsigned s = 0;
-    for (int i = ML_VITERBI_STEPS - 16; i < ML_VITERBI_STEPS; i++)
-        s = (s << c->bits | symbol[i]) & mask;
+    states_of(c, symbol, state);
+    if (out_of_range(c, level, state)) {
+        ml_viterbi_search_wide(c, level, symbol, scratch);
+        states_of(c, symbol, state);
+    }
     double sum = 0;
     for (int i = 0; i < ML_VITERBI_STEPS; i++) {
-        s = (s << c->bits | symbol[i]) & mask;
-        state[i] = (uint16_t)s;
-        const double e = (double)target[i] - (double)c->value[s];
+        const double e = (double)target[i] - (double)c->value[state[i]];
         sum += e * e;
     }
     return sum;

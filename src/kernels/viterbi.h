@@ -22,6 +22,8 @@
  *   - path costs are 16 bits, added with saturation; their low e bits hold the low bits of h, so that a
  * minimum also selects the branch: ties go to the least h mod 2^e, then to the least h;
  *   - after each step the least path cost before that step is subtracted.
+ * A ring with a branch whose cost was cut off is searched again with 32-bit costs (one in thousands).
+ *
  * Two passes: the first runs freely over the `overlap` weights before and after the seam, backtracks from its
  * best end, and yields the node at the seam; the second runs once around from that node to itself. States are
  * made from the ring of symbols, so they close whatever the targets are.
@@ -40,11 +42,10 @@
 enum {
     ML_VITERBI_STEPS = 256,
     ML_VITERBI_MAX_BITS = 8,
-    /* Levels of the expected error: 8 costs 0.3 % of distortion, 24 gains 0.05 %; at 32 the costs of rare
-     * targets (4 standard deviations and more) no longer fit into 16 bits and some rings come out three times
-     * as bad. */
+    /* Levels of the expected error: 8 costs 0.3 % of distortion, 24 gains 0.05 %, at 32 too many branches
+     * cost more than 16 bits can tell apart. */
     ML_VITERBI_RMS = 16,
-    /* Targets further outside the table's range are moved to so many levels outside. */
+    /* Targets further outside the table than so many levels pull no harder towards its end. */
     ML_VITERBI_MARGIN = 512,
     /* Half the ring. Paths merge late: 96 costs 0.1 to 0.3 % of distortion, 32 costs 1 %. */
     ML_VITERBI_OVERLAP = 128
@@ -110,6 +111,11 @@ void ml_viterbi_kernels_init(struct ml_viterbi_kernels *k, enum ml_cpu_tier tier
  * values. Single-threaded; `scratch` belongs to the caller. */
 double ml_viterbi_ring(const struct ml_viterbi_kernels *k, const struct ml_viterbi_code *c,
                        const float target[ML_VITERBI_STEPS], uint16_t state[ML_VITERBI_STEPS], void *scratch);
+
+/* The same search with 32-bit costs, scalar: what ml_viterbi_ring turns to when the ring that the kernel
+ * found has a branch whose cost was cut off. */
+void ml_viterbi_search_wide(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                            uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
 
 /* The versions; use them through the table. */
 void ml_viterbi_search_reference(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],

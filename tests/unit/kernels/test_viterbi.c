@@ -140,9 +140,42 @@ static void equals_the_twin_where_costs_are_exact(void **unused) {
             ml_viterbi_ring(&reference, &c, x, state, scratch);
             twin_search(&c, level, twin);
             assert_memory_equal(state, twin, sizeof state);
+            if (c.bits <= 4) { /* the order of ties is the same */
+                const struct ml_viterbi_kernels wide = {ML_CPU_GENERIC, ml_viterbi_search_wide};
+                ml_viterbi_ring(&wide, &c, x, state, scratch);
+                assert_memory_equal(state, twin, sizeof state);
+            }
             ml_free_aligned(scratch);
             ml_viterbi_code_free(&c);
         }
+}
+
+/* Many bits leave the tails of the table sparse: for runs of targets there 16-bit costs say nothing, and what
+ * the kernel finds alone may be a hundred times as bad. */
+static void rings_in_the_tail_are_not_lost(void **unused) {
+    struct ml_viterbi_kernels kernels;
+    struct ml_rng rng;
+    ml_viterbi_kernels_init(&kernels, ml_cpu()->tier);
+    ml_rng_seed(&rng, 16);
+    (void)unused;
+    for (unsigned bits = 6; bits <= 8; bits++) {
+        const struct ml_viterbi_kernels wide = {ML_CPU_GENERIC, ml_viterbi_search_wide};
+        struct ml_viterbi_code c;
+        uint16_t state[N];
+        float x[N];
+        assert_int_equal(ml_viterbi_code_exl3(&c, bits, ML_EXL3_MUL1, NULL), MARLIN_OK);
+        void *scratch = scratch_for(&c);
+        for (int repeat = 0; repeat < 2; repeat++) {
+            normal(&rng, x, 0.8f);
+            for (int i = 100; i < 106; i++)
+                x[i] = 2.9f + 0.1f * (float)(i % 3);
+            const double found = ml_viterbi_ring(&kernels, &c, x, state, scratch);
+            assert_ring(&c, state);
+            assert_true(found <= 1.02 * ml_viterbi_ring(&wide, &c, x, state, scratch));
+        }
+        ml_free_aligned(scratch);
+        ml_viterbi_code_free(&c);
+    }
 }
 
 /* The best ring of all: one forced search from every node. */
@@ -397,6 +430,7 @@ static void bad_codes_are_refused(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_the_twin_where_costs_are_exact),
+        cmocka_unit_test(rings_in_the_tail_are_not_lost),
         cmocka_unit_test(tiny_trellises_come_close_to_the_optimum),
         cmocka_unit_test(tiers_agree_on_tap_codes),
         cmocka_unit_test(tiers_agree_on_exl3),
