@@ -9,9 +9,10 @@
  *
  * Everything follows from the seeds below and the search is exact integer arithmetic, so the output repeats.
  */
+#include "rings.h"
+
 #include "base/cpu.h"
 #include "base/mem.h"
-#include "base/rng.h"
 #include "kernels/viterbi.h"
 
 #include <math.h>
@@ -58,21 +59,6 @@ struct bench {
     void *scratch;
 };
 
-static void fail(const char *what) {
-    fprintf(stderr, "train_codes: %s\n", what);
-    exit(1);
-}
-
-static float *samples(uint64_t seed, size_t rings) {
-    struct ml_rng rng;
-    float *x = ml_alloc(rings * RING * sizeof *x);
-    if (!x) fail("no memory for samples");
-    ml_rng_seed(&rng, seed);
-    for (size_t i = 0; i < rings * RING; i++)
-        x[i] = ml_rng_normal(&rng);
-    return x;
-}
-
 /* Encodes and returns the mean squared error; sum and count, when given, collect targets by table entry. */
 static double encode(struct bench *b, const struct ml_tap_code *code, const float *entry, const float *x,
                      unsigned rings, double *sum, double *count) {
@@ -80,7 +66,7 @@ static double encode(struct bench *b, const struct ml_tap_code *code, const floa
     struct marlin_error err;
     uint16_t state[RING];
     double total = 0;
-    if (ml_viterbi_code_tap(&trellis, code, entry, &err) != MARLIN_OK) fail(err.text);
+    if (ml_viterbi_code_tap(&trellis, code, entry, &err) != MARLIN_OK) rings_fail(err.text);
     for (unsigned r = 0; r < rings; r++, x += RING) {
         total += ml_viterbi_ring(&b->kernels, &trellis, x, state, b->scratch);
         if (!sum) continue;
@@ -328,10 +314,10 @@ int main(int argc, char **argv) {
     const unsigned only = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 0;
     struct bench b;
     ml_viterbi_kernels_init(&b.kernels, ml_cpu()->tier);
-    b.train = samples(train_seed, TRAIN_RINGS);
-    b.held_out = samples(held_out_seed, HELD_OUT_RINGS);
+    b.train = rings_samples(train_seed, TRAIN_RINGS);
+    b.held_out = rings_samples(held_out_seed, HELD_OUT_RINGS);
     b.scratch = ml_alloc_aligned((size_t)16 << 20);
-    if (!b.scratch) fail("no memory for the search");
+    if (!b.scratch) rings_fail("no memory for the search");
 
     fputs(head, stdout);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
