@@ -10,6 +10,7 @@
 #include "engine/runtime.h"
 #include "kernels/peak.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,8 @@ enum { MAX_REPEAT = 100, CHUNK = 512, OUTPUT_LIMIT = 1 << 20, N_RUNS = 2 };
 static const struct ml_option options[] = {
     {"shape", 0, ML_OPT_CHOICE, "qwen3-0.6b|qwen3-4b|llama-3.1-8b|qwen3-30b-a3b",
      "random weights of this shape instead of a model", NULL, 0, 0},
-    {"bits", 0, ML_OPT_INT, "N", "bits a weight of --shape", "16", 1, 32},
-    {"format", 0, ML_OPT_CHOICE, "marlin|exl3", "format of quantized weights of --shape", NULL, 0, 0},
+    {"bits", 0, ML_OPT_INT, "N", "bits a weight of --shape: 2 to 6, 8, or 16 = bf16", "16", 1, 16},
+    {"format", 0, ML_OPT_CHOICE, "marlin|exl3", "format of quantized weights of --shape", "marlin", 0, 0},
     {"prompt-tokens", 'p', ML_OPT_INT, "N", "tokens of the prompt test, 0 = leave it out", "512", 0, 1 << 20},
     {"tokens", 'n', ML_OPT_INT, "N", "tokens of the generation test, 0 = leave it out", "64", 0, 1 << 20},
     {"batch", 0, ML_OPT_STRING, "LIST", "sequences generated at a time", "1", 0, 0},
@@ -85,8 +86,9 @@ struct bench {
     int32_t *ids; /* [prompt tokens] */
     size_t prompt_tokens, repeat, n_runs;
     struct run run[N_RUNS];
-    double read[MAX_REPEAT], flops[MAX_REPEAT]; /* GB/s, Gflop/s */
-    double read_gbps, bf16_gflops;              /* medians */
+    double read[MAX_REPEAT], flops[MAX_REPEAT], ops[MAX_REPEAT]; /* GB/s, Gflop/s, Gop/s of int8 */
+    double read_gbps, bf16_gflops, int8_gops; /* medians; the last NaN where there is none */
+    bool quantized;
 };
 
 static int compare_doubles(const void *a, const void *b) {
@@ -105,28 +107,25 @@ static marlin_status check_options(const struct ml_args *a, struct marlin_error 
         return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
                        "bench --batch %s: not supported yet in this version: only --batch 1 is",
                        ml_args_string(a, "batch"));
-    if (shape && ml_args_int(a, "bits") != 16)
-        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
-                       "bench --bits %lld: not supported yet in this version: only --bits 16 (bf16) is",
-                       (long long)ml_args_int(a, "bits"));
-    if (ml_args_given(a, "format"))
-        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
-                       "bench --format %s: not supported yet in this version: only plain --bits 16 is",
-                       ml_args_string(a, "format"));
+    if (!shape && (ml_args_given(a, "bits") || ml_args_given(a, "format")))
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "bench: --bits and --format belong to --shape");
     if (shape && ml_args_count(a))
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "bench: give either a model or --shape, not both");
     return MARLIN_OK;
 }
 
-static marlin_status open_shape(const char *name, const struct ml_runtime_options *o, struct ml_runtime *r,
-                                struct marlin_error *err) {
+static marlin_status open_shape(const struct ml_args *a, const struct ml_runtime_options *o,
+                                struct ml_runtime *r, struct marlin_error *err) {
+    const struct ml_random_format format = {.bits = (int)ml_args_int(a, "bits"),
+                                            .exl3 = strcmp(ml_args_string(a, "format"), "exl3") == 0};
+    const char *name = ml_args_string(a, "shape");
     struct ml_config *config = NULL;
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
         if (strcmp(shapes[i].name, name) != 0) continue;
         marlin_status st =
             ml_config_parse(shapes[i].config, strlen(shapes[i].config), NULL, 0, name, &config, err);
         if (st != MARLIN_OK) return st;
-        st = ml_runtime_random(config, 16, 1, o, r, err);
+        st = ml_runtime_random(config, &format, 1, o, r, err);
         ml_config_free(config);
         return st;
     }
@@ -155,9 +154,12 @@ static marlin_status prepare(struct bench *b, const char *dir, struct marlin_err
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "bench: both -p and -n are 0: nothing to measure");
 
     if (shape)
-        ML_TRY(open_shape(shape, &o, &b->runtime, err));
+        ML_TRY(open_shape(b->args, &o, &b->runtime, err));
     else
         ML_TRY(ml_runtime_open(dir, &o, &b->runtime, err));
+    struct ml_model_bits bits;
+    ml_model_bits(b->runtime.model, &bits);
+    b->quantized = bits.quantized > 0;
     const size_t vocab = (size_t)ml_model_config(b->runtime.model)->vocab_size;
     b->logits = ml_alloc_aligned(vocab * sizeof(float));
     b->ids = ml_calloc(b->prompt_tokens + 1, sizeof(*b->ids));
@@ -211,6 +213,11 @@ static marlin_status measure_peaks(struct bench *b, size_t i, struct marlin_erro
     ML_TRY(ml_peak_read_gbps(pool, &b->read[i]));
     /* bf16 weights are multiplied by float32 inputs: that unit's peak is the limit. */
     ML_TRY(ml_peak_gflops(pool, ML_PEAK_F32, &b->flops[i]));
+    /* Quantized ones by int8 inputs. */
+    st = ml_peak_gflops(pool, ML_PEAK_INT8, &b->ops[i]);
+    if (st != MARLIN_ERR_UNSUPPORTED) goto out;
+    b->ops[i] = NAN;
+    st = MARLIN_OK;
 out:
     return st == MARLIN_OK ? st : ml_fail(err, st, "bench: no memory to measure the machine with");
 }
@@ -233,17 +240,20 @@ out:
 
 static void summarize(struct bench *b) {
     const double weights = (double)ml_model_bytes_per_token(b->runtime.model);
+    const double products = (double)ml_model_products_per_token(b->runtime.model);
     b->read_gbps = median(b->read, b->repeat);
     b->bf16_gflops = median(b->flops, b->repeat);
+    b->int8_gops = isnan(b->ops[0]) ? NAN : median(b->ops, b->repeat);
+    const double peak = b->quantized ? b->int8_gops : b->bf16_gflops;
     for (size_t k = 0; k < b->n_runs; k++) {
         struct run *r = &b->run[k];
         const double seconds = median(r->seconds, b->repeat);
-        /* A prompt reads the weights once a chunk; bf16 weights take 2 flops for each 2 bytes and token. */
+        /* A prompt reads the weights once a chunk; a product takes 2 operations. */
         const size_t passes = r->prompt ? (r->tokens + CHUNK - 1) / CHUNK : r->tokens;
         r->tokens_per_second = (double)r->tokens / seconds;
         r->gbps = weights * (double)passes / seconds / 1e9;
         r->bandwidth_fraction = r->gbps / b->read_gbps;
-        r->compute_fraction = weights * r->tokens_per_second / 1e9 / b->bf16_gflops;
+        r->compute_fraction = 2 * products * r->tokens_per_second / 1e9 / peak;
     }
 }
 
@@ -256,7 +266,9 @@ static marlin_status add_json(const struct bench *b, struct ml_buf *o) {
     marlin_status st;
     ML_TRY(ml_buf_adds(o, "{\"machine\":{"));
     ML_TRY(add_number(o, "read_gbps", b->read_gbps));
-    ML_TRY(ml_buf_adds(o, ",\"int8_gops\":null,"));
+    ML_TRY(ml_buf_adds(o, ","));
+    ML_TRY(add_number(o, "int8_gops", b->int8_gops));
+    ML_TRY(ml_buf_adds(o, ","));
     ML_TRY(add_number(o, "bf16_gflops", b->bf16_gflops));
     ML_TRY(ml_buf_adds(o, "},\"runs\":["));
     for (size_t k = 0; k < b->n_runs; k++) {
@@ -286,9 +298,11 @@ static marlin_status add_table(const struct bench *b, struct ml_buf *o) {
         ML_TRY(ml_buf_adds(o, "| test | batch | tok/s | GB/s | of bandwidth | of compute |\n"
                               "|---|---|---|---|---|---|\n"));
     else
-        ML_TRY(ml_buf_addf(o, "machine: reads %.1f GB/s, computes %.0f Gflop/s\n%-10s %12s %9s %13s %11s\n",
-                           b->read_gbps, b->bf16_gflops, "test", "tok/s", "GB/s", "of bandwidth",
-                           "of compute"));
+        ML_TRY(ml_buf_addf(o,
+                           "machine: reads %.1f GB/s, computes %.0f Gflop/s, %.0f Gop/s of int8\n"
+                           "%-10s %12s %9s %13s %11s\n",
+                           b->read_gbps, b->bf16_gflops, b->int8_gops, "test", "tok/s", "GB/s",
+                           "of bandwidth", "of compute"));
     for (size_t k = 0; k < b->n_runs; k++) {
         const struct run *r = &b->run[k];
         if (csv)

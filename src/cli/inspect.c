@@ -2,6 +2,7 @@
  *
  * `marlin inspect`: what a model is and what it needs, from its config and file headers alone.
  */
+#include "base/log.h"
 #include "cli/cli.h"
 #include "converters/hf_config.h"
 #include "converters/safetensors.h"
@@ -34,8 +35,8 @@ struct inspection {
     struct ml_config *config;
     struct ml_tensors *tensors;
     struct ml_memory_estimate memory;
-    uint64_t parameters, bytes;
-    double bits;
+    struct ml_model_bits bits;
+    uint64_t parameters, bytes, held; /* stored; in memory when it runs */
     size_t ctx;
     bool list;
 };
@@ -44,23 +45,53 @@ static const char *architecture(const struct ml_config *c) {
     return c->architecture[0] ? c->architecture : c->model_type;
 }
 
+/* What tensors mean is known once they are bound to layers; of a model that cannot be bound, elements are
+ * counted as they are stored. */
+static void count(struct inspection *x) {
+    const struct ml_model_options dry = {.headers_only = true};
+    struct marlin_error err = {0};
+    struct ml_model *m = NULL;
+    if (ml_model_load(x->dir, &dry, &m, &err) == MARLIN_OK) {
+        x->parameters = ml_model_parameters(m);
+        x->held = ml_model_weight_bytes(m);
+        ml_model_bits(m, &x->bits);
+        ml_model_free(m);
+        return;
+    }
+    ml_log(ML_LOG_WARN, "this model cannot run, and its parameters are counted as stored: %s", err.text);
+    for (size_t i = 0; i < ml_tensors_count(x->tensors); i++)
+        x->parameters += ml_tensors_at(x->tensors, i)->count;
+    x->held = x->bytes;
+    x->bits.layers = x->parameters ? 8.0 * (double)x->bytes / (double)x->parameters : 0;
+}
+
 static marlin_status inspect(const struct ml_args *args, struct inspection *x, struct marlin_error *err) {
     marlin_status st = MARLIN_OK;
     ML_TRY(ml_config_load(x->dir, &x->config, err));
     ML_TRY(ml_tensors_open_dir(x->dir, &x->tensors, err));
-    for (size_t i = 0; i < ml_tensors_count(x->tensors); i++) {
-        x->parameters += ml_tensors_at(x->tensors, i)->count;
-    }
     x->bytes = ml_tensors_bytes(x->tensors);
-    x->bits = x->parameters ? 8.0 * (double)x->bytes / (double)x->parameters : 0;
+    count(x);
     const int64_t own = x->config->max_positions;
     x->ctx = own > 0 && own < DEFAULT_CONTEXT ? (size_t)own : DEFAULT_CONTEXT;
     if (ml_args_given(args, "ctx")) x->ctx = (size_t)ml_args_int(args, "ctx");
     x->list = ml_args_flag(args, "tensors");
-    ML_TRY(ml_model_estimate(x->config, x->bytes, x->ctx, (size_t)ml_args_int(args, "batch"), ML_F16,
+    ML_TRY(ml_model_estimate(x->config, x->held, x->ctx, (size_t)ml_args_int(args, "batch"), ML_F16,
                              &x->memory, err));
 out:
     return st;
+}
+
+static bool ends_with(const char *s, const char *suffix) {
+    const size_t n = strlen(s), m = strlen(suffix);
+    return n >= m && strcmp(s + n - m, suffix) == 0;
+}
+
+/* Bits of a weight in a tensor of weights; 0 for scales, signs and other vectors. */
+static unsigned weight_bits(const struct ml_tensor *t) {
+    if (t->rank == 3 && ends_with(t->name, ".trellis")) return (unsigned)(t->shape[2] / 16);
+    if (t->rank == 3 && ends_with(t->name, ".tap")) return (unsigned)(t->shape[2] / 32);
+    if (t->rank < 2) return 0;
+    return (unsigned)(8 * ml_dtype_size(t->dtype));
 }
 
 static marlin_status tensor_json(const struct ml_tensor *t, struct ml_buf *b) {
@@ -71,7 +102,23 @@ static marlin_status tensor_json(const struct ml_tensor *t, struct ml_buf *b) {
     for (int i = 0; i < t->rank; i++) {
         ML_TRY(ml_buf_addf(b, "%s%" PRIu64, i ? "," : "", t->shape[i]));
     }
-    ML_TRY(ml_buf_addf(b, "],\"bytes\":%" PRIu64 "}", t->bytes));
+    ML_TRY(ml_buf_addf(b, "],\"bytes\":%" PRIu64, t->bytes));
+    if (weight_bits(t)) ML_TRY(ml_buf_addf(b, ",\"bits\":%u", weight_bits(t)));
+    ML_TRY(ml_buf_adds(b, "}"));
+out:
+    return st;
+}
+
+static marlin_status quantization_json(const struct inspection *x, struct ml_buf *b) {
+    marlin_status st = MARLIN_OK;
+    if (!x->bits.quantized) return st;
+    ML_TRY(ml_buf_adds(b, ",\"head_bits\":"));
+    ML_TRY(ml_cli_json_number(b, x->bits.head));
+    ML_TRY(ml_buf_adds(b, ",\"embedding_bits\":"));
+    ML_TRY(ml_cli_json_number(b, x->bits.embedding));
+    ML_TRY(ml_buf_adds(b, ",\"quant_method\":"));
+    ML_TRY(ml_buf_add_json(b, x->config->quant_method, strlen(x->config->quant_method)));
+    ML_TRY(ml_buf_addf(b, ",\"quantized_layers\":%zu", x->bits.quantized));
 out:
     return st;
 }
@@ -86,7 +133,8 @@ static marlin_status print_json(const struct inspection *x, struct ml_buf *b) {
     ML_TRY(ml_buf_add_json(b, c->model_type, strlen(c->model_type)));
     ML_TRY(ml_buf_addf(b, ",\"parameters\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"bits_per_weight\":",
                        x->parameters, x->bytes));
-    ML_TRY(ml_cli_json_number(b, x->bits));
+    ML_TRY(ml_cli_json_number(b, x->bits.layers));
+    ML_TRY(quantization_json(x, b));
     ML_TRY(ml_buf_addf(b,
                        ",\"layers\":%" PRId64 ",\"hidden_size\":%" PRId64 ",\"vocab_size\":%" PRId64
                        ",\"max_positions\":%" PRId64 ",\"experts\":%" PRId64 ",\"ctx\":%zu",
@@ -127,8 +175,12 @@ static marlin_status print_tensors(const struct inspection *x, struct ml_buf *b)
     ML_TRY(ml_buf_adds(b, "\n"));
     for (size_t i = 0; i < ml_tensors_count(x->tensors); i++) {
         const struct ml_tensor *t = ml_tensors_at(x->tensors, i);
-        ML_TRY(ml_buf_addf(b, "%-60s %-8s %s\n", t->name, ml_dtype_name(t->dtype),
+        ML_TRY(ml_buf_addf(b, "%-60s %-8s %s", t->name, ml_dtype_name(t->dtype),
                            ml_tensor_shape_text(t, shape)));
+        if (weight_bits(t))
+            ML_TRY(ml_buf_addf(b, "  %u bits\n", weight_bits(t)));
+        else
+            ML_TRY(ml_buf_adds(b, "\n"));
     }
 out:
     return st;
@@ -149,7 +201,12 @@ static marlin_status print_text(const struct inspection *x, struct ml_buf *b) {
     ML_TRY(ml_buf_addf(b, "%-16s %" PRId64 " pieces\n", "vocabulary", c->vocab_size));
     ML_TRY(ml_buf_addf(b, "%-16s %" PRIu64 " in %zu tensors\n", "parameters", x->parameters,
                        ml_tensors_count(x->tensors)));
-    ML_TRY(ml_buf_addf(b, "%-16s %.2f\n", "bits a weight", x->bits));
+    ML_TRY(ml_buf_addf(b, "%-16s %.2f\n", "bits a weight", x->bits.layers));
+    if (x->bits.quantized)
+        ML_TRY(ml_buf_addf(b, "%-16s %zu layers as %s, head of %.4g bits, embedding of %.4g\n", "quantized",
+                           x->bits.quantized,
+                           x->config->quant_method[0] ? x->config->quant_method : "their tensors say",
+                           x->bits.head, x->bits.embedding));
     ML_TRY(print_size(b, "stored", x->bytes));
     ML_TRY(ml_buf_addf(b, "\nmemory for a context of %zu tokens\n", x->ctx));
     ML_TRY(print_size(b, "  weights", m->weights));

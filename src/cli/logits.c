@@ -15,6 +15,8 @@ static const struct ml_option options[] = {
     {"ids", 0, ML_OPT_STRING, "FILE", "safetensors file with int32 or int64 input_ids [T]", NULL, 0, 0},
     {"output", 'o', ML_OPT_STRING, "FILE", "safetensors file to write: float32 logits [T, vocab]", NULL, 0,
      0},
+    {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
+     0, 0},
     {"chunk", 0, ML_OPT_INT, "N", "feed N tokens at a time", "512", 1, 1 << 20},
     {"decode-from", 0, ML_OPT_INT, "K", "feed one token at a time after the first K", NULL, 0, 1 << 30},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
@@ -97,8 +99,11 @@ static marlin_status write_logits(const char *path, const float *logits, size_t 
 
 static marlin_status compute(const struct ml_cli *cli, const struct ml_args *args, const char *dir,
                              size_t *tokens, double *seconds, struct marlin_error *err) {
-    const struct ml_runtime_options ro = {
-        .device = cli->device, .threads = cli->threads, .exact_cache = true, .no_tokenizer = true};
+    const struct ml_runtime_options ro = {.device = cli->device,
+                                          .threads = cli->threads,
+                                          .exact_cache = true,
+                                          .exact = ml_args_flag(args, "exact"),
+                                          .no_tokenizer = true};
     struct ml_runtime r = {0};
     int32_t *ids = NULL;
     float *logits = NULL;

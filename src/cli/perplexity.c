@@ -18,6 +18,8 @@ static const struct ml_option options[] = {
     {"text", 0, ML_OPT_STRING, "FILE", "the text, - for standard input", NULL, 0, 0},
     {"ctx", 0, ML_OPT_INT, "N", "tokens a row", "1024", 2, 1 << 30},
     {"max-tokens", 0, ML_OPT_INT, "N", "use only the first N tokens, 0 = all", "0", 0, 0},
+    {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
+     0, 0},
     {"reference", 0, ML_OPT_STRING, "MODEL2", "also measure the divergence of MODEL from MODEL2", NULL, 0, 0},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
 };
@@ -50,8 +52,10 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
     char *text = NULL;
     size_t len;
     const char *name = ml_args_string(args, "reference");
-    const struct ml_runtime_options ro = {
-        .device = cli->device, .threads = cli->threads, .exact_cache = true};
+    const struct ml_runtime_options ro = {.device = cli->device,
+                                          .threads = cli->threads,
+                                          .exact_cache = true,
+                                          .exact = ml_args_flag(args, "exact")};
     struct ml_perplexity_options po = {.ctx = (size_t)ml_args_int(args, "ctx"),
                                        .max_tokens = (size_t)ml_args_int(args, "max-tokens"),
                                        .on_row = show_row,
@@ -61,7 +65,8 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
     ML_TRY(ml_cli_read(ml_args_string(args, "text"), TEXT_LIMIT, &text, &len, err));
     ML_TRY(ml_runtime_open(dir, &ro, &r, err));
     if (name) {
-        const struct ml_model_options mo = {.device = r.device, .pool = r.pool, .kv_dtype = ML_F32};
+        const struct ml_model_options mo = {
+            .device = r.device, .pool = r.pool, .kv_dtype = ML_F32, .exact = ro.exact};
         ML_TRY(ml_model_load(name, &mo, &reference, err));
     }
     ML_TRY(ml_tokenizer_encode(r.tokenizer, text, len, ML_ENCODE_SPECIAL, &ids, err));

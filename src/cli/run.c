@@ -28,6 +28,8 @@ static const struct ml_option options[] = {
     {"frequency-penalty", 0, ML_OPT_FLOAT, "X", "taken off for each time a token was seen", NULL, -100, 100},
     {"seed", 0, ML_OPT_INT, "N", "same seed, same text (a new one each time)", NULL, 0, 0},
     {"stop", 0, ML_OPT_REPEAT, "TEXT", "end before this text; may be given several times", NULL, 0, 0},
+    {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
+     0, 0},
     {"ctx", 0, ML_OPT_INT, "N", "most tokens of prompt and answer (the model's own, at most 4096)", NULL, 1,
      1 << 30},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
@@ -198,7 +200,8 @@ static int report(struct job *j) {
 static marlin_status speak(struct job *j, struct marlin_error *err) {
     struct ml_generator *g = NULL;
     struct ml_ids ids = {0};
-    const struct ml_runtime_options ro = {.device = j->cli->device, .threads = j->cli->threads};
+    const struct ml_runtime_options ro = {
+        .device = j->cli->device, .threads = j->cli->threads, .exact = ml_args_flag(j->args, "exact")};
     marlin_status st;
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
     read_sampling(j);

@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "converters/hf_config.h"
 #include "converters/safetensors.h"
+#include "models/model.h"
 #include "tokenizer/tokenizer.h"
 
 #include <dirent.h>
@@ -260,6 +261,17 @@ out:
     return st;
 }
 
+/* Every tensor that the architecture needs is there, with the shape, type, bits and code that it must have.
+ */
+static marlin_status check_binding(struct verification *v) {
+    const struct ml_model_options dry = {.headers_only = true};
+    struct marlin_error err = {0};
+    struct ml_model *m = NULL;
+    const marlin_status st = ml_model_load(v->dir, &dry, &m, &err);
+    ml_model_free(m);
+    return st == MARLIN_OK ? MARLIN_OK : add_problem(v, err.text);
+}
+
 static marlin_status verify(struct verification *v, struct marlin_error *err) {
     marlin_status st = MARLIN_OK;
     if (!ml_path_is_dir(v->dir))
@@ -268,6 +280,7 @@ static marlin_status verify(struct verification *v, struct marlin_error *err) {
     ML_TRY(check_files(v));
     if (v->tensors) {
         struct marlin_error why = {0};
+        if (v->problems == 0) ML_TRY(check_binding(v));
         ML_TRY(scan_all(v, err));
         if (ml_tensors_check(v->tensors, &why) != MARLIN_OK) ML_TRY(add_problem(v, why.text));
     }

@@ -44,6 +44,23 @@ static marlin_status find_family(struct ml_hf *h, const struct ml_json *root) {
     return MARLIN_OK;
 }
 
+static marlin_status read_quantization(struct ml_hf *h) {
+    struct ml_config *c = h->out;
+    const struct ml_json *quant = ml_hf_any(h, "quantization_config");
+    marlin_status st = MARLIN_OK;
+    if (!quant) return st;
+    if (!ml_hf_get(quant, "quant_method")) return ml_hf_bad(h, "quantization_config", "has no quant_method");
+    ML_TRY(ml_hf_text(h, ml_hf_get(quant, "quant_method"), "quant_method", c->quant_method,
+                      sizeof c->quant_method));
+    ML_TRY(
+        ml_hf_text(h, ml_hf_get(quant, "codebook"), "codebook", c->quant_codebook, sizeof c->quant_codebook));
+    /* Elsewhere "version" may be anything: EXL3 has a text there. */
+    if (strcmp(c->quant_method, "marlin") == 0)
+        ML_TRY(ml_hf_int(h, quant, "version", 1, INT64_MAX, 0, &c->quant_version));
+out:
+    return st;
+}
+
 static marlin_status read_names(struct ml_hf *h) {
     struct ml_config *c = h->out;
     const struct ml_json *dtype = ml_hf_any(h, "dtype");
@@ -52,13 +69,7 @@ static marlin_status read_names(struct ml_hf *h) {
     ML_TRY(ml_hf_text(h, ml_json_first(ml_hf_get(h->outer, "architectures")), "architectures",
                       c->architecture, sizeof c->architecture));
     ML_TRY(ml_hf_text(h, dtype ? dtype : ml_hf_any(h, "torch_dtype"), "dtype", c->dtype, sizeof c->dtype));
-    const struct ml_json *quant = ml_hf_any(h, "quantization_config");
-    if (quant && !ml_hf_get(quant, "quant_method")) {
-        st = ml_hf_bad(h, "quantization_config", "has no quant_method");
-        goto out;
-    }
-    st = ml_hf_text(h, ml_hf_get(quant, "quant_method"), "quant_method", c->quant_method,
-                    sizeof c->quant_method);
+    st = read_quantization(h);
 out:
     return st;
 }

@@ -74,9 +74,11 @@ struct ml_config {
     double temperature, top_p, min_p, repetition_penalty;
     int64_t top_k;
     bool do_sample, has_do_sample;
-    char dtype[16];        /* "bfloat16" or "" */
-    char quant_method[32]; /* quantization_config.quant_method or "" */
-    char *json;            /* the raw config.json text, for rewriting on export */
+    char dtype[16];          /* "bfloat16" or "" */
+    char quant_method[32];   /* quantization_config.quant_method or "" */
+    int64_t quant_version;   /* of method "marlin", at least 1; else 0 */
+    char quant_codebook[32]; /* quantization_config.codebook (exl3) or "" */
+    char *json;              /* the raw config.json text, for rewriting on export */
     size_t json_len;
     void *arena; /* owns the arrays above */
 };

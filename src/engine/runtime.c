@@ -18,9 +18,11 @@ static marlin_status open_machine(const struct ml_runtime_options *o, struct ml_
     return ml_pool_create(o->threads, &r->pool, err);
 }
 
-static struct ml_model_options model_options(const struct ml_runtime *r, bool exact_cache) {
-    return (struct ml_model_options){
-        .device = r->device, .pool = r->pool, .kv_dtype = exact_cache ? ML_F32 : ML_F16};
+static struct ml_model_options model_options(const struct ml_runtime *r, const struct ml_runtime_options *o) {
+    return (struct ml_model_options){.device = r->device,
+                                     .pool = r->pool,
+                                     .kv_dtype = o->exact_cache ? ML_F32 : ML_F16,
+                                     .exact = o->exact};
 }
 
 marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *options,
@@ -32,7 +34,7 @@ marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *
 
     memset(out, 0, sizeof(*out));
     ML_TRY(open_machine(o, out, err));
-    const struct ml_model_options mo = model_options(out, o->exact_cache);
+    const struct ml_model_options mo = model_options(out, o);
     ML_TRY(ml_model_load(dir, &mo, &out->model, err));
     if (!o->no_tokenizer) {
         const uint64_t rows = (uint64_t)ml_model_config(out->model)->vocab_size;
@@ -44,9 +46,9 @@ out:
     return st;
 }
 
-marlin_status ml_runtime_random(const struct ml_config *config, int bits, uint64_t seed,
-                                const struct ml_runtime_options *options, struct ml_runtime *out,
-                                struct marlin_error *err) {
+marlin_status ml_runtime_random(const struct ml_config *config, const struct ml_random_format *format,
+                                uint64_t seed, const struct ml_runtime_options *options,
+                                struct ml_runtime *out, struct marlin_error *err) {
     const struct ml_runtime_options none = {0};
     const struct ml_runtime_options *o = options ? options : &none;
     const double start = ml_clock_seconds();
@@ -54,8 +56,8 @@ marlin_status ml_runtime_random(const struct ml_config *config, int bits, uint64
 
     memset(out, 0, sizeof(*out));
     ML_TRY(open_machine(o, out, err));
-    const struct ml_model_options mo = model_options(out, o->exact_cache);
-    ML_TRY(ml_model_random(config, bits, seed, &mo, &out->model, err));
+    const struct ml_model_options mo = model_options(out, o);
+    ML_TRY(ml_model_random(config, format, seed, &mo, &out->model, err));
     out->load_seconds = ml_clock_seconds() - start;
 out:
     if (st != MARLIN_OK) ml_runtime_close(out);

@@ -18,6 +18,7 @@ struct ml_runtime_options {
     const char *device; /* "cpu"; NULL = the best there is */
     int threads;        /* workers including the caller; 0 = one per processor */
     bool exact_cache;   /* keep keys and values in float32 instead of float16 */
+    bool exact;         /* multiply by quantized weights in float32 instead of int8 */
     bool no_tokenizer;  /* leave .tokenizer NULL, for work on ids alone */
 };
 
@@ -33,9 +34,9 @@ struct ml_runtime {
 marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *options,
                               struct ml_runtime *out, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* A random model of config's shape (see ml_model_random) and no tokenizer, for benchmarks. */
-marlin_status ml_runtime_random(const struct ml_config *config, int bits, uint64_t seed,
-                                const struct ml_runtime_options *options, struct ml_runtime *out,
-                                struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_runtime_random(const struct ml_config *config, const struct ml_random_format *format,
+                                uint64_t seed, const struct ml_runtime_options *options,
+                                struct ml_runtime *out, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Zeroes it; a zeroed one is fine. */
 void ml_runtime_close(struct ml_runtime *r);
 

@@ -3,7 +3,7 @@
  * Owns the way from a tensor's name to a matrix: looked up once, shape and type checked, used in the mapping
  * where the address allows it.
  */
-#include "models/bind.h"
+#include "models/bind_int.h"
 
 #include "base/checked.h"
 #include "base/fp.h"
@@ -25,15 +25,24 @@ static const struct {
     {"", ""},
 };
 
+static bool has_embedding(const struct ml_tensors *tensors, const char *prefix) {
+    static const char *const forms[] = {"weight", "int8"};
+    char name[ML_BIND_NAME];
+    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+        (void)snprintf(name, sizeof(name), "%sembed_tokens.%s", prefix, forms[i]);
+        if (ml_tensors_find(tensors, name)) return true;
+    }
+    return false;
+}
+
 marlin_status ml_binder_init(struct ml_binder *b, struct ml_model *m, const struct ml_tensors *tensors,
                              struct marlin_error *err) {
-    char name[ML_BIND_NAME];
     *b = (struct ml_binder){.m = m, .tensors = tensors, .prefix = model_prefix, .head_prefix = ""};
+    b->random.bits = 16;
     ml_map_init(&b->used);
     if (!tensors) return MARLIN_OK;
     for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
-        (void)snprintf(name, sizeof(name), "%sembed_tokens.weight", prefixes[i].model);
-        if (!ml_tensors_find(tensors, name)) continue;
+        if (!has_embedding(tensors, prefixes[i].model)) continue;
         b->prefix = prefixes[i].model;
         b->head_prefix = prefixes[i].head;
         return MARLIN_OK;
@@ -45,7 +54,9 @@ marlin_status ml_binder_init(struct ml_binder *b, struct ml_model *m, const stru
 void ml_binder_free(struct ml_binder *b) {
     ml_map_free(&b->used);
     ml_free(b->noise);
+    ml_free(b->bytes);
     b->noise = NULL;
+    b->bytes = NULL;
 }
 
 /* The name in the file. Names come from code and a layer number: they fit. */
@@ -64,7 +75,7 @@ bool ml_bind_has(const struct ml_binder *b, const char *tensor) {
     return ml_tensors_find(b->tensors, name) != NULL;
 }
 
-static marlin_status look_up(struct ml_binder *b, const char *canonical, const struct ml_tensor **out,
+marlin_status ml_bind_tensor(struct ml_binder *b, const char *canonical, const struct ml_tensor **out,
                              struct marlin_error *err) {
     char name[ML_BIND_NAME];
     stored_name(b, canonical, name);
@@ -90,8 +101,8 @@ static marlin_status wrong_shape(const struct ml_tensor *t, const char *expected
                    (unsigned long long)t->offset);
 }
 
-static marlin_status check_shape(const struct ml_tensor *t, int rank, const uint64_t *shape,
-                                 struct marlin_error *err) {
+marlin_status ml_bind_check_shape(const struct ml_tensor *t, int rank, const uint64_t *shape,
+                                  struct marlin_error *err) {
     char expected[128] = "[";
     size_t at = 1;
     bool same = t->rank == rank;
@@ -104,6 +115,18 @@ static marlin_status check_shape(const struct ml_tensor *t, int rank, const uint
     if (same) return MARLIN_OK;
     (void)snprintf(expected + at, sizeof(expected) - at, "]");
     return wrong_shape(t, expected, err);
+}
+
+marlin_status ml_bind_check_type(const struct ml_tensor *t, enum ml_dtype dtype, struct marlin_error *err) {
+    if (t->dtype == dtype) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "tensor '%s' has type %s, must have %s (%s, offset %llu)",
+                   t->name, ml_dtype_name(t->dtype), ml_dtype_name(dtype), ml_file_path(t->file),
+                   (unsigned long long)t->offset);
+}
+
+marlin_status ml_bind_bad(const struct ml_tensor *t, const char *what, struct marlin_error *err) {
+    return ml_fail(err, MARLIN_ERR_FORMAT, "tensor '%s' %s (%s, offset %llu)", t->name, what,
+                   ml_file_path(t->file), (unsigned long long)t->offset);
 }
 
 /* Weights that need a scale from another tensor would be wrong without it. */
@@ -140,10 +163,18 @@ marlin_status ml_model_own(struct ml_model *m, size_t bytes, void **out, struct 
     return MARLIN_OK;
 }
 
-void ml_model_disown(struct ml_model *m) {
-    for (struct ml_owned *o = m->owned; o; o = o->next)
+void ml_model_disown(struct ml_model *m, const void *data) {
+    struct ml_owned **at = &m->owned;
+    while (*at) {
+        struct ml_owned *o = *at;
+        if (data && o->data != data) {
+            at = &o->next;
+            continue;
+        }
         ml_free_aligned(o->data);
-    m->owned = NULL;
+        *at = o->next;
+        if (data) return;
+    }
 }
 
 /* ---- matrices ---- */
@@ -158,6 +189,8 @@ static marlin_status widen_fp8(struct ml_binder *b, const struct ml_tensor *t, s
     if (!ml_mul_size((size_t)t->count, sizeof(uint16_t), &bytes)) {
         return ml_fail(err, MARLIN_ERR_LIMIT, "tensor '%s': too large", t->name);
     }
+    out->dtype = ML_BF16;
+    if (b->m->headers_only) return MARLIN_OK;
     const marlin_status st = ml_model_own(b->m, bytes, &data, err);
     if (st != MARLIN_OK) return st;
     uint16_t *to = data;
@@ -167,7 +200,6 @@ static marlin_status widen_fp8(struct ml_binder *b, const struct ml_tensor *t, s
         for (size_t j = 0; j < n; j++)
             to[i + j] = ml_f32_to_bf16(piece[j]);
     }
-    out->dtype = ML_BF16;
     out->data = to;
     return MARLIN_OK;
 }
@@ -177,6 +209,7 @@ static marlin_status use_or_copy(struct ml_binder *b, const struct ml_tensor *t,
     void *copy = NULL;
     out->dtype = t->dtype;
     out->data = t->data;
+    if (b->m->headers_only) return MARLIN_OK;
     if ((uintptr_t)t->data % ml_dtype_size(t->dtype) == 0) {
         ml_file_prefetch(t->file, t->offset, t->bytes);
         return MARLIN_OK;
@@ -225,8 +258,8 @@ marlin_status ml_bind_matrix(struct ml_binder *b, const char *tensor, size_t dep
     if (!b->tensors) {
         ML_TRY(ml_random_matrix(b, all_rows, cols, out, err));
     } else {
-        ML_TRY(look_up(b, tensor, &t, err));
-        ML_TRY(check_shape(t, depth ? 3 : 2, depth ? shape : shape + 1, err));
+        ML_TRY(ml_bind_tensor(b, tensor, &t, err));
+        ML_TRY(ml_bind_check_shape(t, depth ? 3 : 2, depth ? shape : shape + 1, err));
         ML_TRY(check_scales(b, t, err));
         ML_TRY(take(b, t, out, err));
     }
@@ -246,8 +279,8 @@ static marlin_status bind_vector(struct ml_binder *b, const char *tensor, size_t
     float *v = ml_arena_array(&b->m->arena, n, sizeof(*v));
     if (!v) return ml_fail(err, MARLIN_ERR_MEMORY, "tensor '%s': out of memory", tensor);
     if (b->tensors) {
-        ML_TRY(look_up(b, tensor, &t, err));
-        ML_TRY(check_shape(t, 1, &shape, err));
+        ML_TRY(ml_bind_tensor(b, tensor, &t, err));
+        ML_TRY(ml_bind_check_shape(t, 1, &shape, err));
         ML_TRY(ml_tensor_to_f32(t, v, n, err));
     } else {
         for (size_t i = 0; i < n; i++)
@@ -278,8 +311,20 @@ marlin_status ml_bind_name(struct ml_binder *b, struct ml_linear *l, const char 
     return l->name ? MARLIN_OK : ml_fail(err, MARLIN_ERR_MEMORY, "layer '%s': out of memory", name);
 }
 
-marlin_status ml_bind_linear(struct ml_binder *b, const char *name, size_t out, size_t in, bool bias,
-                             struct ml_linear *l, struct marlin_error *err) {
+bool ml_bind_has_linear(const struct ml_binder *b, const char *name) {
+    char tensor[ML_BIND_NAME];
+    (void)snprintf(tensor, sizeof(tensor), "%s.weight", name);
+    return ml_bind_has(b, tensor) || ml_bind_is_quant(b, name);
+}
+
+static marlin_status bind_bias(struct ml_binder *b, struct ml_linear *l, struct marlin_error *err) {
+    char tensor[ML_BIND_NAME];
+    (void)snprintf(tensor, sizeof(tensor), "%s.bias", l->name);
+    return bind_vector(b, tensor, l->out, 0.0f, &l->bias, err);
+}
+
+marlin_status ml_bind_plain(struct ml_binder *b, const char *name, size_t out, size_t in, bool bias,
+                            struct ml_linear *l, struct marlin_error *err) {
     char tensor[ML_BIND_NAME];
     marlin_status st;
 
@@ -287,11 +332,44 @@ marlin_status ml_bind_linear(struct ml_binder *b, const char *name, size_t out, 
     ML_TRY(ml_bind_name(b, l, name, err));
     (void)snprintf(tensor, sizeof(tensor), "%s.weight", name);
     ML_TRY(ml_bind_matrix(b, tensor, 0, out, in, &l->u.plain, err));
-    if (bias) {
-        (void)snprintf(tensor, sizeof(tensor), "%s.bias", name);
-        ML_TRY(bind_vector(b, tensor, out, 0.0f, &l->bias, err));
-    }
+    if (bias) ML_TRY(bind_bias(b, l, err));
 out:
+    return st;
+}
+
+marlin_status ml_bind_linear(struct ml_binder *b, const char *name, size_t out, size_t in, bool bias,
+                             struct ml_linear *l, struct marlin_error *err) {
+    const bool random = !b->tensors && b->random.bits < 16;
+    marlin_status st;
+
+    if (!random && !ml_bind_is_quant(b, name)) return ml_bind_plain(b, name, out, in, bias, l, err);
+    *l = (struct ml_linear){.in = in, .out = out, .kind = ML_LINEAR_QUANT};
+    ML_TRY(ml_bind_name(b, l, name, err));
+    if (random)
+        ML_TRY(ml_random_quant(b, l, err));
+    else
+        ML_TRY(ml_bind_quant(b, bias, l, err));
+    const bool own_bias = l->u.quant.pieces[0].m.format == ML_QUANT_EXL3 && !random;
+    if (bias && !own_bias) ML_TRY(bind_bias(b, l, err));
+out:
+    return st;
+}
+
+marlin_status ml_bind_embedding(struct ml_binder *b, struct marlin_error *err) {
+    struct ml_model *m = b->m;
+    const size_t vocab = (size_t)m->config->vocab_size, hidden = (size_t)m->config->hidden_size;
+    const struct ml_tensor *t = NULL;
+    if (!ml_bind_has(b, "model.embed_tokens.int8"))
+        return ml_bind_matrix(b, "model.embed_tokens.weight", 0, vocab, hidden, &m->embedding, err);
+    m->embedding_rows = ml_arena_alloc(&m->arena, sizeof(*m->embedding_rows));
+    if (!m->embedding_rows)
+        return ml_fail(err, MARLIN_ERR_MEMORY, "tensor 'model.embed_tokens.int8': out of memory");
+    const marlin_status st = ml_bind_int8(b, "model.embed_tokens", vocab, hidden, m->embedding_rows, &t, err);
+    /* Rows are looked up in the file's order; a tied head is rearranged when it is bound. */
+    if (st == MARLIN_OK) {
+        m->parameters += (uint64_t)vocab * hidden;
+        m->weight_bytes += (uint64_t)vocab * hidden + vocab * sizeof(float);
+    }
     return st;
 }
 

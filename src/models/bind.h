@@ -11,7 +11,7 @@
 #include "base/rng.h"
 #include "models/model_int.h"
 
-enum { ML_BIND_NAME = 320 };
+enum { ML_BIND_NAME = 320, ML_BIND_WAITING = 64 };
 
 struct ml_binder {
     struct ml_model *m;
@@ -19,9 +19,21 @@ struct ml_binder {
     const char *prefix;               /* stands for "model." in the file */
     const char *head_prefix;          /* goes before "lm_head" */
     struct ml_map used;               /* names that were bound */
-    struct ml_pool *pool;             /* random weights: fills memory */
+    struct ml_pool *pool;             /* writes memory of weights first */
     uint64_t seed;
-    uint16_t *noise; /* random weights: a ring of bfloat16 */
+    struct ml_random_format random; /* random weights */
+    uint16_t *noise;                /* random weights: a ring of bfloat16 */
+    uint8_t *bytes;                 /* random tiles: a ring of bytes */
+    bool warned;                    /* of an EXL3 multiplier: once is enough */
+    const struct ml_tap_code *code; /* the last one, in the arena */
+    float *layer_bias;              /* EXL3: of the layer being bound, or NULL */
+    /* Quantized matrices that wait to be rearranged. */
+    struct ml_bind_waiting {
+        struct ml_quant_matrix *m;
+        const struct ml_tensor *from;
+        void *own, *to;
+    } waiting[ML_BIND_WAITING];
+    size_t n_waiting, waiting_bytes;
 };
 
 /* Finds the prefix. tensors NULL: random weights. */
@@ -33,15 +45,26 @@ void ml_binder_free(struct ml_binder *b);
 marlin_status ml_model_own(struct ml_model *m, size_t bytes, void **out,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Releases what ml_model_own gave out. */
-void ml_model_disown(struct ml_model *m);
+/* Releases one block that ml_model_own gave out, or with NULL all of them. */
+void ml_model_disown(struct ml_model *m, const void *data);
 
 /* True when the file has the tensor; random models have what the plain spelling of an architecture names. */
 bool ml_bind_has(const struct ml_binder *b, const char *tensor);
 
-/* "NAME.weight" [out, in], and "NAME.bias" [out] when bias. */
+/* A linear layer in whatever form it is stored: "NAME.weight" [out, in], and "NAME.bias" [out] when bias, or
+ * one of the quantized forms. */
 marlin_status ml_bind_linear(struct ml_binder *b, const char *name, size_t out, size_t in, bool bias,
                              struct ml_linear *l, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* The same, plain: what is never quantized. */
+marlin_status ml_bind_plain(struct ml_binder *b, const char *name, size_t out, size_t in, bool bias,
+                            struct ml_linear *l, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* "NAME" in quantized or plain form is in the file. */
+bool ml_bind_has_linear(const struct ml_binder *b, const char *name);
+
+/* model.embed_tokens, plain or int8 rows. */
+marlin_status ml_bind_embedding(struct ml_binder *b, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Gives a linear layer its canonical name (copied). */
 marlin_status ml_bind_name(struct ml_binder *b, struct ml_linear *l, const char *name,

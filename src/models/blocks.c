@@ -177,12 +177,13 @@ marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct 
     const struct ml_config *c = b->m->config;
     const struct moe_shape shape = {(size_t)c->num_experts, (size_t)c->hidden_size,
                                     (size_t)c->moe_intermediate_size};
-    char suffix[128];
+    char suffix[128], name[ML_BIND_NAME];
     marlin_status st;
 
     /* The router's shape vouches for the number of experts before memory is taken for them. */
     (void)snprintf(suffix, sizeof(suffix), "%sgate", names->block);
-    ML_TRY(layer_linear(b, l, suffix, shape.experts, shape.hidden, false, &l->moe.router, err));
+    ml_layer_name(l, suffix, name);
+    ML_TRY(ml_bind_plain(b, name, shape.experts, shape.hidden, false, &l->moe.router, err));
     l->moe.n_experts = shape.experts;
     l->moe.top_k = (size_t)c->experts_per_token;
     l->moe.normalise = normalise;

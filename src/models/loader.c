@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "models/arch/arch.h"
+#include "models/bind_int.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -46,11 +47,12 @@ static marlin_status new_ropes(struct ml_model *m, struct marlin_error *err) {
     return ml_rope_init(&m->rope_local, &c->rope_local, dim, longest, &m->arena, err);
 }
 
-/* Rounded to the type of the stored embedding, in which the models were trained: bfloat16 makes 55.4256 55.5.
- */
+/* Rounded to the type of the stored embedding (of int8 rows: that of the source, in config.json), in which
+ * the models were trained: bfloat16 makes 55.4256 55.5. */
 static float embedding_scale(const struct ml_model *m) {
     const float scale = (float)sqrt((double)m->config->hidden_size);
-    if (m->embedding.dtype == ML_BF16) return ml_bf16_to_f32(ml_f32_to_bf16(scale));
+    if (m->embedding_rows && strcmp(m->config->dtype, "bfloat16") != 0) return scale;
+    if (m->embedding_rows || m->embedding.dtype == ML_BF16) return ml_bf16_to_f32(ml_f32_to_bf16(scale));
     if (m->embedding.dtype == ML_F16) return ml_f16_to_f32(ml_f32_to_f16(scale));
     return scale;
 }
@@ -64,6 +66,8 @@ marlin_status ml_model_new(const struct ml_config *config, const struct ml_model
     ml_arena_init(&m->arena, 0);
     m->config = config;
     m->kv_dtype = options ? options->kv_dtype : ML_KV_DEFAULT;
+    m->mode = options && options->exact ? ML_QUANT_EXACT : ML_QUANT_FAST;
+    m->headers_only = options && options->headers_only;
     m->device = options ? options->device : NULL;
     m->arch = ml_arch_find(config->model_type);
     if (!m->arch) {
@@ -85,7 +89,7 @@ out:
 
 void ml_model_free(struct ml_model *m) {
     if (!m) return;
-    ml_model_disown(m);
+    ml_model_disown(m, NULL);
     if (m->tensors) ml_tensors_close(m->tensors);
     if (m->owned_config) ml_config_free(m->owned_config);
     ml_arena_free(&m->arena);
@@ -95,33 +99,55 @@ void ml_model_free(struct ml_model *m) {
 
 /* ---- binding ---- */
 
-static void tie_head(struct ml_model *m) {
-    m->head.kind = ML_LINEAR_PLAIN;
-    m->head.in = m->embedding.cols;
-    m->head.out = m->embedding.rows;
-    m->head.u.plain = m->embedding;
+static marlin_status tie_head(struct ml_binder *b, struct marlin_error *err) {
+    struct ml_model *m = b->m;
+    struct ml_linear *head = &m->head;
+    marlin_status st;
+
+    head->in = (size_t)m->config->hidden_size;
+    head->out = (size_t)m->config->vocab_size;
+    ML_TRY(ml_bind_name(b, head, "lm_head", err));
+    if (!m->embedding_rows) {
+        head->kind = ML_LINEAR_PLAIN;
+        head->u.plain = m->embedding;
+        goto out;
+    }
+    head->kind = ML_LINEAR_QUANT;
+    ML_TRY(ml_bind_pieces(b, head, 1, err));
+    struct ml_quant_matrix *rows = &head->u.quant.pieces[0].m;
+    *rows = *m->embedding_rows;
+    m->weight_bytes += ml_model_copy_bytes(m, rows);
+    ML_TRY(ml_bind_matrix_done(b, rows, NULL, NULL, err));
+out:
+    return st;
 }
 
 static bool same_bytes(const struct ml_matrix *a, const struct ml_matrix *b) {
     return a->dtype == b->dtype && memcmp(a->data, b->data, a->rows * a->cols * ml_dtype_size(a->dtype)) == 0;
 }
 
-/* lm_head.weight on disk wins even where the config says tied: it is what was trained. */
-static marlin_status bind_head(struct ml_binder *b, struct marlin_error *err) {
-    struct ml_model *m = b->m;
-    const size_t vocab = (size_t)m->config->vocab_size, hidden = (size_t)m->config->hidden_size;
-    marlin_status st = MARLIN_OK;
-
-    if (m->config->tie_embeddings && !ml_bind_has(b, "lm_head.weight")) {
-        tie_head(m);
-        ML_TRY(ml_bind_name(b, &m->head, "lm_head", err));
-        goto out;
-    }
-    ML_TRY(ml_bind_linear(b, "lm_head", vocab, hidden, false, &m->head, err));
-    if (m->config->tie_embeddings && !same_bytes(&m->head.u.plain, &m->embedding)) {
+/* A quantizer gives the head a matrix of its own; a plain lm_head.weight is what was trained. */
+static void warn_of_other_head(const struct ml_model *m) {
+    if (m->headers_only || m->head.kind != ML_LINEAR_PLAIN || m->embedding_rows) return;
+    if (!same_bytes(&m->head.u.plain, &m->embedding)) {
         ml_log(ML_LOG_WARN, "tie_word_embeddings is set, but lm_head.weight differs from the embedding: "
                             "lm_head.weight is used");
     }
+}
+
+/* lm_head on disk wins even where the config says tied. */
+static marlin_status bind_head(struct ml_binder *b, struct marlin_error *err) {
+    struct ml_model *m = b->m;
+    const size_t vocab = (size_t)m->config->vocab_size, hidden = (size_t)m->config->hidden_size;
+    const bool random = !b->tensors && b->random.bits < 16;
+    marlin_status st;
+
+    if (m->config->tie_embeddings && !random && !ml_bind_has_linear(b, "lm_head")) {
+        st = tie_head(b, err);
+        goto out;
+    }
+    ML_TRY(ml_bind_linear(b, "lm_head", vocab, hidden, false, &m->head, err));
+    if (m->config->tie_embeddings && !random) warn_of_other_head(m);
 out:
     return st;
 }
@@ -139,46 +165,18 @@ static marlin_status bind_layers(struct ml_binder *b, struct marlin_error *err) 
     return MARLIN_OK;
 }
 
-static uint64_t linear_bytes(const struct ml_linear *l) {
-    return (uint64_t)l->in * l->out * ml_dtype_size(l->u.plain.dtype);
-}
-
-static marlin_status add_linear(void *user, struct ml_linear *l, struct marlin_error *err) {
-    uint64_t *sum = user;
-    (void)err;
-    *sum += linear_bytes(l);
-    return MARLIN_OK;
-}
-
-/* Of the experts, those of one token are read. */
-static marlin_status count_token_bytes(struct ml_model *m, struct marlin_error *err) {
-    uint64_t sum = linear_bytes(&m->head);
-    for (size_t i = 0; i < (size_t)m->config->num_layers; i++) {
-        struct ml_layer *l = &m->layers[i];
-        uint64_t layer = 0, expert = 0;
-        const marlin_status st = ml_layer_linears(l, add_linear, &layer, err);
-        if (st != MARLIN_OK) return st;
-        if (l->moe.experts) {
-            const struct ml_mlp *e = &l->moe.experts[0];
-            expert = linear_bytes(&e->gate) + linear_bytes(&e->up) + linear_bytes(&e->down);
-        }
-        sum += layer - expert * (l->moe.n_experts - l->moe.top_k);
-    }
-    m->bytes_per_token = sum;
-    return MARLIN_OK;
-}
-
 marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) {
     struct ml_model *m = b->m;
-    const size_t vocab = (size_t)m->config->vocab_size, hidden = (size_t)m->config->hidden_size;
+    const size_t hidden = (size_t)m->config->hidden_size;
     marlin_status st;
 
-    ML_TRY(ml_bind_matrix(b, "model.embed_tokens.weight", 0, vocab, hidden, &m->embedding, err));
+    ML_TRY(ml_bind_embedding(b, err));
     m->embedding_scale = embedding_scale(m);
     ML_TRY(bind_layers(b, err));
     ML_TRY(ml_bind_norm(b, "model.norm", hidden, &m->norm, err));
     ML_TRY(bind_head(b, err));
-    ML_TRY(count_token_bytes(m, err));
+    ml_bind_arrange(b);
+    ML_TRY(ml_model_count(m, err));
 out:
     return st;
 }
@@ -261,18 +259,46 @@ static void warn_unused(const struct ml_binder *b) {
 
 /* ---- loading ---- */
 
-static marlin_status check_quantization(const struct ml_config *c, struct marlin_error *err) {
-    if (!c->quant_method[0] || strcmp(c->quant_method, "fp8") == 0) return MARLIN_OK;
-    return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
-                   "config.json: quantization method '%s' is not supported: use the unquantized model",
-                   c->quant_method);
+enum { QUANT_VERSION = 1 };
+
+static bool is_one_of(const char *s, const char *const *list, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(s, list[i]) == 0) return true;
+    return false;
 }
 
-static marlin_status bind_from(struct ml_model *m, struct marlin_error *err) {
+static marlin_status check_quantization(const struct ml_config *c, struct marlin_error *err) {
+    static const char *const methods[] = {"", "fp8", "marlin", "exl3"};
+    static const char *const codebooks[] = {"", "3inst", "mcg", "mul1"};
+    if (!is_one_of(c->quant_method, methods, sizeof(methods) / sizeof(methods[0]))) {
+        return ml_fail(
+            err, MARLIN_ERR_UNSUPPORTED,
+            "config.json: quantization method '%s' is not supported: supported are marlin, exl3 and "
+            "fp8: use the unquantized model",
+            c->quant_method);
+    }
+    if (c->quant_version > QUANT_VERSION) {
+        return ml_fail(
+            err, MARLIN_ERR_UNSUPPORTED,
+            "config.json: version %lld of the marlin format: this program reads version %d: update it",
+            (long long)c->quant_version, QUANT_VERSION);
+    }
+    /* Files say by tensor which codebook they use; one that a later format adds would be taken for 3INST. */
+    if (strcmp(c->quant_method, "exl3") == 0 &&
+        !is_one_of(c->quant_codebook, codebooks, sizeof(codebooks) / sizeof(codebooks[0]))) {
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                       "config.json: EXL3 codebook '%s' is not known: known are 3inst, mcg and mul1",
+                       c->quant_codebook);
+    }
+    return MARLIN_OK;
+}
+
+static marlin_status bind_from(struct ml_model *m, struct ml_pool *pool, struct marlin_error *err) {
     struct ml_binder b;
     marlin_status st;
 
     ML_TRY(ml_binder_init(&b, m, m->tensors, err));
+    b.pool = pool;
     ML_TRY(ml_model_bind(&b, err));
     ML_TRY(ml_tensors_check(m->tensors, err));
     warn_unused(&b);
@@ -293,7 +319,7 @@ marlin_status ml_model_load(const char *dir, const struct ml_model_options *opti
     m->owned_config = config;
     config = NULL;
     ML_TRY(ml_tensors_open_dir(dir, &m->tensors, err));
-    st = bind_from(m, err);
+    st = bind_from(m, options ? options->pool : NULL, err);
     if (st != MARLIN_OK) st = ml_fail_in(err, st, "%s", dir);
 out:
     if (st == MARLIN_OK) {
@@ -307,16 +333,4 @@ out:
 
 const struct ml_config *ml_model_config(const struct ml_model *m) {
     return m->config;
-}
-
-uint64_t ml_model_weight_bytes(const struct ml_model *m) {
-    return m->weight_bytes;
-}
-
-uint64_t ml_model_bytes_per_token(const struct ml_model *m) {
-    return m->bytes_per_token;
-}
-
-uint64_t ml_model_parameters(const struct ml_model *m) {
-    return m->parameters;
 }

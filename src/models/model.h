@@ -25,25 +25,47 @@ struct ml_model_options {
     struct ml_device *device; /* NULL = the CPU */
     struct ml_pool *pool;     /* used while loading (first touch); may be NULL */
     enum ml_dtype kv_dtype;   /* ML_F32 or ML_F16; see ML_KV_DEFAULT */
+    bool exact;        /* multiply by quantized weights in float32 (ML_QUANT_EXACT), not with int8 inputs */
+    bool headers_only; /* bind and check, but neither read nor copy weights: counts are right, no state can be
+                          made */
 };
 
-/* Loads a Hugging Face directory; options NULL = the defaults. Missing tensors and wrong shapes fail by name;
- * unknown tensors are logged.
+/* Loads a Hugging Face directory: plain weights, `marlin` (docs/format.md) or EXL3, which may be mixed
+ * freely; options NULL = the defaults. Missing tensors and wrong shapes fail by name; unknown tensors are
+ * logged.
  */
 marlin_status ml_model_load(const char *dir, const struct ml_model_options *options, struct ml_model **out,
                             struct marlin_error *err) MARLIN_MUST_CHECK;
-/* A model of `config`'s shape with random valid weights (bits 16: bf16), for benchmarks. */
-marlin_status ml_model_random(const struct ml_config *config, int bits, uint64_t seed,
-                              const struct ml_model_options *options, struct ml_model **out,
+/* What the weights of a random model are stored as. */
+struct ml_random_format {
+    int bits;  /* 16: bf16; marlin 2..6 tap tiles, 8 int8 rows; EXL3 1..8 */
+    bool exl3; /* MUL1 tiles instead of this project's */
+};
+/* A model of `config`'s shape with random valid weights, for benchmarks. Quantized ones have what a quantizer
+ * would write: a head of its own of 6 bits; embedding, norms and routers plain. */
+marlin_status ml_model_random(const struct ml_config *config, const struct ml_random_format *format,
+                              uint64_t seed, const struct ml_model_options *options, struct ml_model **out,
                               struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_model_free(struct ml_model *m);
 
 const struct ml_config *ml_model_config(const struct ml_model *m);
+/* Bytes of memory that weights take, scales included: of quantized ones as this machine's kernels read them.
+ */
 uint64_t ml_model_weight_bytes(const struct ml_model *m);
 /* Bytes of weights that decoding one token reads (embedding rows not counted; experts: those of one token).
  */
 uint64_t ml_model_bytes_per_token(const struct ml_model *m);
-uint64_t ml_model_parameters(const struct ml_model *m);
+/* Multiplications by weights that decoding one token takes. */
+uint64_t ml_model_products_per_token(const struct ml_model *m);
+uint64_t ml_model_parameters(const struct ml_model *m); /* without padding */
+
+/* How densely weights are stored: bits of tiles, rows or numbers, without scales. */
+struct ml_model_bits {
+    double layers; /* mean over the weights of all linear layers but routers, head and embedding */
+    double head, embedding;
+    size_t quantized; /* number of quantized layers, the head among them */
+};
+void ml_model_bits(const struct ml_model *m, struct ml_model_bits *out);
 
 /* Memory a run would take, from the config alone (for inspect and for refusing before loading). */
 struct ml_memory_estimate {

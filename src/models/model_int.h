@@ -15,7 +15,26 @@
 /* ---- weights -------------------------------------------------------------------------------------- */
 
 /* How a linear layer's weights are stored. */
-enum ml_linear_kind { ML_LINEAR_PLAIN };
+enum ml_linear_kind { ML_LINEAR_PLAIN, ML_LINEAR_QUANT };
+
+/* A quantized layer is one matrix, or (EXL3, wide feed-forward layers) several: each gives outputs row...
+ * from inputs col..., and outputs that several give are summed.
+ *
+ *     gate, up:  [ piece 0 ]   all inputs,         down:  [ piece 0 | piece 1 | ... ]   all outputs,
+ *                [ piece 1 ]   outputs in runs                                          inputs in runs
+ */
+struct ml_quant_piece {
+    struct ml_quant_matrix m;
+    size_t row, col;
+};
+
+struct ml_quant_linear {
+    struct ml_quant_piece *pieces; /* those of col 0 first */
+    size_t n_pieces;
+};
+
+/* Most matrices of one fork-join: plain ones, quantized ones (each of those wants its own copy of x). */
+enum { ML_LINEAR_JOBS = 16, ML_QUANT_JOBS = 4 };
 
 /* y = W x + bias, W [out, in]. Every multiplication by weights goes through ml_linear_forward. */
 struct ml_linear {
@@ -24,6 +43,7 @@ struct ml_linear {
     enum ml_linear_kind kind;
     union {
         struct ml_matrix plain;
+        struct ml_quant_linear quant;
     } u;
     const float *bias; /* [out] or NULL */
 };
@@ -64,6 +84,12 @@ struct ml_layer {
     struct ml_moe moe;
 };
 
+/* n rounded up to a multiple of 128, the width of a Hadamard block. */
+static inline size_t ml_quant_padded(size_t n) {
+    return (n + 127) / 128 * 128;
+}
+
+
 /* Calls fn for every linear of a layer in the order in which the forward pass uses them (router before
  * experts, experts by number); stops at the first failure. */
 typedef marlin_status ml_linear_fn(void *user, struct ml_linear *linear, struct marlin_error *err);
@@ -98,16 +124,21 @@ struct ml_model {
     struct ml_device *device;
     bool owns_device;
     enum ml_dtype kv_dtype;
+    enum ml_quant_mode mode;
+    bool headers_only;
     struct ml_tensors *tensors; /* what the matrices point into; NULL for a random model */
     struct ml_arena arena;
     struct ml_owned *owned;
     struct ml_rope rope, rope_local;
-    struct ml_matrix embedding; /* [vocab, H] */
+    struct ml_matrix embedding;             /* [vocab, H]; unset when embedding_rows */
+    struct ml_quant_matrix *embedding_rows; /* [vocab, H] as int8, or NULL */
     float embedding_scale;
     struct ml_layer *layers; /* [num_layers] */
     struct ml_norm norm;
     struct ml_linear head; /* [vocab, H]; the embedding when tied */
-    uint64_t weight_bytes, bytes_per_token, parameters;
+    uint64_t weight_bytes, bytes_per_token, products_per_token, parameters;
+    size_t quant_rows, quant_cols; /* largest padded sizes of a quantized matrix; 0 when there is none */
+    size_t sum_rows;               /* most outputs of a layer that is a sum of pieces; 0 when there is none */
 };
 
 /* ---- one sequence --------------------------------------------------------------------------------- */
@@ -145,7 +176,17 @@ struct ml_state {
     float *inv_freq;              /* [half] */
     float *cos, *sin;             /* [B, half] */
     float *cos_local, *sin_local; /* [B, half] */
+    float *partial;               /* [B, model->sum_rows]: one term of a sum of pieces; own allocation */
 };
+
+/* Bytes of the copy of q that the model makes in the order of this machine's kernels; 0 when products read q as
+ * it is stored. */
+size_t ml_model_copy_bytes(const struct ml_model *m, const struct ml_quant_matrix *q);
+/* Bytes of memory that a product with q reads: tiles or rows, and scales. */
+uint64_t ml_model_held_bytes(const struct ml_model *m, const struct ml_quant_matrix *q);
+
+/* Fills bytes_per_token and products_per_token of a model whose layers are bound. */
+marlin_status ml_model_count(struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Bytes of working memory of a state, and where its parts lie: s may be NULL to ask for the size alone; else
  * s->scratch must hold as much. MARLIN_ERR_LIMIT on overflow. */

@@ -10,7 +10,7 @@
 #include "base/fp.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "models/bind.h"
+#include "models/bind_int.h"
 
 #include <math.h>
 #include <string.h>
@@ -50,7 +50,7 @@ static void fill_blocks(void *arg, size_t begin, size_t end, int worker) {
 
 /* Memory may be promised beyond what there is; filling it would then end the process instead of in an error.
  */
-static marlin_status check_fits(const struct ml_model *m, size_t bytes, struct marlin_error *err) {
+marlin_status ml_random_fits(const struct ml_model *m, uint64_t bytes, struct marlin_error *err) {
     uint64_t available, total, sum;
     m->device->ops->memory(m->device, &available, &total);
     if (ml_add_u64(m->weight_bytes, bytes, &sum) && sum <= total) return MARLIN_OK;
@@ -84,7 +84,7 @@ marlin_status ml_random_matrix(struct ml_binder *b, size_t rows, size_t cols, st
         st = ml_fail(err, MARLIN_ERR_MEMORY, "random weights: out of memory");
         goto out;
     }
-    ML_TRY(check_fits(b->m, bytes, err));
+    ML_TRY(ml_random_fits(b->m, bytes, err));
     ML_TRY(ml_model_own(b->m, bytes, &data, err));
     f.to = data;
     f.noise = noise;
@@ -124,17 +124,25 @@ static struct ml_config *copy_config(struct ml_arena *a, const struct ml_config 
     return ropes && c->layer_kind && c->layer_rope && c->layer_moe ? c : NULL;
 }
 
-marlin_status ml_model_random(const struct ml_config *config, int bits, uint64_t seed,
-                              const struct ml_model_options *options, struct ml_model **out,
+static marlin_status check_format(const struct ml_random_format *f, struct marlin_error *err) {
+    const bool marlin = (f->bits >= ML_TAP_MIN_BITS && f->bits <= ML_TAP_MAX_BITS) || f->bits == 8;
+    const bool exl3 = f->bits >= ML_EXL3_MIN_BITS && f->bits <= ML_EXL3_MAX_BITS;
+    if (f->bits == 16 || (f->exl3 ? exl3 : marlin)) return MARLIN_OK;
+    return ml_fail(
+        err, MARLIN_ERR_UNSUPPORTED,
+        "random models of %d bits a weight are not supported: marlin has 2 to 6 and 8, EXL3 1 to 8, "
+        "and 16 is plain",
+        f->bits);
+}
+
+marlin_status ml_model_random(const struct ml_config *config, const struct ml_random_format *format,
+                              uint64_t seed, const struct ml_model_options *options, struct ml_model **out,
                               struct marlin_error *err) {
     struct ml_model *m = NULL;
     struct ml_binder b = {0};
     marlin_status st;
 
-    if (bits != 16) {
-        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
-                       "random models of %d bits a weight are not supported: use 16", bits);
-    }
+    ML_TRY(check_format(format, err));
     ML_TRY(ml_model_new(config, options, &m, err));
     m->config = copy_config(&m->arena, config);
     if (!m->config) {
@@ -144,6 +152,7 @@ marlin_status ml_model_random(const struct ml_config *config, int bits, uint64_t
     ML_TRY(ml_binder_init(&b, m, NULL, err));
     b.pool = options ? options->pool : NULL;
     b.seed = seed;
+    b.random = *format;
     ML_TRY(ml_model_bind(&b, err));
 out:
     ml_binder_free(&b);

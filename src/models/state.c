@@ -110,6 +110,27 @@ static struct ml_kv_shape kv_shape(const struct ml_model *m, size_t ctx) {
                                 .dtype = m->kv_dtype};
 }
 
+static marlin_status reserve_quant(struct ml_state *s, struct marlin_error *err) {
+    const struct ml_model *m = s->model;
+    size_t count, bytes;
+    marlin_status st = MARLIN_OK;
+
+    if (m->quant_rows == 0) return st;
+    ML_TRY(ml_exec_reserve_quant(&s->exec, m->quant_cols, m->quant_rows, ML_QUANT_JOBS, s->max_batch, err));
+    if (m->sum_rows == 0) goto out;
+    if (!ml_mul_size(m->sum_rows, s->max_batch, &count) || !ml_mul_size(count, sizeof(float), &bytes)) {
+        st = ml_fail(err, MARLIN_ERR_LIMIT, "working memory for %zu tokens a call passes the address space",
+                     s->max_batch);
+        goto out;
+    }
+    s->partial = ml_alloc_aligned(bytes);
+    if (!s->partial)
+        st = ml_fail(err, MARLIN_ERR_MEMORY, "cannot allocate %zu bytes to run %zu tokens a call", bytes,
+                     s->max_batch);
+out:
+    return st;
+}
+
 marlin_status ml_state_create(const struct ml_model *m, struct ml_pool *pool, size_t ctx, size_t max_batch,
                               struct ml_state **out, struct marlin_error *err) {
     const struct ml_kv_shape shape = kv_shape(m, ctx);
@@ -119,6 +140,8 @@ marlin_status ml_state_create(const struct ml_model *m, struct ml_pool *pool, si
     if (ctx == 0 || max_batch == 0) {
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "a state needs room for at least one token");
     }
+    if (m->headers_only)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "a model of which only headers were read cannot run");
     s = ml_calloc(1, sizeof(*s));
     if (!s) return ml_fail(err, MARLIN_ERR_MEMORY, "state: out of memory");
     s->model = m;
@@ -126,6 +149,7 @@ marlin_status ml_state_create(const struct ml_model *m, struct ml_pool *pool, si
     ML_TRY(ml_exec_create(&s->exec, ml_kernels(), pool, ml_config_max_cols(m->config), err));
     ML_TRY(ml_kv_create(&s->kv, &shape, m->device, err));
     ML_TRY(create_scratch(s, err));
+    ML_TRY(reserve_quant(s, err));
 out:
     if (st == MARLIN_OK)
         *out = s;
@@ -139,6 +163,7 @@ void ml_state_free(struct ml_state *s) {
     ml_kv_free(&s->kv);
     ml_exec_free(&s->exec);
     ml_free_aligned(s->scratch);
+    ml_free_aligned(s->partial);
     ml_free(s);
 }
 

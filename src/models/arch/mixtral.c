@@ -5,17 +5,37 @@
  */
 #include "models/arch/arch.h"
 
-static const struct ml_moe_names classic = {"block_sparse_moe.", "w1", "w3", "w2"};
-static const struct ml_moe_names unified = {"mlp.", "gate_proj", "up_proj", "down_proj"};
+#include <stdio.h>
+
+static const char *const blocks[] = {"block_sparse_moe.", "mlp."};
+static const struct ml_moe_names spellings[2][2] = {
+    {{"block_sparse_moe.", "w1", "w3", "w2"}, {"block_sparse_moe.", "gate_proj", "up_proj", "down_proj"}},
+    {{"mlp.", "w1", "w3", "w2"}, {"mlp.", "gate_proj", "up_proj", "down_proj"}},
+};
+
+static bool has_part(const struct ml_binder *b, const struct ml_layer *l, const struct ml_moe_names *names) {
+    char suffix[64], name[ML_BIND_NAME];
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.0.%s", names->block, names->gate);
+    ml_layer_name(l, suffix, name);
+    return ml_bind_has_linear(b, name);
+}
+
+/* Block and parts are found one by one: who splits fused experts may spell them either way. */
+static const struct ml_moe_names *spelling(const struct ml_binder *b, const struct ml_layer *l) {
+    char suffix[64], router[ML_BIND_NAME];
+    (void)snprintf(suffix, sizeof(suffix), "%sgate.weight", blocks[1]);
+    ml_layer_name(l, suffix, router);
+    const int block = ml_bind_has(b, router);
+    const struct ml_moe_names *usual = &spellings[block][block], *other = &spellings[block][!block];
+    return has_part(b, l, other) ? other : usual;
+}
 
 static marlin_status bind(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
-    char router[ML_BIND_NAME];
     marlin_status st;
 
     ML_TRY(ml_bind_prenorms(b, l, err));
     ML_TRY(ml_bind_attention(b, l, false, false, err));
-    ml_layer_name(l, "mlp.gate.weight", router);
-    ML_TRY(ml_bind_moe(b, l, ml_bind_has(b, router) ? &unified : &classic, true, err));
+    ML_TRY(ml_bind_moe(b, l, spelling(b, l), true, err));
 out:
     return st;
 }

@@ -203,11 +203,13 @@ static void sizes_are_those_of_the_tensors(void **state) {
 
 static void random_models_have_the_shape_and_repeat(void **state) {
     const struct ml_model_options options = {.kv_dtype = ML_F32};
+    const struct ml_random_format plain = {.bits = 16}, seven = {.bits = 7};
     struct ml_model *m[3];
     float *logits[3];
     (void)state;
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(ml_model_random(model->config, 16, i < 2 ? 1 : 2, &options, &m[i], NULL), MARLIN_OK);
+        assert_int_equal(ml_model_random(model->config, &plain, i < 2 ? 1 : 2, &options, &m[i], NULL),
+                         MARLIN_OK);
         logits[i] = make_logits(m[i]);
     }
     assert_int_equal(ml_model_parameters(m[0]), ml_model_parameters(model));
@@ -221,10 +223,11 @@ static void random_models_have_the_shape_and_repeat(void **state) {
         ml_model_free(m[i]);
     }
     struct marlin_error err;
-    assert_int_equal(ml_model_random(model->config, 3, 1, &options, &m[0], &err), MARLIN_ERR_UNSUPPORTED);
+    assert_int_equal(ml_model_random(model->config, &seven, 1, &options, &m[0], &err),
+                     MARLIN_ERR_UNSUPPORTED);
     struct ml_config huge = *model->config;
     huge.vocab_size = (int64_t)1 << 40;
-    assert_int_equal(ml_model_random(&huge, 16, 1, &options, &m[0], &err), MARLIN_ERR_MEMORY);
+    assert_int_equal(ml_model_random(&huge, &plain, 1, &options, &m[0], &err), MARLIN_ERR_MEMORY);
 }
 
 int main(void) {
