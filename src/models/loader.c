@@ -330,7 +330,3 @@ out:
     }
     return st;
 }
-
-const struct ml_config *ml_model_config(const struct ml_model *m) {
-    return m->config;
-}
