@@ -4,7 +4,7 @@
 
 SRC is a directory that exllamav3's converter wrote, with reference_states64.safetensors (hidden states after every
 layer) and reference_linears.safetensors (inputs and outputs of single layers). OUT gets a model of one layer and
-16 vocabulary entries, and reference.safetensors.
+16 vocabulary entries, and reference.safetensors, with 16 rows of each input and output.
 
     scripts/dev/exl3_golden.py SRC tests/golden/exl3/NAME
 """
@@ -61,9 +61,10 @@ def main():
     states = read(os.path.join(src, "reference_states64.safetensors"))
     linears = read(os.path.join(src, "reference_linears.safetensors"))
     reference = {"before": states["after.model.embed_tokens"], "after": states["after.model.layers.0"]}
-    for name, value in sorted(linears.items()):
-        if name.startswith(LAYER) and name.endswith((".x8", ".y8f_int8mode0", ".y8h_int8mode0")):
-            reference[name] = value
+    for name, (dtype, shape, data) in sorted(linears.items()):
+        if name.startswith(LAYER) and name.endswith((".x64", ".y64f_int8mode0")):
+            name = name.replace(".x64", ".x%d" % ROWS).replace(".y64f", ".y%df" % ROWS)
+            reference[name] = (dtype, [ROWS, shape[1]], data[: len(data) // shape[0] * ROWS])
     write(os.path.join(out, "reference.safetensors"), reference)
 
 

@@ -89,7 +89,6 @@ static inline size_t ml_quant_padded(size_t n) {
     return (n + 127) / 128 * 128;
 }
 
-
 /* Calls fn for every linear of a layer in the order in which the forward pass uses them (router before
  * experts, experts by number); stops at the first failure. */
 typedef marlin_status ml_linear_fn(void *user, struct ml_linear *linear, struct marlin_error *err);
@@ -179,8 +178,8 @@ struct ml_state {
     float *partial;               /* [B, model->sum_rows]: one term of a sum of pieces; own allocation */
 };
 
-/* Bytes of the copy of q that the model makes in the order of this machine's kernels; 0 when products read q as
- * it is stored. */
+/* Bytes of the copy of q that the model makes in the order of this machine's kernels; 0 when products read q
+ * as it is stored. */
 size_t ml_model_copy_bytes(const struct ml_model *m, const struct ml_quant_matrix *q);
 /* Bytes of memory that a product with q reads: tiles or rows, and scales. */
 uint64_t ml_model_held_bytes(const struct ml_model *m, const struct ml_quant_matrix *q);
