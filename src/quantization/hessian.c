@@ -115,6 +115,13 @@ void ml_hessian_add(struct ml_hessian *h, const struct ml_kernels *kernels, stru
     if (filled) add_chunk(h, kernels, pool, filled);
 }
 
+/* The square at row a and column b of the lower triangle, and its mirror image; k is a multiple of ROWS. */
+static void mirror(const struct ml_hessian *h, float scale, size_t a, size_t b, float *out) {
+    for (size_t i = a; i < a + ROWS; i++)
+        for (size_t j = b; j < b + ROWS && j <= i; j++)
+            out[i * h->k + j] = out[j * h->k + i] = h->h[i * h->k + j] * scale;
+}
+
 marlin_status ml_hessian_finish(const struct ml_hessian *h, double sigma, float *out,
                                 struct marlin_error *err) {
     const size_t k = h->k;
@@ -127,11 +134,10 @@ marlin_status ml_hessian_finish(const struct ml_hessian *h, double sigma, float 
         return ml_fail(err, MARLIN_ERR_NUMERIC, "Hessian has mean diagonal %g over %llu tokens", mean,
                        (unsigned long long)h->count);
     const float scale = (float)(1.0 / (double)h->count), ridge = (float)(sigma * mean);
-    for (size_t i = 0; i < k; i++) {
-        for (size_t j = 0; j <= i; j++) {
-            out[i * k + j] = out[j * k + i] = h->h[i * k + j] * scale;
-        }
+    for (size_t a = 0; a < k; a += ROWS)
+        for (size_t b = 0; b <= a; b += ROWS)
+            mirror(h, scale, a, b, out);
+    for (size_t i = 0; i < k; i++)
         out[i * k + i] += ridge;
-    }
     return MARLIN_OK;
 }

@@ -122,48 +122,90 @@ marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) {
     return MARLIN_OK;
 }
 
+enum { PROXY_ROWS = 64, PROXY_BLOCK = 128 };
+
 struct proxy {
+    const struct ml_kernels *kernels;
     const float *w, *q, *h;
     size_t n, k;
-    double *part; /* [n][2] */
+    double *part;  /* [n][2] */
+    char *scratch; /* per worker */
+    size_t stride;
 };
 
-/* (x h x') of one row, x = a - b. */
-static double quadratic(const struct proxy *p, const float *a, const float *b) {
-    double sum = 0;
-    for (size_t i = 0; i < p->k; i++) {
-        const double xi = (double)a[i] - (b ? b[i] : 0);
-        if (xi == 0) continue;
-        const float *h = p->h + i * p->k;
-        float dot = 0;
-        for (size_t j = 0; j < p->k; j++) {
-            dot += h[j] * (a[j] - (b ? b[j] : 0));
-        }
-        sum += xi * dot;
+struct proxy_scratch {
+    float *x;        /* [PROXY_ROWS][k] */
+    float *own, *up; /* [PROXY_ROWS][PROXY_BLOCK] */
+    void *gemm;
+};
+
+static size_t proxy_carve(struct proxy_scratch *s, char *base, size_t k) {
+    const size_t block = (size_t)PROXY_ROWS * PROXY_BLOCK, x = PROXY_ROWS * pad64(k * sizeof(float));
+    if (s) {
+        s->x = (float *)(void *)base;
+        s->own = (float *)(void *)(base + x);
+        s->up = s->own + block;
+        s->gemm = s->up + block;
     }
+    return x + 2 * block * sizeof(float) + pad64(ml_gemm_scratch(k));
+}
+
+static double dot(const float *a, const float *own, const float *up, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)a[i] * ((double)own[i] + 2 * (double)up[i]);
     return sum;
 }
 
+/* x h x' of each row of s->x, added to part[2 * row]: h is symmetric, so what lies right of a diagonal block
+ * counts twice. */
+static void add_quadratic(const struct proxy *p, const struct proxy_scratch *s, size_t rows, double *part) {
+    const size_t k = p->k;
+    for (size_t b = 0; b < k; b += PROXY_BLOCK) {
+        const size_t width = k - b < PROXY_BLOCK ? k - b : PROXY_BLOCK, right = b + width;
+        const float *h = p->h + b * k;
+        p->kernels->gemm[ML_F32](s->own, PROXY_BLOCK, h + b, k, s->x + b, k, rows, width, width, s->gemm);
+        if (right < k)
+            p->kernels->gemm[ML_F32](s->up, PROXY_BLOCK, h + right, k, s->x + right, k, rows, width,
+                                     k - right, s->gemm);
+        else
+            memset(s->up, 0, (size_t)PROXY_ROWS * PROXY_BLOCK * sizeof *s->up);
+        for (size_t j = 0; j < rows; j++)
+            part[2 * j] += dot(s->x + j * k + b, s->own + j * PROXY_BLOCK, s->up + j * PROXY_BLOCK, width);
+    }
+}
+
 static void proxy_rows(void *arg, size_t begin, size_t end, int worker) {
-    (void)worker;
     const struct proxy *p = arg;
-    for (size_t j = begin; j < end; j++) {
-        p->part[2 * j] = quadratic(p, p->w + j * p->k, p->q + j * p->k);
-        p->part[2 * j + 1] = quadratic(p, p->w + j * p->k, NULL);
+    struct proxy_scratch s;
+    proxy_carve(&s, p->scratch + (size_t)worker * p->stride, p->k);
+    for (size_t chunk = begin; chunk < end; chunk++) {
+        const size_t r0 = chunk * PROXY_ROWS, rows = p->n - r0 < PROXY_ROWS ? p->n - r0 : PROXY_ROWS;
+        const float *w = p->w + r0 * p->k, *q = p->q + r0 * p->k;
+        for (size_t i = 0; i < rows * p->k; i++)
+            s.x[i] = w[i] - q[i];
+        add_quadratic(p, &s, rows, p->part + 2 * r0);
+        memcpy(s.x, w, rows * p->k * sizeof *w);
+        add_quadratic(p, &s, rows, p->part + 2 * r0 + 1);
     }
 }
 
 double ml_proxy_error(const float *w, const float *q, const float *h, size_t n, size_t k,
-                      struct ml_pool *pool) {
-    struct proxy p = {.w = w, .q = q, .h = h, .n = n, .k = k};
+                      const struct ml_kernels *kernels, struct ml_pool *pool) {
+    struct proxy p = {.kernels = kernels, .w = w, .q = q, .h = h, .n = n, .k = k};
+    double error = NAN, power = NAN;
+    p.stride = proxy_carve(NULL, NULL, k);
     p.part = ml_calloc(n, 2 * sizeof *p.part);
-    if (!p.part) return NAN;
-    ml_pool_for(pool, n, 8, proxy_rows, &p);
-    double error = 0, power = 0;
-    for (size_t j = 0; j < n; j++) {
-        error += p.part[2 * j];
-        power += p.part[2 * j + 1];
+    p.scratch = ml_alloc_aligned((size_t)ml_pool_size(pool) * p.stride);
+    if (p.part && p.scratch) {
+        ml_pool_for(pool, (n + PROXY_ROWS - 1) / PROXY_ROWS, 1, proxy_rows, &p);
+        error = power = 0;
+        for (size_t j = 0; j < n; j++) {
+            error += p.part[2 * j];
+            power += p.part[2 * j + 1];
+        }
     }
     ml_free(p.part);
-    return power > 0 ? error / power : 0;
+    ml_free_aligned(p.scratch);
+    return power <= 0 ? 0 : error / power;
 }

@@ -20,7 +20,8 @@
  * holds the feedback coefficients, i.e. the transpose of the unit block-lower-triangular factor L of h = L D
  * L', 16-wide blocks; all else is 0. MARLIN_ERR_NUMERIC when h is not positive definite (h is then
  * destroyed). */
-marlin_status ml_ldl_factor(float *h, size_t k, struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_ldl_factor(float *h, size_t k, const struct ml_kernels *kernels, struct ml_pool *pool,
+                            struct marlin_error *err) MARLIN_MUST_CHECK;
 
 struct ml_ldlq_job {
     const struct ml_codec *codec;
@@ -37,8 +38,10 @@ struct ml_ldlq_job {
  * depend on how many there are. */
 marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* tr(E h E') / tr(W h W') with E = w - q: the proxy for the loss. h is the Hessian in the basis of w. */
+/* tr(E h E') / tr(W h W') with E = w - q: the proxy for the loss. h [k, k], symmetric, is the Hessian in the
+ * basis of w [n, k]. Not a number when memory runs out. Both this and ml_ldl_factor give the same result for
+ * any number of threads. */
 double ml_proxy_error(const float *w, const float *q, const float *h, size_t n, size_t k,
-                      struct ml_pool *pool);
+                      const struct ml_kernels *kernels, struct ml_pool *pool);
 
 #endif

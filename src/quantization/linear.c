@@ -74,11 +74,13 @@ static void add_ridge(float *h, size_t k, size_t channels, double sigma) {
 /* h and lt of the rotated basis, or both NULL with a reason in *fallback. Only running out of memory fails.
  */
 static marlin_status factor(struct work *s, const struct ml_hessian *hessian, const struct ml_rotation *r,
-                            double sigma, const char **fallback, struct marlin_error *err) {
+                            const struct ml_quantize_options *o, const char **fallback,
+                            struct marlin_error *err) {
     const size_t k = r->k;
     marlin_status st = alloc_floats(&s->h, k, k, err);
     if (st == MARLIN_OK) st = alloc_floats(&s->lt, k, k, err);
     if (st != MARLIN_OK) return st;
+    double sigma = o->sigma;
     for (int try = 0; try < RIDGE_TRIES; try++) {
         if (ml_hessian_finish(hessian, 0, s->h, NULL) != MARLIN_OK) {
             *fallback = "the Hessian is empty, zero or not finite";
@@ -88,7 +90,8 @@ static marlin_status factor(struct work *s, const struct ml_hessian *hessian, co
         add_ridge(s->h, k, hessian->channels, sigma);
         memcpy(s->lt, s->h, k * k * sizeof *s->lt);
         *fallback = NULL;
-        if (ml_ldl_factor(s->lt, k, NULL) == MARLIN_OK) return MARLIN_OK;
+        st = ml_ldl_factor(s->lt, k, o->kernels, o->pool, err);
+        if (st == MARLIN_OK || st == MARLIN_ERR_MEMORY) return st;
         *fallback = "the Hessian could not be factored";
         sigma = sigma * 3 + 0.01;
     }
@@ -126,7 +129,7 @@ static marlin_status run_ldlq(struct work *s, const struct ml_quantize_options *
                                     .bytes = out->bytes};
     const marlin_status st = ml_ldlq(&job, err);
     if (st != MARLIN_OK) return st;
-    out->proxy_error = s->h ? ml_proxy_error(s->target, s->values, s->h, n, k, o->pool)
+    out->proxy_error = s->h ? ml_proxy_error(s->target, s->values, s->h, n, k, o->kernels, o->pool)
                             : relative_error(s->target, s->values, n * k);
     return MARLIN_OK;
 }
@@ -144,7 +147,7 @@ marlin_status ml_quantize_linear(const float *w, size_t n, size_t k, const struc
     ML_TRY(ml_rotation_create(&out->rotation, pad(n), pad(k), err));
     ml_rotation_fit(&out->rotation, s.target, options->codec->unit, options->seed);
     if (hessian)
-        ML_TRY(factor(&s, hessian, &out->rotation, options->sigma, &out->fallback, err));
+        ML_TRY(factor(&s, hessian, &out->rotation, options, &out->fallback, err));
     else
         out->fallback = "no calibration";
     ML_TRY(run_ldlq(&s, options, out, err));

@@ -96,50 +96,102 @@ static float *make_hessian(uint64_t seed) {
     return out;
 }
 
-/* L D L' with unit block diagonal must give the Hessian back; D is recovered by block elimination. */
-static void factor_reproduces_the_hessian(void **state) {
-    (void)state;
-    float *h = make_hessian(2);
-    float *lt = malloc((size_t)K * K * sizeof *lt);
-    memcpy(lt, h, (size_t)K * K * sizeof *lt);
-    assert_int_equal(ml_ldl_factor(lt, K, NULL), MARLIN_OK);
-    double *l = calloc((size_t)K * K, sizeof *l), *rest = calloc((size_t)K * K, sizeof *rest);
-    for (size_t i = 0; i < K; i++) {
-        for (size_t j = 0; j < K; j++) {
-            l[i * K + j] = i == j ? 1 : lt[j * K + i];
-            if (j / ML_TILE >= i / ML_TILE && i != j) assert_true(l[i * K + j] == 0);
-            rest[i * K + j] = h[i * K + j];
+/* What is left of h after taking away L_b D_b L_b' block column by block column must vanish. */
+static void assert_factor_of(const float *h, const float *lt, size_t k) {
+    double *l = calloc(k * k, sizeof *l), *rest = calloc(k * k, sizeof *rest);
+    assert_true(l && rest);
+    for (size_t i = 0; i < k; i++) {
+        for (size_t j = 0; j < k; j++) {
+            l[i * k + j] = i == j ? 1 : lt[j * k + i];
+            if (j / ML_TILE >= i / ML_TILE && i != j) assert_true(l[i * k + j] == 0);
+            rest[i * k + j] = h[i * k + j];
         }
     }
-    /* Eliminate block columns: what is left after subtracting L_b D_b L_b' must vanish. */
-    for (size_t b = 0; b < K; b += ML_TILE) {
+    for (size_t b = 0; b < k; b += ML_TILE) {
         double d[ML_TILE][ML_TILE];
         for (size_t i = 0; i < ML_TILE; i++) {
             for (size_t j = 0; j < ML_TILE; j++) {
-                d[i][j] = rest[(b + i) * K + b + j];
+                d[i][j] = rest[(b + i) * k + b + j];
             }
         }
-        for (size_t i = b; i < K; i++) {
-            for (size_t j = b; j < K; j++) {
+        for (size_t i = b; i < k; i++) {
+            for (size_t j = b; j < k; j++) {
                 double sum = 0;
                 for (size_t p = 0; p < ML_TILE; p++) {
                     for (size_t q = 0; q < ML_TILE; q++) {
-                        sum += l[i * K + b + p] * d[p][q] * l[j * K + b + q];
+                        sum += l[i * k + b + p] * d[p][q] * l[j * k + b + q];
                     }
                 }
-                rest[i * K + j] -= sum;
+                rest[i * k + j] -= sum;
             }
         }
-        for (size_t i = b; i < K; i++) {
+        for (size_t i = b; i < k; i++) {
             for (size_t j = b; j < b + ML_TILE; j++) {
-                assert_true(fabs(rest[i * K + j]) < 1e-3);
+                assert_true(fabs(rest[i * k + j]) < 1e-3);
             }
         }
     }
     free(rest);
     free(l);
+}
+
+/* Sizes below, at, between and above the panels of the factorisation; any number of threads gives the same.
+ */
+static void factor_reproduces_the_hessian(void **state) {
+    static const size_t sizes[] = {16, 128, 208, 256};
+    (void)state;
+    float *full = make_hessian(2), *h = malloc((size_t)K * K * sizeof *h);
+    float *lt = malloc((size_t)K * K * sizeof *lt), *again = malloc((size_t)K * K * sizeof *again);
+    struct ml_pool *pool;
+    assert_int_equal(ml_pool_create(3, &pool, NULL), MARLIN_OK);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        const size_t k = sizes[s];
+        for (size_t i = 0; i < k; i++) {
+            memcpy(h + i * k, full + i * K, k * sizeof *h);
+        }
+        memcpy(lt, h, k * k * sizeof *lt);
+        memcpy(again, h, k * k * sizeof *again);
+        assert_int_equal(ml_ldl_factor(lt, k, ml_kernels(), NULL, NULL), MARLIN_OK);
+        assert_int_equal(ml_ldl_factor(again, k, ml_kernels(), pool, NULL), MARLIN_OK);
+        assert_memory_equal(lt, again, k * k * sizeof *lt);
+        assert_factor_of(h, lt, k);
+    }
+    ml_pool_free(pool);
+    free(again);
     free(lt);
     free(h);
+    free(full);
+}
+
+/* tr(E H E') / tr(W H W') by its definition; sizes that are no multiple of the blocks inside. */
+static void proxy_error_follows_its_definition(void **state) {
+    enum { TN = 70, TK = 208 };
+    (void)state;
+    float *full = make_hessian(8), *h = malloc((size_t)TK * TK * sizeof *h);
+    float *w = normals((size_t)TN * TK, 9), *q = normals((size_t)TN * TK, 10);
+    for (size_t i = 0; i < TK; i++) {
+        memcpy(h + i * TK, full + i * K, TK * sizeof *h);
+    }
+    double error = 0, power = 0;
+    for (size_t r = 0; r < TN; r++) {
+        for (size_t i = 0; i < TK; i++) {
+            for (size_t j = 0; j < TK; j++) {
+                const float *wr = w + r * TK, *qr = q + r * TK;
+                error += ((double)wr[i] - qr[i]) * h[i * TK + j] * ((double)wr[j] - qr[j]);
+                power += (double)wr[i] * h[i * TK + j] * wr[j];
+            }
+        }
+    }
+    struct ml_pool *pool;
+    assert_int_equal(ml_pool_create(3, &pool, NULL), MARLIN_OK);
+    const double one = ml_proxy_error(w, q, h, TN, TK, ml_kernels(), NULL);
+    assert_true(fabs(one - error / power) < 1e-5 * one);
+    assert_true(one == ml_proxy_error(w, q, h, TN, TK, ml_kernels(), pool));
+    ml_pool_free(pool);
+    free(q);
+    free(w);
+    free(h);
+    free(full);
 }
 
 static void indefinite_hessian_is_refused(void **state) {
@@ -149,8 +201,8 @@ static void indefinite_hessian_is_refused(void **state) {
     for (int i = 0; i < 32; i++) {
         h[i * 33] = i == 20 ? -1.0f : 1.0f;
     }
-    assert_int_equal(ml_ldl_factor(h, 32, &err), MARLIN_ERR_NUMERIC);
-    assert_int_equal(ml_ldl_factor(h, 24, &err), MARLIN_ERR_ARGUMENT);
+    assert_int_equal(ml_ldl_factor(h, 32, ml_kernels(), NULL, &err), MARLIN_ERR_NUMERIC);
+    assert_int_equal(ml_ldl_factor(h, 24, ml_kernels(), NULL, &err), MARLIN_ERR_ARGUMENT);
 }
 
 struct outcome {
@@ -161,7 +213,7 @@ static struct outcome run_ldlq(const struct ml_codec *codec, struct ml_pool *poo
     float *h = make_hessian(3), *w = normals((size_t)N * K, 4);
     float *lt = malloc((size_t)K * K * sizeof *lt), *q = malloc((size_t)N * K * sizeof *q);
     memcpy(lt, h, (size_t)K * K * sizeof *lt);
-    assert_int_equal(ml_ldl_factor(lt, K, NULL), MARLIN_OK);
+    assert_int_equal(ml_ldl_factor(lt, K, ml_kernels(), NULL, NULL), MARLIN_OK);
     struct ml_ldlq_job job = {.codec = codec,
                               .kernels = ml_kernels(),
                               .pool = pool,
@@ -173,10 +225,10 @@ static struct outcome run_ldlq(const struct ml_codec *codec, struct ml_pool *poo
                               .bytes = bytes};
     struct outcome o;
     assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
-    o.without = ml_proxy_error(w, q, h, N, K, pool);
+    o.without = ml_proxy_error(w, q, h, N, K, ml_kernels(), pool);
     job.lt = lt;
     assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
-    o.with = ml_proxy_error(w, q, h, N, K, pool);
+    o.with = ml_proxy_error(w, q, h, N, K, ml_kernels(), pool);
     /* What was reported is what the bytes decode to. */
     for (size_t tile = 0; tile < N / ML_TILE * (K / ML_TILE); tile++) {
         float values[ML_TILE_WEIGHTS];
@@ -282,6 +334,7 @@ int main(void) {
         cmocka_unit_test(hessian_is_the_mean_of_outer_products),
         cmocka_unit_test(empty_hessian_is_named),
         cmocka_unit_test(factor_reproduces_the_hessian),
+        cmocka_unit_test(proxy_error_follows_its_definition),
         cmocka_unit_test(indefinite_hessian_is_refused),
         cmocka_unit_test(feedback_lowers_the_proxy_for_any_thread_count),
         cmocka_unit_test(both_codecs_share_the_driver),
