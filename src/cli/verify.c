@@ -11,21 +11,19 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "cli/cli.h"
+#include "converters/checksums.h"
 #include "converters/hf_config.h"
 #include "converters/safetensors.h"
 #include "models/model.h"
 #include "tokenizer/tokenizer.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <xxhash.h>
 
-enum { BLOCK = 4096, GRAIN = 16 * BLOCK, MAX_PROBLEMS = 1000, MANIFEST_LIMIT = 16 << 20 };
+enum { BLOCK = 4096, GRAIN = 16 * BLOCK, MAX_PROBLEMS = 1000 };
 static const size_t out_limit = (size_t)1 << 30;
 
 static const struct ml_option options[] = {
@@ -130,20 +128,6 @@ out:
 
 /* ---- checksums ---- */
 
-static marlin_status hash_file(const char *dir, const char *name, char hex[17], struct marlin_error *err) {
-    char path[ML_CLI_PATH];
-    struct ml_file *f = NULL;
-    marlin_status st = MARLIN_OK;
-    ML_TRY(ml_path_join(path, sizeof path, dir, name, err));
-    ML_TRY(ml_file_open(path, &f, err));
-    const uint64_t hash = XXH3_64bits(ml_file_data(f), (size_t)ml_file_size(f));
-    ML_TRY(ml_file_check(f, err));
-    (void)snprintf(hex, 17, "%016" PRIx64, hash);
-out:
-    ml_file_close(f);
-    return st;
-}
-
 static marlin_status compare_one(struct verification *v, const char *name, const char *wanted) {
     char hex[17], text[MARLIN_ERROR_TEXT];
     struct marlin_error err = {0};
@@ -152,7 +136,7 @@ static marlin_status compare_one(struct verification *v, const char *name, const
         (void)snprintf(text, sizeof text, "checksums.json: '%.200s' is not a file name", name);
         return add_problem(v, text);
     }
-    if (hash_file(v->dir, name, hex, &err) != MARLIN_OK) return add_problem(v, err.text);
+    if (ml_checksum_file(v->dir, name, hex, &err) != MARLIN_OK) return add_problem(v, err.text);
     if (strcmp(hex, wanted) == 0) return MARLIN_OK;
     (void)snprintf(text, sizeof text, "%.200s: checksum %s, but checksums.json says %.40s", name, hex,
                    wanted);
@@ -190,54 +174,10 @@ static marlin_status check_manifest(struct verification *v, struct marlin_error 
     marlin_status st = ml_path_join(path, sizeof path, v->dir, "checksums.json", err);
     if (st != MARLIN_OK || !ml_path_exists(path)) return st;
     struct marlin_error why = {0};
-    st = ml_file_slurp(path, MANIFEST_LIMIT, &json, &len, &why) == MARLIN_OK ? compare_manifest(v, json, len)
-                                                                             : add_problem(v, why.text);
+    st = ml_file_slurp(path, ML_CHECKSUMS_LIMIT, &json, &len, &why) == MARLIN_OK
+             ? compare_manifest(v, json, len)
+             : add_problem(v, why.text);
     ml_free(json);
-    return st;
-}
-
-static bool belongs(const char *name) {
-    const size_t len = strlen(name);
-    static const char *const endings[] = {".safetensors", ".json", ".model", ".jinja"};
-    if (name[0] == '.' || strcmp(name, "checksums.json") == 0) return false;
-    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
-        const size_t n = strlen(endings[i]);
-        if (len > n && strcmp(name + len - n, endings[i]) == 0) return true;
-    }
-    return false;
-}
-
-static marlin_status list_checksums(const char *dir, struct ml_buf *b, struct marlin_error *err) {
-    DIR *d = opendir(dir);
-    if (!d) return ml_fail(err, MARLIN_ERR_IO, "%s: cannot be listed: %s", dir, strerror(errno));
-    marlin_status st = MARLIN_OK;
-    const char *separator = "\n    ";
-    char hex[17];
-    ML_TRY(ml_buf_adds(b, "{\n  \"algorithm\": \"xxh3-64\",\n  \"files\": {"));
-    for (const struct dirent *e; (e = readdir(d));) {
-        if (!belongs(e->d_name)) continue;
-        ML_TRY(hash_file(dir, e->d_name, hex, err));
-        ML_TRY(ml_buf_adds(b, separator));
-        ML_TRY(ml_buf_add_json(b, e->d_name, strlen(e->d_name)));
-        ML_TRY(ml_buf_addf(b, ": \"%s\"", hex));
-        separator = ",\n    ";
-    }
-    ML_TRY(ml_buf_adds(b, "\n  }\n}\n"));
-out:
-    (void)closedir(d);
-    return st;
-}
-
-static marlin_status write_manifest(const char *dir, struct marlin_error *err) {
-    char path[ML_CLI_PATH];
-    struct ml_buf b;
-    marlin_status st = MARLIN_OK;
-    ml_buf_init(&b, MANIFEST_LIMIT);
-    ML_TRY(ml_path_join(path, sizeof path, dir, "checksums.json", err));
-    ML_TRY(list_checksums(dir, &b, err));
-    ML_TRY(ml_file_write_atomic(path, b.data, b.len, err));
-out:
-    ml_buf_free(&b);
     return st;
 }
 
@@ -320,7 +260,7 @@ int ml_cmd_verify(struct ml_cli *cli, const struct ml_args *args) {
     ml_buf_init(&b, out_limit);
     marlin_status st = MARLIN_OK;
     ML_TRY(verify(&v, &err));
-    if (ml_args_flag(args, "write") && v.problems == 0) ML_TRY(write_manifest(v.dir, &err));
+    if (ml_args_flag(args, "write") && v.problems == 0) ML_TRY(ml_checksums_write(v.dir, &err));
     ML_TRY(print(&v, &b));
     rc = ml_cli_write(cli, &b);
     if (v.problems) rc = ML_EXIT_FAILED;
