@@ -56,6 +56,12 @@ static size_t carve(struct band *b, char *base, const struct ml_ldlq_job *job) {
     return total;
 }
 
+size_t ml_ldlq_scratch(size_t k) {
+    static const size_t search = 9 << 20; /* the most that ml_viterbi_scratch says */
+    return (2 * BAND * k + (size_t)BAND * BUFFER) * sizeof(float) + ml_gemm_scratch(k) + search +
+           (size_t)5 * 64;
+}
+
 /* target[:, b0..b1) += error[:, a0..a1) . lt[b0..b1, a0..a1)' */
 static void feed_back(const struct ml_ldlq_job *job, struct band *b, size_t rows, size_t b0, size_t b1,
                       size_t a0, size_t a1) {

@@ -38,6 +38,9 @@ struct ml_ldlq_job {
  * depend on how many there are. */
 marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* Bytes of working memory a thread for k input channels, whatever the codec. */
+size_t ml_ldlq_scratch(size_t k);
+
 /* tr(E h E') / tr(W h W') with E = w - q: the proxy for the loss. h [k, k], symmetric, is the Hessian in the
  * basis of w [n, k]. Not a number when memory runs out. Both this and ml_ldl_factor give the same result for
  * any number of threads. */

@@ -17,8 +17,10 @@ static size_t pad(size_t n) {
     return (n + ML_HADAMARD - 1) / ML_HADAMARD * ML_HADAMARD;
 }
 
-size_t ml_quantize_linear_memory(size_t n, size_t k) {
-    return (2 * pad(n) * pad(k) + 2 * pad(k) * pad(k)) * sizeof(float);
+/* Targets and values, the Hessian and its factor, tiles of up to 8 bits, scratch of each thread. */
+size_t ml_quantize_linear_memory(size_t n, size_t k, int workers) {
+    const size_t weights = pad(n) * pad(k), channels = pad(k) * pad(k);
+    return (2 * weights + 2 * channels) * sizeof(float) + weights + (size_t)workers * ml_ldlq_scratch(pad(k));
 }
 
 /* Work of one call; zero-initialised and freed as a whole. */

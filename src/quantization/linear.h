@@ -42,8 +42,8 @@ void ml_quantized_linear_free(struct ml_quantized_linear *q);
 marlin_status ml_quantized_linear_restore(const struct ml_quantized_linear *q, const struct ml_codec *codec,
                                           float *w, struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Bytes of working memory that ml_quantize_linear allocates for n x k, for the estimate printed beforehand.
- */
-size_t ml_quantize_linear_memory(size_t n, size_t k);
+/* Bytes of working memory that ml_quantize_linear allocates for n x k with so many threads, at most, for the
+ * estimate printed beforehand. */
+size_t ml_quantize_linear_memory(size_t n, size_t k, int workers);
 
 #endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Token rows that a model is calibrated on: from a text, or made by the model itself.
+ */
+#ifndef ML_QUANTIZATION_CALIBRATION_H
+#define ML_QUANTIZATION_CALIBRATION_H
+
+#include "base/pool.h"
+#include "base/status.h"
+#include "models/model.h"
+#include "tokenizer/tokenizer.h"
+
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct ml_calibration {
+    int32_t *ids; /* [rows, width] */
+    size_t rows, width;
+};
+void ml_calibration_free(struct ml_calibration *c);
+
+/* Rows of `width` tokens of a text file, at most `tokens` in all, taken at equal distances over the whole
+ * text. A name that ends in ".jsonl" has one JSON value a line: a string, or an object with a string "text"
+ * (or "content"), each ending with a line feed. Special tokens written in the text are plain text. A text
+ * shorter than a row makes one shorter row of at least 16 tokens; MARLIN_ERR_ARGUMENT below. */
+marlin_status ml_calibration_from_file(const char *path, const struct ml_tokenizer *t, size_t tokens,
+                                       size_t width, struct ml_calibration *out,
+                                       struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Text sampled from the model at temperature 1 plus, every fourth row, random tokens. Deterministic for a
+ * seed whatever the number of threads. on_token (may be NULL) is told how many tokens are made. */
+typedef void ml_calibration_fn(void *user, size_t done, size_t total);
+marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *pool, size_t tokens,
+                                    size_t width, uint64_t seed, const volatile sig_atomic_t *cancel,
+                                    ml_calibration_fn *on_token, void *user, struct ml_calibration *out,
+                                    struct marlin_error *err) MARLIN_MUST_CHECK;
+
+#endif

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One run of the quantizer, shared by the files that carry it out.
+ */
+#ifndef ML_QUANTIZATION_JOB_H
+#define ML_QUANTIZATION_JOB_H
+
+#include "quantization/calibration.h"
+#include "quantization/capture.h"
+#include "quantization/codec.h"
+#include "quantization/parts.h"
+#include "quantization/pipeline.h"
+#include "quantization/plan.h"
+
+#include <limits.h>
+
+struct ml_job {
+    const struct ml_quantize_settings *settings;
+    char work[PATH_MAX]; /* OUT/.quantize */
+    int lock;            /* of job.json while this process works there; -1 = none */
+    struct ml_model *model;
+    struct ml_plan plan;
+    struct ml_codec codec[9]; /* by bits; bits == 0: not made yet */
+    struct ml_calibration calibration;
+    struct ml_rows rows;
+    size_t tokens, width; /* of calibration, as far as memory allows */
+    uint64_t weights_done, weights;
+    struct ml_quantize_report *report;
+};
+
+/* ---- checkpoint.c ---- */
+
+/* Makes OUT and OUT/.quantize, or checks that they hold this very job (MARLIN_ERR_ARGUMENT naming what is
+ * different). Locks it: MARLIN_ERR_IO when another process works there. */
+marlin_status ml_checkpoint_open(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Path of a layer's part. */
+marlin_status ml_checkpoint_part(const struct ml_job *job, size_t layer, char path[PATH_MAX],
+                                 struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Calibration rows of an earlier run; *found says whether there were any. */
+marlin_status ml_checkpoint_load_rows(struct ml_job *job, bool *found,
+                                      struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_checkpoint_save_rows(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Inputs of `layer`; older ones are removed. */
+marlin_status ml_checkpoint_save_hidden(const struct ml_job *job, size_t layer,
+                                        struct marlin_error *err) MARLIN_MUST_CHECK;
+/* The latest inputs at or before `layer` into job->rows; *from is their layer, *found false when there are
+ * none. */
+marlin_status ml_checkpoint_load_hidden(struct ml_job *job, size_t layer, size_t *from, bool *found,
+                                        struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Removes OUT/.quantize: what is left of it if this is interrupted is not taken for a job. */
+marlin_status ml_checkpoint_remove(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+void ml_checkpoint_close(struct ml_job *job); /* gives up the lock */
+
+/* ---- memory.c ---- */
+
+/* Peak memory with `tokens` calibration tokens. */
+void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_memory *out);
+/* Lowers job->tokens until max_memory is kept. */
+marlin_status ml_job_fit_memory(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Advises the kernel about the source's pages of one layer: fetch them, or let them go. */
+void ml_job_fetch(const struct ml_job *job, size_t layer);
+void ml_job_release(const struct ml_job *job, size_t layer);
+
+/* ---- export.c ---- */
+
+/* Parts and untouched tensors -> shards, config.json, tokenizer files, checksums. */
+marlin_status ml_job_export(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+#endif

@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The order of a job. Layers depend on the calibration rows and on the unquantized layers before them, never
+ * on each other's quantized weights: measured, Hessians of the unquantized model are as good, and a layer can
+ * be made again or made alone.
+ */
+#include "quantization/pipeline.h"
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "models/layers/layers.h"
+#include "quantization/allocate.h"
+#include "quantization/job.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+static const double sigma = 0.025;
+static const double hidden_every = 30; /* seconds of work that a restart may have to repeat */
+
+enum { ROW_WIDTH = 1024 };
+
+/* What each effort buys: the trellis window, and calibration tokens. */
+static const struct {
+    const char *name;
+    int window;
+    size_t text_tokens, own_tokens;
+} efforts[ML_EFFORTS] = {
+    [ML_EFFORT_LOW] = {"low", 12, 16384, 8192},
+    [ML_EFFORT_NORMAL] = {"normal", 12, 65536, 32768},
+    [ML_EFFORT_HIGH] = {"high", 16, 131072, 65536},
+};
+
+const char *ml_effort_name(enum ml_quantize_effort e) {
+    return efforts[e].name;
+}
+
+/* ---- opening ---- */
+
+static marlin_status check_head_bits(const struct ml_quantize_settings *s, struct marlin_error *err) {
+    const int b = s->head_bits;
+    const bool exl3 = s->format == ML_QUANTIZE_EXL3;
+    const bool fits = exl3 ? b >= 1 && b <= 8 : (b >= 2 && b <= 6) || b == ML_BITS_INT8;
+    if (fits || b == ML_BITS_PLAIN) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_ARGUMENT, "--head-bits %d: the format has %s and 16 (unquantized)", b,
+                   exl3 ? "1 to 8" : "2 to 6, 8 (int8 rows)");
+}
+
+static marlin_status allocate(struct ml_job *job, struct marlin_error *err) {
+    const struct ml_quantize_settings *s = job->settings;
+    const bool exl3 = s->format == ML_QUANTIZE_EXL3;
+    const struct ml_allocation a = {.bits = s->bits,
+                                    .least = exl3 ? ML_EXL3_MIN_BITS : ML_TAP_MIN_BITS,
+                                    .most = exl3 ? ML_EXL3_MAX_BITS : ML_TAP_MAX_BITS,
+                                    .lowest = (int)floor(s->bits),
+                                    .head_bits = s->head_bits,
+                                    .recipe = s->recipe};
+    const marlin_status st = check_head_bits(s, err);
+    return st != MARLIN_OK ? st : ml_allocate(&job->plan, &a, err);
+}
+
+static void set_size(struct ml_job *job) {
+    const struct ml_quantize_settings *s = job->settings;
+    const size_t longest = (size_t)job->model->config->max_positions;
+    const size_t usual = s->calib ? efforts[s->effort].text_tokens : efforts[s->effort].own_tokens;
+    job->tokens = s->calib_tokens ? s->calib_tokens : usual;
+    job->width = longest && longest < ROW_WIDTH ? longest : ROW_WIDTH;
+    if (job->width > job->tokens) job->width = job->tokens;
+    job->tokens = job->tokens / job->width * job->width;
+    for (size_t i = 0; i < job->plan.count; i++) {
+        if (job->plan.tensors[i].bits != ML_BITS_PLAIN)
+            job->weights += ml_plan_weights(&job->plan.tensors[i]);
+    }
+}
+
+static marlin_status create_report(struct ml_job *job, struct marlin_error *err) {
+    struct ml_quantize_report *r = job->report;
+    struct ml_arena *arena = ml_calloc(1, sizeof *arena);
+    if (!arena) return ml_fail(err, MARLIN_ERR_MEMORY, "report: out of memory");
+    ml_arena_init(arena, 0);
+    r->arena = arena;
+    r->tensors = ml_arena_array(arena, job->plan.count, sizeof *r->tensors);
+    for (size_t i = 0; r->tensors && i < job->plan.count; i++) {
+        const char *name = job->plan.tensors[i].linear->name;
+        r->tensors[i] = (struct ml_quantize_tensor){.name = ml_arena_strndup(arena, name, strlen(name)),
+                                                    .bits = job->plan.tensors[i].bits};
+        if (!r->tensors[i].name) return ml_fail(err, MARLIN_ERR_MEMORY, "report: out of memory");
+    }
+    r->count = job->plan.count;
+    r->bits_per_weight = ml_plan_bits(&job->plan);
+    return r->tensors ? MARLIN_OK : ml_fail(err, MARLIN_ERR_MEMORY, "report: out of memory");
+}
+
+void ml_quantize_report_free(struct ml_quantize_report *r) {
+    if (r->arena) ml_arena_free(r->arena);
+    ml_free(r->arena);
+    memset(r, 0, sizeof *r);
+}
+
+static marlin_status open_job(struct ml_job *job, struct marlin_error *err) {
+    const struct ml_quantize_settings *s = job->settings;
+    const struct ml_model_options mo = {.pool = s->pool, .kv_dtype = ML_F32};
+    marlin_status st;
+    ML_TRY(ml_model_load(s->source, &mo, &job->model, err));
+    ML_TRY(ml_plan_create(job->model, &job->plan, err));
+    ML_TRY(allocate(job, err));
+    set_size(job);
+    ML_TRY(create_report(job, err));
+    ML_TRY(ml_checkpoint_open(job, err));
+    ML_TRY(ml_job_fit_memory(job, err));
+out:
+    return st;
+}
+
+static void close_job(struct ml_job *job) {
+    ml_checkpoint_close(job);
+    for (size_t b = 0; b < sizeof job->codec / sizeof *job->codec; b++) {
+        ml_codec_free(&job->codec[b]);
+    }
+    ml_calibration_free(&job->calibration);
+    ml_free(job->rows.x);
+    if (job->plan.model) ml_plan_free(&job->plan);
+    ml_model_free(job->model);
+}
+
+/* ---- calibration rows ---- */
+
+static marlin_status make_rows(struct ml_job *job, struct marlin_error *err) {
+    const struct ml_quantize_settings *s = job->settings;
+    struct ml_tokenizer *t = NULL;
+    marlin_status st;
+    if (!s->calib)
+        return ml_calibration_sample(job->model, s->pool, job->tokens, job->width, s->seed, s->cancel,
+                                     s->on_sample, s->user, &job->calibration, err);
+    ML_TRY(ml_tokenizer_load(s->source, (uint64_t)job->model->config->vocab_size, &t, err));
+    ML_TRY(ml_calibration_from_file(s->calib, t, job->tokens, job->width, &job->calibration, err));
+out:
+    ml_tokenizer_free(t);
+    return st;
+}
+
+static marlin_status get_rows(struct ml_job *job, struct marlin_error *err) {
+    bool found = false;
+    marlin_status st;
+    ML_TRY(ml_checkpoint_load_rows(job, &found, err));
+    if (!found) {
+        ML_TRY(make_rows(job, err));
+        ML_TRY(ml_checkpoint_save_rows(job, err));
+    }
+    job->report->calib_tokens = job->calibration.rows * job->calibration.width;
+out:
+    return st;
+}
+
+static marlin_status reserve_activations(struct ml_job *job, struct marlin_error *err) {
+    const struct ml_calibration *c = &job->calibration;
+    const size_t hidden = (size_t)job->model->config->hidden_size;
+    size_t count = 0;
+    job->rows = (struct ml_rows){.rows = c->rows, .width = c->width};
+    if (ml_mul_size(c->rows * c->width, hidden, &count)) job->rows.x = ml_calloc(count, sizeof(float));
+    if (job->rows.x) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_MEMORY, "activations of %zu tokens: out of memory", c->rows * c->width);
+}
+
+static marlin_status embed(struct ml_job *job, struct marlin_error *err) {
+    const struct ml_calibration *c = &job->calibration;
+    const size_t hidden = (size_t)job->model->config->hidden_size;
+    struct ml_state *s = NULL;
+    const marlin_status st = ml_state_create(job->model, job->settings->pool, 1, 1, &s, err);
+    if (st != MARLIN_OK) return st;
+    for (size_t r = 0; r < c->rows; r++) {
+        ml_embed(job->model, s, c->ids + r * c->width, c->width, job->rows.x + r * c->width * hidden);
+    }
+    ml_state_free(s);
+    ml_job_release(job, job->plan.layers);
+    return MARLIN_OK;
+}
+
+/* ---- one tensor ---- */
+
+static marlin_status get_codec(struct ml_job *job, int bits, const struct ml_codec **out,
+                               struct marlin_error *err) {
+    const struct ml_quantize_settings *s = job->settings;
+    struct ml_codec *c = &job->codec[bits];
+    const enum ml_cpu_tier tier = ml_kernels()->tier;
+    *out = c;
+    if (c->bits) return MARLIN_OK;
+    return s->format == ML_QUANTIZE_EXL3 ? ml_codec_exl3(c, bits, s->codebook, tier, err)
+                                         : ml_codec_tap(c, bits, efforts[s->effort].window, tier, err);
+}
+
+struct widen {
+    const struct ml_matrix *w;
+    float *to;
+};
+
+static void widen_rows(void *arg, size_t begin, size_t end, int worker) {
+    const struct widen *a = arg;
+    (void)worker;
+    for (size_t r = begin; r < end; r++) {
+        const char *row = (const char *)a->w->data + r * a->w->stride * ml_dtype_size(a->w->dtype);
+        ml_kernels()->widen[a->w->dtype](a->to + r * a->w->cols, row, a->w->cols);
+    }
+}
+
+static marlin_status load_weights(const struct ml_job *job, const struct ml_linear *l, float **out,
+                                  struct marlin_error *err) {
+    size_t count;
+    *out = ml_mul_size(l->in, l->out, &count) ? ml_alloc(count * sizeof **out) : NULL;
+    if (!*out)
+        return ml_fail(err, MARLIN_ERR_MEMORY, "%s: no memory for %zu x %zu weights", l->name, l->out, l->in);
+    struct widen a = {&l->u.plain, *out};
+    ml_pool_for(job->settings->pool, l->out, 64, widen_rows, &a);
+    return MARLIN_OK;
+}
+
+static marlin_status remember(struct ml_part *part, const struct ml_quantize_tensor *t,
+                              struct marlin_error *err) {
+    char key[512], value[64];
+    (void)snprintf(key, sizeof key, "proxy %.480s", t->name);
+    (void)snprintf(value, sizeof value, "%.17g", t->proxy_error);
+    marlin_status st = ml_part_note(part, key, value, err);
+    if (st != MARLIN_OK || !t->fallback) return st;
+    (void)snprintf(key, sizeof key, "fallback %.480s", t->name);
+    return ml_part_note(part, key, t->fallback, err);
+}
+
+static marlin_status quantize_trellis(struct ml_job *job, const struct ml_plan_tensor *t, const float *w,
+                                      const struct ml_hessian *h, struct ml_part *part,
+                                      struct ml_quantize_tensor *result, struct marlin_error *err) {
+    const struct ml_codec *codec = NULL;
+    struct ml_quantized_linear q = {0};
+    marlin_status st;
+    ML_TRY(get_codec(job, t->bits, &codec, err));
+    const struct ml_quantize_options o = {
+        .codec = codec,
+        .kernels = ml_kernels(),
+        .pool = job->settings->pool,
+        .sigma = sigma,
+        .seed = XXH3_64bits_withSeed(t->linear->name, strlen(t->linear->name), job->settings->seed)};
+    ML_TRY(ml_quantize_linear(w, t->linear->out, t->linear->in, h, &o, &q, err));
+    result->proxy_error = q.proxy_error;
+    result->fallback = q.fallback;
+    ML_TRY(ml_part_add_linear(part, t->stored, &q, codec, err));
+out:
+    ml_quantized_linear_free(&q);
+    return st;
+}
+
+static marlin_status quantize_tensor(struct ml_job *job, size_t index, const struct ml_hessian *h,
+                                     struct ml_part *part, struct marlin_error *err) {
+    const struct ml_quantize_settings *s = job->settings;
+    const struct ml_plan_tensor *t = &job->plan.tensors[index];
+    struct ml_quantize_tensor *result = &job->report->tensors[index];
+    float *w = NULL;
+    marlin_status st = MARLIN_OK;
+    if (t->bits == ML_BITS_PLAIN) return st;
+    ML_TRY(load_weights(job, t->linear, &w, err));
+    if (t->bits == ML_BITS_INT8 && s->format == ML_QUANTIZE_MARLIN)
+        st = ml_part_add_int8(part, t->stored, w, t->linear->out, t->linear->in, &result->proxy_error, err);
+    else
+        st = quantize_trellis(job, t, w, h, part, result, err);
+    if (st != MARLIN_OK) {
+        st = ml_fail_in(err, st, "%s", t->linear->name);
+        goto out;
+    }
+    if (result->fallback)
+        ml_log(ML_LOG_WARN, "%s: quantized without feedback: %s", t->linear->name, result->fallback);
+    ML_TRY(remember(part, result, err));
+    job->weights_done += ml_plan_weights(t);
+    if (s->on_tensor)
+        s->on_tensor(s->user, t->layer, job->plan.layers, job->weights_done, job->weights,
+                     result->proxy_error);
+    if (s->cancel && *s->cancel)
+        st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in %s", t->linear->name);
+out:
+    ml_free(w);
+    return st;
+}
+
+/* ---- one layer ---- */
+
+/* The Hessian of an expert's down projection lives only as long as it is needed. */
+static marlin_status quantize_expert_down(struct ml_job *job, size_t index, const struct ml_capture *c,
+                                          struct ml_part *part, struct marlin_error *err) {
+    const struct ml_plan_tensor *t = &job->plan.tensors[index];
+    const struct ml_mlp *e = &c->layer->moe.experts[t->expert];
+    struct ml_hessian h = {0};
+    marlin_status st;
+    ML_TRY(ml_hessian_create(&h, e->down.in, ml_pool_size(c->pool), err));
+    ML_TRY(ml_capture_expert(c, job->model, job->rows.width, e, &h, err));
+    ML_TRY(quantize_tensor(job, index, &h, part, err));
+out:
+    ml_hessian_free(&h);
+    return st;
+}
+
+static marlin_status quantize_layer(struct ml_job *job, size_t layer, const struct ml_capture *c,
+                                    struct ml_part *part, struct marlin_error *err) {
+    for (size_t i = job->plan.first[layer]; i < job->plan.first[layer + 1]; i++) {
+        const struct ml_plan_tensor *t = &job->plan.tensors[i];
+        const bool own = t->expert != ML_NO_EXPERT && t->role == ML_ROLE_DOWN;
+        const marlin_status st = own ? quantize_expert_down(job, i, c, part, err)
+                                     : quantize_tensor(job, i, &c->h[ml_role_input(t->role)], part, err);
+        if (st != MARLIN_OK) return st;
+    }
+    return MARLIN_OK;
+}
+
+static marlin_status write_part(struct ml_job *job, size_t layer, const struct ml_part *part,
+                                struct marlin_error *err) {
+    char path[PATH_MAX];
+    const marlin_status st = ml_checkpoint_part(job, layer, path, err);
+    return st != MARLIN_OK ? st : ml_part_write(part, path, err);
+}
+
+static marlin_status do_layer(struct ml_job *job, size_t layer, struct marlin_error *err) {
+    struct ml_capture c = {0};
+    struct ml_part part = {0};
+    marlin_status st;
+    ml_job_fetch(job, layer + 1);
+    ML_TRY(ml_capture_create(&c, &job->model->layers[layer], job->rows.rows * job->rows.width,
+                             job->settings->pool, err));
+    ML_TRY(
+        ml_rows_forward(job->model, layer, &job->rows, &c, job->settings->pool, job->settings->cancel, err));
+    ML_TRY(quantize_layer(job, layer, &c, &part, err));
+    ML_TRY(write_part(job, layer, &part, err));
+    ml_job_release(job, layer);
+out:
+    ml_part_free(&part);
+    ml_capture_free(&c);
+    return st;
+}
+
+/* The head's input is the normed output of the last layer. */
+static marlin_status head_hessian(struct ml_job *job, struct ml_hessian *h, struct marlin_error *err) {
+    const size_t hidden = (size_t)job->model->config->hidden_size, width = job->rows.width;
+    struct ml_state *s = NULL;
+    const marlin_status st = ml_state_create(job->model, job->settings->pool, width, width, &s, err);
+    if (st != MARLIN_OK) return st;
+    for (size_t r = 0; r < job->rows.rows; r++) {
+        ml_norm_forward(s, &job->model->norm, job->rows.x + r * width * hidden, s->x, width);
+        ml_hessian_add(h, ml_kernels(), job->settings->pool, s->x, hidden, width);
+    }
+    ml_state_free(s);
+    return MARLIN_OK;
+}
+
+static marlin_status do_head(struct ml_job *job, struct marlin_error *err) {
+    const size_t index = job->plan.first[job->plan.layers];
+    struct ml_hessian h = {0};
+    struct ml_part part = {0};
+    marlin_status st;
+    ML_TRY(ml_hessian_create(&h, job->model->head.in, ml_pool_size(job->settings->pool), err));
+    ML_TRY(head_hessian(job, &h, err));
+    ML_TRY(quantize_tensor(job, index, &h, &part, err));
+    ML_TRY(write_part(job, job->plan.layers, &part, err));
+out:
+    ml_part_free(&part);
+    ml_hessian_free(&h);
+    return st;
+}
+
+/* ---- all layers ---- */
+
+/* Takes what an earlier run found out about a finished layer. The text must outlive the part's file. */
+static void recall(struct ml_job *job, size_t layer, const struct ml_tensors *t) {
+    char key[512];
+    for (size_t i = job->plan.first[layer]; i < job->plan.first[layer + 1]; i++) {
+        struct ml_quantize_tensor *r = &job->report->tensors[i];
+        (void)snprintf(key, sizeof key, "proxy %.480s", r->name);
+        const char *proxy = ml_tensors_metadata(t, key);
+        r->proxy_error = proxy ? strtod(proxy, NULL) : NAN;
+        (void)snprintf(key, sizeof key, "fallback %.480s", r->name);
+        const char *why = ml_tensors_metadata(t, key);
+        r->fallback = why ? ml_arena_strndup(job->report->arena, why, strlen(why)) : NULL;
+        if (job->plan.tensors[i].bits != ML_BITS_PLAIN)
+            job->weights_done += ml_plan_weights(&job->plan.tensors[i]);
+    }
+}
+
+/* The number of layers (the head being the last) that are done. A part that is damaged is made again. */
+static size_t count_done(struct ml_job *job) {
+    char path[PATH_MAX];
+    size_t layer = 0;
+    for (; layer <= job->plan.layers; layer++) {
+        struct ml_tensors *t = NULL;
+        struct marlin_error why = {0};
+        if (ml_checkpoint_part(job, layer, path, &why) != MARLIN_OK) break;
+        const marlin_status st = ml_part_open(path, &t, &why);
+        if (st != MARLIN_OK && st != MARLIN_ERR_NOT_FOUND) ml_log(ML_LOG_WARN, "%s: made again", why.text);
+        if (st != MARLIN_OK) break;
+        recall(job, layer, t);
+        ml_tensors_close(t);
+    }
+    return layer;
+}
+
+/* Brings the activations to the input of `layer`. */
+static marlin_status reach(struct ml_job *job, size_t layer, struct marlin_error *err) {
+    size_t from = 0;
+    bool found = false;
+    marlin_status st;
+    ML_TRY(ml_checkpoint_load_hidden(job, layer, &from, &found, err));
+    if (!found) ML_TRY(embed(job, err));
+    for (; from < layer; from++) {
+        ml_job_fetch(job, from + 1);
+        ML_TRY(ml_rows_forward(job->model, from, &job->rows, NULL, job->settings->pool, job->settings->cancel,
+                               err));
+        ml_job_release(job, from);
+    }
+out:
+    return st;
+}
+
+static marlin_status do_layers(struct ml_job *job, struct marlin_error *err) {
+    const size_t done = count_done(job);
+    double saved = ml_clock_seconds();
+    marlin_status st = MARLIN_OK;
+    job->report->resumed_layers = done;
+    ML_TRY(get_rows(job, err));
+    if (done > job->plan.layers) goto out;
+    ML_TRY(reserve_activations(job, err));
+    ML_TRY(reach(job, done, err));
+    for (size_t l = done; l < job->plan.layers; l++) {
+        ML_TRY(do_layer(job, l, err));
+        if (ml_clock_seconds() - saved < hidden_every) continue;
+        ML_TRY(ml_checkpoint_save_hidden(job, l + 1, err));
+        saved = ml_clock_seconds();
+    }
+    ML_TRY(do_head(job, err));
+out:
+    return st;
+}
+
+marlin_status ml_quantize_model(const struct ml_quantize_settings *settings,
+                                struct ml_quantize_report *report, struct marlin_error *err) {
+    struct ml_job *job = ml_calloc(1, sizeof *job);
+    marlin_status st;
+    memset(report, 0, sizeof *report);
+    if (!job) return ml_fail(err, MARLIN_ERR_MEMORY, "quantizing: out of memory");
+    job->settings = settings;
+    job->report = report;
+    job->lock = -1;
+    ML_TRY(open_job(job, err));
+    ML_TRY(do_layers(job, err));
+    ML_TRY(ml_job_export(job, err));
+    ML_TRY(ml_checkpoint_remove(job, err));
+out:
+    close_job(job);
+    ml_free(job);
+    if (st != MARLIN_OK) ml_quantize_report_free(report);
+    return st;
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Walks a model's layers once and names everything that will be quantized.
+ */
+#include "quantization/plan.h"
+
+#include "models/bind.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *ml_role_name(enum ml_role r) {
+    static const char *const names[ML_ROLES] = {"q", "k", "v", "o", "gate", "up", "down", "head"};
+    return names[r];
+}
+
+static const char canonical_prefix[] = "model.";
+
+static marlin_status set_names(struct ml_plan *p, struct ml_plan_tensor *t, struct marlin_error *err) {
+    char name[ML_BIND_NAME];
+    const char *canonical = t->linear->name;
+    const size_t skip = sizeof canonical_prefix - 1;
+    if (strncmp(canonical, canonical_prefix, skip) == 0)
+        (void)snprintf(name, sizeof name, "%s%s", p->prefix, canonical + skip);
+    else
+        (void)snprintf(name, sizeof name, "%s%s", p->head_prefix, canonical);
+    t->stored = ml_arena_strndup(&p->arena, name, strlen(name));
+    return t->stored ? MARLIN_OK
+                     : ml_fail(err, MARLIN_ERR_MEMORY, "plan of %zu tensors: out of memory", p->count);
+}
+
+static marlin_status add(struct ml_plan *p, const struct ml_linear *l, enum ml_role role, size_t layer,
+                         int expert, struct marlin_error *err) {
+    struct ml_plan_tensor *t = &p->tensors[p->count++];
+    *t = (struct ml_plan_tensor){.linear = l, .role = role, .layer = layer, .expert = expert};
+    return set_names(p, t, err);
+}
+
+static marlin_status add_mlp(struct ml_plan *p, const struct ml_mlp *m, size_t layer, int expert,
+                             struct marlin_error *err) {
+    marlin_status st;
+    ML_TRY(add(p, &m->gate, ML_ROLE_GATE, layer, expert, err));
+    ML_TRY(add(p, &m->up, ML_ROLE_UP, layer, expert, err));
+    ML_TRY(add(p, &m->down, ML_ROLE_DOWN, layer, expert, err));
+out:
+    return st;
+}
+
+static marlin_status add_layer(struct ml_plan *p, const struct ml_layer *l, struct marlin_error *err) {
+    const struct ml_attention_weights *a = &l->attn;
+    marlin_status st;
+    ML_TRY(add(p, &a->q, ML_ROLE_Q, l->index, ML_NO_EXPERT, err));
+    ML_TRY(add(p, &a->k, ML_ROLE_K, l->index, ML_NO_EXPERT, err));
+    ML_TRY(add(p, &a->v, ML_ROLE_V, l->index, ML_NO_EXPERT, err));
+    ML_TRY(add(p, &a->o, ML_ROLE_O, l->index, ML_NO_EXPERT, err));
+    if (!l->moe.experts) {
+        st = add_mlp(p, &l->mlp, l->index, ML_NO_EXPERT, err);
+        goto out;
+    }
+    for (size_t e = 0; e < l->moe.n_experts; e++) {
+        ML_TRY(add_mlp(p, &l->moe.experts[e], l->index, (int)e, err));
+    }
+out:
+    return st;
+}
+
+static size_t count_tensors(const struct ml_model *m) {
+    size_t n = 1;
+    for (size_t i = 0; i < (size_t)m->config->num_layers; i++) {
+        n += 4 + 3 * (m->layers[i].moe.experts ? m->layers[i].moe.n_experts : 1);
+    }
+    return n;
+}
+
+static marlin_status find_prefix(struct ml_plan *p, const struct ml_model *m, struct marlin_error *err) {
+    struct ml_binder b;
+    const marlin_status st = ml_binder_init(&b, (struct ml_model *)m, m->tensors, err);
+    p->prefix = b.prefix;
+    p->head_prefix = b.head_prefix;
+    ml_binder_free(&b);
+    return st;
+}
+
+marlin_status ml_plan_create(const struct ml_model *m, struct ml_plan *p, struct marlin_error *err) {
+    marlin_status st;
+    *p = (struct ml_plan){.model = m, .layers = (size_t)m->config->num_layers};
+    ml_arena_init(&p->arena, 0);
+    ML_TRY(find_prefix(p, m, err));
+    p->tensors = ml_arena_array(&p->arena, count_tensors(m), sizeof *p->tensors);
+    p->first = ml_arena_array(&p->arena, p->layers + 2, sizeof *p->first);
+    if (!p->tensors || !p->first) {
+        st = ml_fail(err, MARLIN_ERR_MEMORY, "plan of %zu layers: out of memory", p->layers);
+        goto out;
+    }
+    for (size_t i = 0; i < p->layers; i++) {
+        p->first[i] = p->count;
+        ML_TRY(add_layer(p, &m->layers[i], err));
+    }
+    p->first[p->layers] = p->count;
+    ML_TRY(add(p, &m->head, ML_ROLE_HEAD, p->layers, ML_NO_EXPERT, err));
+    p->first[p->layers + 1] = p->count;
+out:
+    if (st != MARLIN_OK) ml_plan_free(p);
+    return st;
+}
+
+void ml_plan_free(struct ml_plan *p) {
+    ml_arena_free(&p->arena);
+    memset(p, 0, sizeof *p);
+}
+
+uint64_t ml_plan_weights(const struct ml_plan_tensor *t) {
+    return (uint64_t)t->linear->in * t->linear->out;
+}
+
+double ml_plan_bits(const struct ml_plan *p) {
+    double bits = 0, weights = 0;
+    for (size_t i = 0; i < p->first[p->layers]; i++) {
+        bits += (double)p->tensors[i].bits * (double)ml_plan_weights(&p->tensors[i]);
+        weights += (double)ml_plan_weights(&p->tensors[i]);
+    }
+    return weights > 0 ? bits / weights : 0;
+}
+
+/* ---- names of the source ---- */
+
+/* The part of the name behind "<prefix>layers.N.", or NULL. */
+static const char *layer_rest(const struct ml_plan *p, const char *name, size_t *layer) {
+    static const char layers[] = "layers.";
+    const size_t skip = strlen(p->prefix);
+    if (strncmp(name, p->prefix, skip) != 0 || strncmp(name + skip, layers, sizeof layers - 1) != 0)
+        return NULL;
+    const char *digits = name + skip + sizeof layers - 1;
+    char *end = NULL;
+    const unsigned long long n = strtoull(digits, &end, 10);
+    if (*digits < '0' || *digits > '9' || *end != '.' || n >= p->layers) return NULL;
+    *layer = (size_t)n;
+    return end + 1;
+}
+
+size_t ml_plan_layer_of(const struct ml_plan *p, const char *name) {
+    size_t layer;
+    return layer_rest(p, name, &layer) ? layer : p->layers;
+}
+
+static bool is_weight_of(const char *name, const char *stored) {
+    static const char *const suffixes[] = {".weight", ".weight_scale_inv", ".weight_scale"};
+    const size_t n = strlen(stored);
+    if (strncmp(name, stored, n) != 0) return false;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        if (strcmp(name + n, suffixes[i]) == 0) return true;
+    }
+    return false;
+}
+
+static bool is_fused(const char *rest) {
+    static const char *const names[] = {"self_attn.qkv_proj.weight",
+                                        "mlp.gate_up_proj.weight",
+                                        "mlp.experts.gate_up_proj",
+                                        "mlp.experts.down_proj",
+                                        "block_sparse_moe.experts.gate_up_proj",
+                                        "block_sparse_moe.experts.down_proj"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(rest, names[i]) == 0) return true;
+    }
+    return false;
+}
+
+bool ml_plan_replaces(const struct ml_plan *p, const char *name) {
+    size_t layer = p->layers;
+    const char *rest = layer_rest(p, name, &layer);
+    if (rest && is_fused(rest)) return true;
+    for (size_t i = p->first[layer]; i < p->first[layer + 1]; i++) {
+        if (p->tensors[i].bits != ML_BITS_PLAIN && is_weight_of(name, p->tensors[i].stored)) return true;
+    }
+    return false;
+}
