@@ -85,6 +85,7 @@ ML_CLI_VERB(run);
 ML_CLI_VERB(tokenize);
 ML_CLI_VERB(logits);
 ML_CLI_VERB(perplexity);
+ML_CLI_VERB(quantize);
 ML_CLI_VERB(inspect);
 ML_CLI_VERB(verify);
 ML_CLI_VERB(bench);

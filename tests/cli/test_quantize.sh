@@ -1,0 +1,126 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# `marlin quantize`: fields, checksums, recipes, killed and resumed runs, other jobs, full disks.
+set -eu
+marlin=$1 source=$2
+model=$source/models/marlin-12m
+small=$source/tests/golden/fixtures/mixtral
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+# ---- a real model, on a text ----
+
+cat "$source/README.md" "$source/CONTRIBUTING.md" >"$dir/text"
+"$marlin" quantize "$model" -o "$dir/real" -b 2 --head-bits 2 --calib-tokens 256 --calib "$dir/text" --json >"$dir/json" \
+    2>"$dir/err" || fail "quantize: $(cat "$dir/err")"
+for field in bits_per_weight seconds bytes tensors; do
+    grep -q "\"$field\":" "$dir/json" || fail "field $field is missing: $(head -c 300 "$dir/json")"
+done
+grep -q '"name":"model.layers.0.self_attn.q_proj","bits":2,"proxy_error":0\.0' "$dir/json" ||
+    fail "tensors: $(head -c 400 "$dir/json")"
+grep -q '^marlin: memory: at most' "$dir/err" || fail "the memory estimate is not printed"
+grep -q '"quant_method": "marlin"' "$dir/real/config.json" || fail "config.json: $(cat "$dir/real/config.json")"
+for file in tokenizer.json generation_config.json model.safetensors; do
+    grep -q "\"$file\"" "$dir/real/checksums.json" || fail "checksums.json lacks $file"
+done
+[ ! -e "$dir/real/.quantize" ] || fail "the work folder is left behind"
+
+# ---- a small model, on its own text ----
+
+options="-b 3 --calib-tokens 512"
+# shellcheck disable=SC2086
+"$marlin" quantize "$small" -o "$dir/a" $options >"$dir/out" 2>"$dir/err" || fail "quantize: $(cat "$dir/err")"
+
+# The same bytes again with another number of threads, killed on the way again and again.
+tries=0 resume=
+while :; do
+    tries=$((tries + 1))
+    [ $tries -le 40 ] || fail "does not finish: $(cat "$dir/err")"
+    # shellcheck disable=SC2086
+    "$marlin" quantize "$small" -o "$dir/b" $options --threads 1 $resume >"$dir/out" 2>"$dir/err" &
+    pid=$!
+    sleep "0.$((tries % 9 + 1))"
+    [ $tries -gt 10 ] || kill -9 $pid 2>/dev/null || :
+    rc=0
+    wait $pid 2>/dev/null || rc=$?
+    [ $rc -ne 0 ] || break
+    [ $rc -eq 137 ] || fail "exit status $rc: $(cat "$dir/err")"
+    [ ! -e "$dir/b/.quantize/job.json" ] || resume=--resume
+done
+diff -r "$dir/a" "$dir/b" || fail "a killed and resumed run differs"
+
+# Interrupted politely: exit 1, a hint, and nothing lost. Two runs at once, another job, no --resume: refused.
+# shellcheck disable=SC2086
+"$marlin" quantize "$small" -o "$dir/c" $options >"$dir/out" 2>"$dir/err" &
+pid=$!
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    [ -e "$dir/c/.quantize/job.json" ] && break
+    sleep 0.1
+done
+rc=0
+# shellcheck disable=SC2086
+"$marlin" quantize "$small" -o "$dir/c" $options --resume >"$dir/out2" 2>"$dir/err2" || rc=$?
+[ $rc -eq 0 ] || grep -q 'another process' "$dir/err2" || fail "two at once: $(cat "$dir/err2")"
+kill -TERM $pid 2>/dev/null || :
+rc=0
+wait $pid || rc=$?
+if [ $rc -ne 0 ]; then
+    [ $rc -eq 1 ] || fail "an interrupted run exits 1, not $rc"
+    grep -q -- '--resume' "$dir/err" || fail "no hint to --resume: $(cat "$dir/err")"
+    rc=0
+    # shellcheck disable=SC2086
+    "$marlin" quantize "$small" -o "$dir/c" $options 2>"$dir/err" || rc=$?
+    [ $rc -eq 2 ] || fail "an unfinished job without --resume exits 2, not $rc"
+    rc=0
+    # shellcheck disable=SC2086
+    "$marlin" quantize "$small" -o "$dir/c" $options --seed 7 --resume 2>"$dir/err" || rc=$?
+    [ $rc -eq 2 ] && grep -q 'another seed' "$dir/err" || fail "another seed: $(cat "$dir/err")"
+    # shellcheck disable=SC2086
+    "$marlin" quantize "$small" -o "$dir/c" $options --resume >"$dir/out" 2>"$dir/err" || fail "resume: $(cat "$dir/err")"
+fi
+diff -r "$dir/a" "$dir/c" || fail "an interrupted and resumed run differs"
+
+# A disk that is full: files of more than 100 blocks cannot be written.
+rc=0
+(
+    trap '' XFSZ
+    ulimit -f 100
+    # shellcheck disable=SC2086
+    "$marlin" quantize "$small" -o "$dir/d" $options 2>"$dir/err"
+) >"$dir/out" || rc=$?
+[ $rc -eq 1 ] || fail "a full disk exits 1, not $rc"
+grep -q 'no room for\|cannot write' "$dir/err" || fail "a full disk: $(cat "$dir/err")"
+# shellcheck disable=SC2086
+"$marlin" quantize "$small" -o "$dir/d" $options --resume >"$dir/out" 2>"$dir/err" || fail "resume: $(cat "$dir/err")"
+diff -r "$dir/a" "$dir/d" || fail "resumed after a full disk differs"
+
+# ---- recipes and wrong usage ----
+
+printf '# more for the values\n*.v_proj 4\nmodel.layers.0.* 3\n' >"$dir/recipe"
+"$marlin" quantize "$small" -o "$dir/e" -b 2 --calib-tokens 64 --recipe "$dir/recipe" --json >"$dir/json" 2>"$dir/err" ||
+    fail "recipe: $(cat "$dir/err")"
+grep -q '"name":"model.layers.1.self_attn.v_proj","bits":4' "$dir/json" || fail "recipe: v_proj"
+grep -q '"name":"model.layers.0.self_attn.v_proj","bits":3' "$dir/json" || fail "recipe: the last rule wins"
+printf '*.v_proj four\n' >"$dir/recipe"
+rc=0
+"$marlin" quantize "$small" -o "$dir/f" --recipe "$dir/recipe" 2>"$dir/err" || rc=$?
+[ $rc -eq 2 ] && grep -q 'recipe, line 1' "$dir/err" || fail "a bad recipe: $(cat "$dir/err")"
+
+for wrong in "--bits 9" "--bits 1" "--head-bits 7" "--max-memory lots" "--max-memory 1M" "--calib $dir/absent"; do
+    rc=0
+    # shellcheck disable=SC2086
+    "$marlin" quantize "$model" -o "$dir/g" $wrong >"$dir/out" 2>"$dir/err" || rc=$?
+    [ $rc -ne 0 ] || fail "$wrong must fail"
+    grep -q '^marlin: ' "$dir/err" || fail "$wrong: no message"
+    rm -rf "$dir/g"
+done
+rc=0
+"$marlin" quantize "$model" 2>"$dir/err" || rc=$?
+[ $rc -eq 2 ] || fail "no -o exits 2, not $rc"
+echo ok
