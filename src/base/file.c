@@ -117,7 +117,10 @@ marlin_status ml_file_open(const char *path, struct ml_file **out, struct marlin
             goto out;
         }
         f->data = data;
-        f->guard = ml_file_guard_add(f->data, (size_t)f->size);
+        if ((f->guard = ml_file_guard_add(f->data, (size_t)f->size)) < 0) {
+            st = ml_fail(err, MARLIN_ERR_LIMIT, "%s: too many mapped files", path);
+            goto out;
+        }
     }
     st = ml_file_check(f, err); /* cut between stat and map? */
 out:

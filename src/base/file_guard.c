@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { SLOTS = 1024 };
+enum { SLOTS = 8192 }; /* twice the files that one model may have */
 
 static struct slot {
     atomic_uintptr_t begin; /* 0 = free; 1 = being set up */

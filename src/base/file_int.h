@@ -8,8 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Registers a mapping and installs the handler the first time. Returns a slot, or -1 when all are taken (the
- * mapping is then unguarded, as any other memory). */
+/* Registers a mapping and installs the handler the first time. Returns a slot, or -1 when all are taken. */
 int ml_file_guard_add(const void *data, size_t size);
 void ml_file_guard_remove(int slot); /* -1 is fine */
 bool ml_file_guard_hit(int slot);    /* true after a bus error inside the mapping */

@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+enum { MAX_PIECE_OUT = 16 << 20 }; /* bytes that one token may become */
+
 static bool is_fused(const struct ml_tokenizer *t) {
     return t->strip_start == SIZE_MAX;
 }
@@ -107,6 +109,7 @@ marlin_status ml_dec_load(struct ml_tokenizer *t, const struct ml_json *v, struc
 
 static marlin_status byte_level(const char *s, size_t len, struct ml_buf *out) {
     const size_t was = out->len;
+    if (!ml_utf8_valid(s, len)) return ml_buf_add(out, s, len); /* a byte that an earlier step made */
     for (size_t i = 0; i < len;) {
         uint32_t cp;
         i += ml_utf8_get(s + i, &cp);
@@ -198,20 +201,22 @@ static marlin_status piece_text(const struct ml_tokenizer *t, const struct ml_pi
 
 static void init_pair(struct ml_buf buf[2]) {
     /* A Replace step can lengthen a piece; what one token may become is bounded all the same. */
-    ml_buf_init(&buf[0], 16u << 20);
-    ml_buf_init(&buf[1], 16u << 20);
+    ml_buf_init(&buf[0], MAX_PIECE_OUT);
+    ml_buf_init(&buf[1], MAX_PIECE_OUT);
 }
 
 marlin_status ml_dec_prepare(struct ml_tokenizer *t, struct marlin_error *err) {
     struct ml_buf buf[2];
     init_pair(buf);
     marlin_status st = MARLIN_OK;
+    size_t total = 0;
     for (size_t id = 0; id < t->size; id++) {
         struct ml_piece *p = &t->piece[id];
         const char *text;
         size_t len;
         if (!p->flags) continue;
         ML_TRY(piece_text(t, p, false, buf, &text, &len));
+        if ((total += len) > ML_TOK_MAX_OUT) ML_TRY(MARLIN_ERR_LIMIT);
         const bool same = len == p->len && !memcmp(text, p->text, len);
         char *copy = same ? NULL : ml_arena_strndup(&t->arena, text, len);
         if (!same && !copy) ML_TRY(MARLIN_ERR_MEMORY);
@@ -221,7 +226,12 @@ marlin_status ml_dec_prepare(struct ml_tokenizer *t, struct marlin_error *err) {
 out:
     ml_buf_free(&buf[0]);
     ml_buf_free(&buf[1]);
-    if (st != MARLIN_OK) (void)ml_fail(err, st, "decoder: out of memory");
+    if (st == MARLIN_ERR_LIMIT)
+        (void)ml_fail(err, st,
+                      "decoder: the tokens become too long: the ceiling is %u bytes for one, %u for all",
+                      MAX_PIECE_OUT, ML_TOK_MAX_OUT);
+    else if (st != MARLIN_OK)
+        (void)ml_fail(err, st, "decoder: out of memory");
     return st;
 }
 

@@ -140,12 +140,24 @@ static void encoder_free(struct ml_encoder *e) {
     ml_free(e->cache);
 }
 
+marlin_status ml_work(struct ml_encoder *e, size_t len) {
+    if (len > e->work)
+        return ml_fail(
+            e->err, MARLIN_ERR_LIMIT,
+            "encode: the normalizer and pre-tokenizer make too much of this text: the work allowed is "
+            "proportional to the text");
+    e->work -= len;
+    return MARLIN_OK;
+}
+
 static marlin_status encoder_init(struct ml_encoder *e, size_t len) {
     marlin_status st = MARLIN_OK;
+    e->work = ml_work_for(len);
+    const size_t limit = e->work < ML_TOK_MAX_TEXT ? (size_t)e->work : ML_TOK_MAX_TEXT;
     for (size_t i = 0; i < 2; i++)
-        ml_buf_init(&e->norm[i], ML_TOK_MAX_TEXT);
+        ml_buf_init(&e->norm[i], limit);
     for (size_t i = 0; i < ML_TOK_MAX_STEPS; i++)
-        ml_buf_init(&e->scratch[i], ML_TOK_MAX_TEXT);
+        ml_buf_init(&e->scratch[i], limit);
     if (e->t->has_regex) st = ml_regex_run_create(len, &e->run);
     if (st == MARLIN_OK && len >= CACHE_FROM && e->t->model == ML_MODEL_BPE)
         st = ml_bpe_cache_create(&e->cache);

@@ -210,48 +210,59 @@ out:
 }
 
 /* Tokens marked as normalized are looked for in normalized text, in their own normalized form. */
-static marlin_status match_added(struct ml_tokenizer *t, size_t index, size_t *total,
-                                 struct marlin_error *err) {
+static marlin_status match_added(struct ml_tokenizer *t, size_t index, struct ml_encoder *e, size_t *total) {
     const struct ml_piece *p = &t->piece[t->added[index].id];
     const char *text = p->text;
     size_t len = p->len;
-    struct ml_encoder e = {.t = t, .err = err};
-    ml_buf_init(&e.norm[0], 1 << 20);
-    ml_buf_init(&e.norm[1], 1 << 20);
     const bool normalized = t->added[index].normalized;
     marlin_status st = MARLIN_OK;
-    if (normalized && t->has_regex) st = ml_regex_run_create(len, &e.run);
-    if (st == MARLIN_OK && normalized) st = ml_norm_run(&e, text, len, &text, &len);
-    *total += len;
-    if (st == MARLIN_OK && *total > ML_TOK_MAX_MATCHER)
-        st = ml_fail(err, MARLIN_ERR_LIMIT, "added tokens: more than %u bytes together", ML_TOK_MAX_MATCHER);
-    else if (st == MARLIN_OK && len)
+    if (normalized) ML_TRY(ml_norm_run(e, text, len, &text, &len));
+    if ((*total += len) > ML_TOK_MAX_MATCHER)
+        st = ml_fail(e->err, MARLIN_ERR_LIMIT, "added tokens: more than %u bytes together",
+                     ML_TOK_MAX_MATCHER);
+    else if (len)
         st = ml_matcher_add(normalized ? &t->normalized : &t->raw, text, len, (int32_t)index);
-    if (st == MARLIN_ERR_MEMORY) (void)ml_fail(err, st, "added tokens: out of memory");
-    ml_regex_run_free(e.run);
-    ml_buf_free(&e.norm[0]);
-    ml_buf_free(&e.norm[1]);
-    ml_free(e.cp);
+out:
+    return st;
+}
+
+/* e serves all of them: its allowances of work are for their bytes together. */
+static marlin_status load_added_with(struct ml_tokenizer *t, const struct ml_json *list,
+                                     struct ml_encoder *e) {
+    size_t total = 0;
+    marlin_status st = MARLIN_OK;
+    ml_buf_init(&e->norm[0], 1 << 20);
+    ml_buf_init(&e->norm[1], 1 << 20);
+    t->added = ml_calloc(ml_json_count(list), sizeof *t->added);
+    if (!t->added) ML_TRY(MARLIN_ERR_MEMORY);
+    if (t->has_regex) ML_TRY(ml_regex_run_create(ML_TOK_MAX_MATCHER, &e->run));
+    for (const struct ml_json *v = ml_json_first(list); v; v = ml_json_next(v)) {
+        ML_TRY(load_added_one(t, v, &t->added[t->n_added], e->err));
+        t->n_added++;
+        ML_TRY(match_added(t, t->n_added - 1, e, &total));
+    }
+    ML_TRY(ml_matcher_finish(&t->raw));
+    st = ml_matcher_finish(&t->normalized);
+out:
     return st;
 }
 
 static marlin_status load_added(struct ml_tokenizer *t, const struct ml_json *list,
                                 struct marlin_error *err) {
-    size_t total = 0;
-    marlin_status st = MARLIN_OK;
-    const size_t n = ml_json_count(list);
-    if (n == 0) return MARLIN_OK;
-    t->added = ml_calloc(n, sizeof *t->added);
-    if (!t->added) return ml_fail(err, MARLIN_ERR_MEMORY, "added tokens: out of memory");
-    for (const struct ml_json *v = ml_json_first(list); v; v = ml_json_next(v)) {
-        ML_TRY(load_added_one(t, v, &t->added[t->n_added], err));
-        t->n_added++;
-        ML_TRY(match_added(t, t->n_added - 1, &total, err));
-    }
-    st = ml_matcher_finish(&t->raw);
-    if (st == MARLIN_OK) st = ml_matcher_finish(&t->normalized);
-    if (st != MARLIN_OK) (void)ml_fail(err, st, "added tokens: out of memory");
-out:
+    struct marlin_error inner = {.code = MARLIN_OK};
+    struct ml_encoder e = {.t = t, .err = &inner, .work = ml_work_for(ML_TOK_MAX_MATCHER)};
+    if (ml_json_count(list) == 0) return MARLIN_OK;
+    const marlin_status st = load_added_with(t, list, &e);
+    if (st != MARLIN_OK)
+        (void)ml_fail(err, st, "%s",
+                      inner.code == st ? inner.text
+                      : st == MARLIN_ERR_LIMIT
+                          ? "added tokens: a normalized form is longer than a million bytes"
+                          : "added tokens: out of memory");
+    ml_regex_run_free(e.run);
+    ml_buf_free(&e.norm[0]);
+    ml_buf_free(&e.norm[1]);
+    ml_free(e.cp);
     return st;
 }
 

@@ -256,7 +256,8 @@ marlin_status ml_norm_run(struct ml_encoder *e, const char *s, size_t len, const
     for (size_t i = 0; i < e->t->n_norm; i++) {
         struct ml_buf *to = &e->norm[i & 1];
         ml_buf_clear(to);
-        const marlin_status st = run_step(e, &e->t->norm[i], s, len, to);
+        marlin_status st = run_step(e, &e->t->norm[i], s, len, to);
+        if (st == MARLIN_OK) st = ml_work(e, to->len);
         if (st != MARLIN_OK) return st;
         s = to->data ? to->data : "";
         len = to->len;

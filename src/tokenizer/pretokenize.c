@@ -281,12 +281,13 @@ static marlin_status map_bytes(const char *s, size_t len, struct ml_buf *out) {
 
 marlin_status ml_pre_run(struct ml_encoder *e, size_t stage, const char *s, size_t len, bool first) {
     if (len == 0) return MARLIN_OK;
+    marlin_status st = ml_work(e, len);
+    if (st != MARLIN_OK) return st;
     if (stage == e->t->n_pre) return ml_bpe_word(e, s, len);
     const struct ml_pre *pre = &e->t->pre[stage];
     if (pre->kind == ML_PRE_SPLIT) return split(e, stage, s, len, first);
     struct ml_buf *out = &e->scratch[stage];
     ml_buf_clear(out);
-    marlin_status st = MARLIN_OK;
     if (pre->kind == ML_PRE_METASPACE) {
         st = metaspace(e, pre, s, len, first, out);
     } else if (pre->kind == ML_PRE_BYTES) {

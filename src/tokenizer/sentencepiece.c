@@ -426,7 +426,7 @@ marlin_status ml_sp_encode(struct ml_encoder *e, const char *s, size_t len) {
     marlin_status st;
     ml_buf_clear(text);
     ML_TRY(ml_matcher_find(&e->t->user, s, len, &e->user));
-    ML_TRY(ml_sp_normalize(e->t, s, len, &e->user, text));
+    ML_TRY(ml_sp_normalize(e->t, s, len, &e->user, text, e->err));
     if (text->len == 0) return MARLIN_OK;
     if (e->t->model == ML_MODEL_UNIGRAM) return ml_unigram_encode(e, text->data, text->len);
     ML_TRY(ml_matcher_find(&e->t->user, text->data, text->len, &e->user));

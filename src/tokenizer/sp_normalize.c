@@ -17,11 +17,21 @@ static uint32_t unit_offset(uint32_t u) {
     return u >> 10 << ((u & 1u << 9) >> 6);
 }
 
-/* Longest entry of the map that starts s: its length and where its replacement starts. */
-static size_t longest(const struct ml_sp_norm *n, const char *s, size_t len, uint32_t *value) {
+static bool inside_character(char c) {
+    return ((uint8_t)c & 0xC0) == 0x80;
+}
+
+/* Longest entry of the map that starts s: its length and where its replacement starts. A hostile map may cut
+ * a character in two, on either side, or go round in circles: such entries do not match, so that text stays
+ * UTF-8, and *endless is set. */
+static size_t longest(const struct ml_sp_norm *n, const char *s, size_t len, uint32_t *value, bool *endless) {
     size_t best = 0;
     uint32_t at = unit_offset(n->trie[0]);
     for (size_t i = 0; i < len; i++) {
+        if (i == ML_TOK_MAX_KEY) {
+            *endless = true;
+            break;
+        }
         at ^= (uint8_t)s[i];
         if (at >= n->trie_len || unit_label(n->trie[at]) != (uint8_t)s[i]) break;
         const uint32_t u = n->trie[at];
@@ -30,6 +40,7 @@ static size_t longest(const struct ml_sp_norm *n, const char *s, size_t len, uin
         if (at >= n->trie_len) break;
         const uint32_t v = n->trie[at] & 0x7FFFFFFF;
         if (v >= n->strings_len) break;
+        if (inside_character(n->strings[v]) || (i + 1 < len && inside_character(s[i + 1]))) continue;
         *value = v;
         best = i + 1;
     }
@@ -42,6 +53,7 @@ struct scan {
     size_t len, at;
     const struct ml_matches *user;
     size_t next_user;
+    bool endless;
 };
 
 /* Normalizes what is at scan->at, and moves on. */
@@ -57,7 +69,7 @@ static void next(struct scan *c, const char **out, size_t *out_len) {
         c->at += *out_len;
         return;
     }
-    const size_t k = n->trie ? longest(n, s, c->len - c->at, &value) : 0;
+    const size_t k = n->trie ? longest(n, s, c->len - c->at, &value, &c->endless) : 0;
     if (k) {
         *out = n->strings + value;
         *out_len = strlen(*out); /* the table ends with a NUL of our own */
@@ -85,7 +97,7 @@ static void trim_end(const struct ml_sp_norm *n, struct ml_buf *out) {
 }
 
 marlin_status ml_sp_normalize(const struct ml_tokenizer *t, const char *s, size_t len,
-                              struct ml_matches *user, struct ml_buf *out) {
+                              struct ml_matches *user, struct ml_buf *out, struct marlin_error *err) {
     const struct ml_sp_norm *n = &t->sp_norm;
     struct scan c = {.t = t, .s = s, .len = len, .user = user, .next_user = user->n};
     bool after_space = n->remove_extra;
@@ -103,6 +115,11 @@ marlin_status ml_sp_normalize(const struct ml_tokenizer *t, const char *s, size_
     if (n->dummy_prefix && !n->as_suffix) ML_TRY(put(n, " ", 1, out));
     while (c.at < len) {
         next(&c, &p, &k);
+        if (c.endless)
+            return ml_fail(
+                err, MARLIN_ERR_LIMIT,
+                "SentencePiece model: an entry of the normalizer's map passes the ceiling of %u bytes",
+                ML_TOK_MAX_KEY);
         for (; after_space && k && *p == ' '; p++)
             k--;
         ML_TRY(put(n, p, k, out));

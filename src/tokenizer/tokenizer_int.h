@@ -26,6 +26,8 @@
 #define ML_TOK_MAX_PATTERN 8192u        /* bytes of one regular expression */
 #define ML_TOK_MAX_STEPS   16u          /* normalizer, pre-tokenizer or decoder steps */
 #define ML_TOK_MAX_TEXT    (1u << 30)   /* bytes of a text, before and after normalization */
+#define ML_TOK_MAX_OUT     (256u << 20) /* bytes of what all tokens decode to, together */
+#define ML_TOK_MAX_KEY     256u         /* bytes of one entry of a SentencePiece normalizer's map */
 
 /* ---- utf8.c ---- */
 
@@ -347,7 +349,15 @@ struct ml_encoder {
     struct ml_path_node *path;
     size_t path_cap;
     struct ml_word_slot *cache; /* NULL for short texts: only speed depends on it */
+    uint64_t work;              /* bytes that normalizer and pre-tokenizer steps may still handle */
 };
+
+/* Work in proportion to the text: steps that lengthen or multiply what earlier steps made end in
+ * MARLIN_ERR_LIMIT. Files in use need below 20 bytes of work a byte of text. */
+static inline uint64_t ml_work_for(size_t len) {
+    return (uint64_t)len * 128 + (4u << 20);
+}
+marlin_status ml_work(struct ml_encoder *e, size_t len) MARLIN_MUST_CHECK;
 
 /* Makes *p hold `need` items of `size` bytes, at least doubling. */
 marlin_status ml_grow(void *p, size_t *cap, size_t need, size_t size) MARLIN_MUST_CHECK;
@@ -369,6 +379,7 @@ marlin_status ml_unigram_build(struct ml_tokenizer *t, struct marlin_error *err)
 marlin_status ml_sp_unknown(struct ml_encoder *e, const char *s, size_t len,
                             bool *prev_unk) MARLIN_MUST_CHECK;
 marlin_status ml_sp_normalize(const struct ml_tokenizer *t, const char *s, size_t len,
-                              struct ml_matches *user, struct ml_buf *out) MARLIN_MUST_CHECK;
+                              struct ml_matches *user, struct ml_buf *out,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #endif
