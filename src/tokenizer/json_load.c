@@ -342,7 +342,8 @@ out:
 
 marlin_status ml_tokenizer_from_json(const char *json, size_t len, uint64_t vocab_rows,
                                      struct ml_tokenizer **out, struct marlin_error *err) {
-    const struct ml_json_limits limits = {.max_bytes = ML_TOK_MAX_FILE, .max_depth = 32};
+    const struct ml_json_limits limits = {
+        .max_bytes = ML_TOK_MAX_FILE, .max_depth = 32, .max_values = ML_TOK_MAX_VALUES};
     struct ml_json_doc *doc = NULL;
     struct ml_tokenizer *t = ml_calloc(1, sizeof *t);
     if (!t) return ml_fail(err, MARLIN_ERR_MEMORY, "tokenizer: out of memory");

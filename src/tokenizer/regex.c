@@ -236,7 +236,7 @@ void ml_regex_free(struct ml_regex *r) {
 marlin_status ml_regex_run_create(size_t text_len, struct ml_regex_run **out) {
     struct ml_regex_run *run = ml_calloc(1, sizeof *run);
     if (!run) return MARLIN_ERR_MEMORY;
-    run->budget = (uint64_t)text_len * 64 + (16u << 20);
+    run->budget = (uint64_t)text_len * 64 + (4u << 20);
     run->general = pcre2_general_context_create(pcre_alloc, pcre_release, NULL);
     if (run->general) {
         run->data = pcre2_match_data_create(1, run->general);
@@ -291,10 +291,10 @@ static size_t window_end(const char *text, size_t len, size_t from, size_t n) {
 marlin_status ml_regex_find(const struct ml_regex *r, struct ml_regex_run *run, const char *text, size_t len,
                             size_t from, size_t *start, size_t *end, bool *found, struct marlin_error *err) {
     size_t window = 128;
-    uint32_t factor = 16;
+    uint32_t factor = 4;
     for (;;) {
         const size_t stop = window_end(text, len, from, window);
-        const uint64_t limit = 1024 + (uint64_t)factor * (stop - from);
+        const uint64_t limit = 256 + (uint64_t)factor * (stop - from);
         (void)pcre2_set_match_limit(run->match, limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit);
         const int rc =
             pcre2_match(r->code, (PCRE2_SPTR)text, stop, from,

@@ -17,6 +17,7 @@
 
 /* The documented ceilings of this folder. */
 #define ML_TOK_MAX_FILE    (256u << 20) /* tokenizer.json and tokenizer.model, bytes */
+#define ML_TOK_MAX_VALUES  (4u << 20)   /* JSON values of tokenizer.json: twice the largest in use */
 #define ML_TOK_MAX_CONFIG  (16u << 20)  /* tokenizer_config.json, bytes */
 #define ML_TOK_MAX_ID      (1u << 22)   /* ids, so that one huge id cannot ask for a huge table */
 #define ML_TOK_MAX_PIECE   (1u << 16)   /* bytes of one piece of a vocabulary */
