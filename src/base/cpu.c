@@ -69,7 +69,7 @@ static void detect_features(struct ml_cpu *c) {
     const unsigned fma = 1u << 12, osxsave = 1u << 27, f16c = 1u << 29, avx = 1u << 28;
     const unsigned bmi2 = 1u << 8, avx2 = 1u << 5;
     const unsigned avx512_b = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31; /* F DQ CD BW VL */
-    const unsigned avx512_c = 1u << 1 | 1u << 11;                                   /* VBMI VNNI */
+    const unsigned avx512_c = 1u << 1 | 1u << 6 | 1u << 11;                         /* VBMI VBMI2 VNNI */
     if (!has(l1.c, osxsave | avx)) return;
     const uint64_t state = saved_state();
     const bool ymm = (state & 0x6) == 0x6, zmm = (state & 0xe6) == 0xe6;

@@ -12,7 +12,7 @@
 enum ml_cpu_tier {
     ML_CPU_GENERIC, /* portable C */
     ML_CPU_AVX2,    /* AVX2 + FMA + F16C */
-    ML_CPU_AVX512,  /* AVX-512 F BW CD DQ VL + VBMI + VNNI (Ice Lake, Zen 4 and later) */
+    ML_CPU_AVX512,  /* AVX-512 F BW CD DQ VL + VBMI + VBMI2 + VNNI (Ice Lake, Zen 4 and later) */
     ML_CPU_NEON,    /* AArch64 Advanced SIMD */
     ML_CPU_TIERS
 };

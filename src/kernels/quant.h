@@ -133,8 +133,8 @@ struct ml_quant_kernels {
                   const float *rotated);
     /* z[16] of strip s (fewer rows at the end of an INT8 matrix: the rest of z is left alone). */
     void (*dot)(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
-    /* z[t * ldz + 16 i + r] for strips s + i, i < strips <= 8, and rows x[t], t < n. scratch:
-     * ml_quant_dots_scratch(k) bytes, 64-byte aligned. */
+    /* z[t * ldz + 16 i + r] for strips s + i, i < strips <= 8, and rows x[t], t < n; each row of z has room
+     * for 128 whatever `strips` is. scratch: ml_quant_dots_scratch(k) bytes, 64-byte aligned. */
     void (*dots)(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
                  const struct ml_quant_x *x, size_t n, void *scratch);
     /* y[rows] = sv * (H z), one block; rows <= 128. z[128] is overwritten. */

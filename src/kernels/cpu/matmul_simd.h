@@ -17,13 +17,8 @@
 #ifndef ML_KERNELS_CPU_MATMUL_SIMD_H
 #define ML_KERNELS_CPU_MATMUL_SIMD_H
 
+#include "kernels/cpu/unroll_simd.h"
 #include "kernels/tiers.h"
-
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
 
 enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL };
 
@@ -107,42 +102,6 @@ V_INLINE void panel_tile(const int tokens, float *const *y, const float *panel, 
             v4_storen(y[i] + r, c0 == 0 ? sums[i] : v4_add(v4_loadn(y[i] + r, n), sums[i]), n);
     }
 }
-
-/* The number of tokens of a tile as a constant. */
-#if defined(__AVX2__) && !defined(__AVX512F__)
-#define FOR_TOKENS(n, call)                                                                                  \
-    switch (n) {                                                                                             \
-    case 1:                                                                                                  \
-        call(1);                                                                                             \
-        break;                                                                                               \
-    case 2:                                                                                                  \
-        call(2);                                                                                             \
-        break;                                                                                               \
-    default:                                                                                                 \
-        call(3);                                                                                             \
-    }
-#else
-#define FOR_TOKENS(n, call)                                                                                  \
-    switch (n) {                                                                                             \
-    case 1:                                                                                                  \
-        call(1);                                                                                             \
-        break;                                                                                               \
-    case 2:                                                                                                  \
-        call(2);                                                                                             \
-        break;                                                                                               \
-    case 3:                                                                                                  \
-        call(3);                                                                                             \
-        break;                                                                                               \
-    case 4:                                                                                                  \
-        call(4);                                                                                             \
-        break;                                                                                               \
-    case 5:                                                                                                  \
-        call(5);                                                                                             \
-        break;                                                                                               \
-    default:                                                                                                 \
-        call(6);                                                                                             \
-    }
-#endif
 
 V_INLINE void direct_tokens(const enum ml_dtype t, size_t tokens, float *const *y, const void *w,
                             size_t stride, const float *const *x, size_t rows, size_t cols) {

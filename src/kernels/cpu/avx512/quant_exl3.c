@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * EXL3 tiles on AVX-512. A qword lane is a tile of one run of inputs; its words hold the stream from the most
+ * significant bit down. Eight consecutive symbols t = 8 L + j belong to the outputs c = L / 4 (j < 4) and
+ * c + 8, to the inputs 2 i, 2 i + 1, 2 i + 8, 2 i + 9 with i = L mod 4. So one vector of 32 states, 16 bits
+ * each, is four inputs of one output in each of 8 runs: the sums of a 32-bit lane stay with their row.
+ *
+ * 64 symbols are K words and 2 + 2 outputs; a tile is four such periods.
+ *
+ *     product of a state, 32 bits   hi = mulhi(s, M low) + s * M high | lo = s * M low      16-bit lanes
+ *     MUL1    bytes of lo and hi times x, each x twice: two dot products
+ *     3INST   7 bits of each half (exponent and upper mantissa) look up its magnitude; signs go to x
+ */
+#include "kernels/cpu/avx512/quant.h"
+#include "kernels/cpu/unroll_simd.h"
+
+#include <string.h>
+
+/* The 4 states of l (of 8) and half (of 2) in a period; w[0] is the word before its K words. */
+V_INLINE vq states(const vq *w, const int K, const int l, const int half) {
+    const int start = 64 + (8 * l + 4 * half + 1) * K - 16;
+    int at = start % 64;
+    vq lane = w[start / 64];
+    if (at + 3 * K + 16 > 64) {
+        lane = _mm512_shldv_epi64(lane, w[start / 64 + 1], _mm512_set1_epi64(at));
+        at = 0;
+    }
+    uint64_t control = 0;
+    for (int j = 0; j < 4; j++) {
+        control |= (uint64_t)(48 - at - j * K) << (16 * j);
+        control |= (uint64_t)(56 - at - j * K) << (16 * j + 8);
+    }
+    return _mm512_multishift_epi64_epi8(_mm512_set1_epi64((long long)(control & 0x3f3f3f3f3f3f3f3f)), lane);
+}
+
+/* s * m + add in 16-bit halves. */
+V_INLINE void product(vq s, const uint32_t m, const uint32_t add, vq *lo, vq *hi) {
+    const vq low = _mm512_set1_epi16((short)m), high = _mm512_set1_epi16((short)(m >> 16));
+    *lo = _mm512_mullo_epi16(s, low);
+    *hi = _mm512_add_epi16(_mm512_mulhi_epu16(s, low), _mm512_mullo_epi16(s, high));
+    if (!add) return;
+    const vq more = _mm512_set1_epi16((short)add);
+    *lo = _mm512_add_epi16(*lo, more);
+    const __mmask32 carry = _mm512_cmplt_epu16_mask(*lo, more);
+    *hi = _mm512_add_epi16(*hi, _mm512_set1_epi16((short)(add >> 16)));
+    *hi = _mm512_mask_add_epi16(*hi, carry, *hi, _mm512_set1_epi16(1));
+}
+
+V_INLINE void product_of(const enum ml_exl3_codebook cb, vq s, vq *lo, vq *hi) {
+    if (cb == ML_EXL3_MUL1)
+        product(s, 0x83dcd12du, 0, lo, hi);
+    else if (cb == ML_EXL3_MCG)
+        product(s, 0xcbac1fedu, 0, lo, hi);
+    else
+        product(s, 89226354u, 64248484u, lo, hi);
+}
+
+/* Magnitudes by bits 5..11 of a half before its constant is exclusive-ored in. */
+static struct lut magnitudes(void) {
+    uint8_t table[128];
+    for (unsigned i = 0; i < 128; i++)
+        table[i] = (uint8_t)ml_quant_half((i << 5 ^ 0x3b60) & 0xfff);
+    return q_lut(table, 7);
+}
+
+/* Magnitudes of both halves, low then high, and the mask of those that are negative. */
+V_INLINE vq halves(const struct lut *lut, vq lo, vq hi, __mmask64 *negative) {
+    const vq low = _mm512_set1_epi16(0xff);
+    const vq index = q_mux(low, _mm512_srli_epi16(lo, 5), _mm512_slli_epi16(hi, 3));
+    *negative = _mm512_movepi8_mask(q_mux(low, _mm512_srli_epi16(lo, 8), hi));
+    return q_lookup(lut, index, 7);
+}
+
+V_INLINE vq dot_states(const enum ml_exl3_codebook cb, const struct lut *lut, vq acc, vq s, vq in) {
+    vq lo, hi;
+    product_of(cb, s, &lo, &hi);
+    if (cb == ML_EXL3_MUL1) return q_dot(q_dot(acc, lo, in), hi, in);
+    __mmask64 negative;
+    const vq magnitude = halves(lut, lo, hi, &negative);
+    return q_dot(acc, magnitude, _mm512_mask_sub_epi8(in, negative, q_zero(), in));
+}
+
+V_INLINE void dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x,
+                    const int K, const enum ml_exl3_codebook cb) {
+    const uint8_t *w = strip_at(m, s);
+    const int8_t *a = x->a;
+    const struct lut lut = magnitudes();
+    vq acc[16];
+    for (int i = 0; i < 16; i++)
+        acc[i] = q_zero();
+    for (size_t g = 0; g < m->k / 128; g++, a += 256) {
+        vq word[9], in[4];
+        word[0] = q_load(w + 64 * (4 * K - 1));
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            in[i] = q_load(a + 64 * i);
+        for (int p = 0; p < 4; p++, w += 64 * K) {
+            UNROLL
+            for (int i = 0; i < K; i++) {
+                word[1 + i] = q_load(w + 64 * i);
+                _mm_prefetch((const char *)w + PREFETCH + 64 * i, _MM_HINT_T0);
+            }
+            UNROLL
+            for (int c = 0; c < 2; c++) {
+                vq first = acc[2 * p + c], second = acc[2 * p + c + 8];
+                UNROLL
+                for (int i = 0; i < 4; i++) {
+                    first = dot_states(cb, &lut, first, states(word, K, 4 * c + i, 0), in[i]);
+                    second = dot_states(cb, &lut, second, states(word, K, 4 * c + i, 1), in[i]);
+                }
+                acc[2 * p + c] = first;
+                acc[2 * p + c + 8] = second;
+            }
+            word[0] = word[K];
+        }
+    }
+    finish_rows(z, acc, x, cb == ML_EXL3_MUL1 ? 510 : 0);
+}
+
+/* Whole numbers of 32 states as int16. */
+V_INLINE vq whole(const enum ml_exl3_codebook cb, const struct lut *lut, vq s) {
+    const vq ones = q_set8(1);
+    vq lo, hi;
+    product_of(cb, s, &lo, &hi);
+    if (cb == ML_EXL3_MUL1) {
+        const vq sum = _mm512_add_epi16(_mm512_maddubs_epi16(lo, ones), _mm512_maddubs_epi16(hi, ones));
+        return _mm512_sub_epi16(sum, _mm512_set1_epi16(510));
+    }
+    __mmask64 negative;
+    const vq magnitude = halves(lut, lo, hi, &negative);
+    return _mm512_maddubs_epi16(magnitude, _mm512_mask_blend_epi8(negative, ones, q_set8(-1)));
+}
+
+V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int K,
+                      const enum ml_exl3_codebook cb) {
+    const uint8_t *w = strip_at(m, s);
+    const size_t run = m->k / 16; /* pairs */
+    const struct lut lut = magnitudes();
+    for (size_t g = 0; g < m->k / 128; g++) {
+        vq word[9], rows[4][16];
+        word[0] = q_load(w + 64 * (4 * K - 1));
+        for (int p = 0; p < 4; p++, w += 64 * K) {
+            UNROLL
+            for (int i = 0; i < K; i++)
+                word[1 + i] = q_load(w + 64 * i);
+            UNROLL
+            for (int l = 0; l < 8; l++) {
+                rows[l % 4][2 * p + l / 4] = whole(cb, &lut, states(word, K, l, 0));
+                rows[l % 4][2 * p + l / 4 + 8] = whole(cb, &lut, states(word, K, l, 1));
+            }
+            word[0] = word[K];
+        }
+        for (size_t i = 0; i < 4; i++) {
+            vq low[8], high[8];
+            transpose_rows(low, high, rows[i]);
+            for (size_t q = 0; q < 8; q++) {
+                uint8_t *to = panel + (q * run + 8 * g + i) * PANEL_BYTES;
+                q_store(to, low[q]);
+                q_store(to + 4 * PANEL_BYTES, high[q]);
+            }
+        }
+    }
+}
+
+typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
+typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
+
+#define VERSION(name, cb, K)                                                                                 \
+    static void dot_##name##_##K(float *z, const struct ml_quant_matrix *m, size_t s,                        \
+                                 const struct ml_quant_x *x) {                                               \
+        dot_k(z, m, s, x, K, cb);                                                                            \
+    }                                                                                                        \
+    static void panel_##name##_##K(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {              \
+        panel_k(panel, m, s, K, cb);                                                                         \
+    }
+#define VERSIONS(name, cb)                                                                                   \
+    VERSION(name, cb, 1)                                                                                     \
+    VERSION(name, cb, 2)                                                                                     \
+    VERSION(name, cb, 3)                                                                                     \
+    VERSION(name, cb, 4)                                                                                     \
+    VERSION(name, cb, 5)                                                                                     \
+    VERSION(name, cb, 6)                                                                                     \
+    VERSION(name, cb, 7)                                                                                     \
+    VERSION(name, cb, 8)
+VERSIONS(inst, ML_EXL3_3INST)
+VERSIONS(mcg, ML_EXL3_MCG)
+VERSIONS(mul, ML_EXL3_MUL1)
+
+#define LIST(kind, name)                                                                                     \
+    {                                                                                                        \
+        kind##_##name##_1, kind##_##name##_2, kind##_##name##_3, kind##_##name##_4, kind##_##name##_5,       \
+            kind##_##name##_6, kind##_##name##_7, kind##_##name##_8                                          \
+    }
+
+void ml_avx512_exl3_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
+    static dot_fn *const version[ML_EXL3_CODEBOOKS][8] = {LIST(dot, inst), LIST(dot, mcg), LIST(dot, mul)};
+    version[m->codebook][m->bits - 1](z, m, s, x);
+}
+
+void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+    static panel_fn *const version[ML_EXL3_CODEBOOKS][8] = {LIST(panel, inst), LIST(panel, mcg),
+                                                            LIST(panel, mul)};
+    version[m->codebook][m->bits - 1](panel, m, s);
+}

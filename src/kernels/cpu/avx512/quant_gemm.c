@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Many rows of x on AVX-512: 64 rows of weights are decoded once into a panel that stays in L2, then
+ * multiplied by tiles of 6 rows of x, a run of columns at a time, so that a run's part of the panel stays in
+ * L1. A lane is a row of weights; one 32-bit group of columns of x is broadcast to all.
+ *
+ *     panel   run 0: group 0 [64 rows][4 bytes], group 1 ...  | run 1 ...       groups: 4 columns of bytes,
+ *             or 2 columns of int16 (EXL3)
+ */
+#include "kernels/cpu/avx512/quant.h"
+#include "kernels/cpu/unroll_simd.h"
+
+#include <string.h>
+
+enum { TOKENS = 6, VECTORS = PANEL_ROWS / VL };
+
+/* One run of `groups` groups: z[t][64] += f * (sums - offset * sum of x), beginning at base. */
+V_INLINE void run_tile(const int tokens, const bool wide, float *const *z, const uint8_t *panel,
+                       const int8_t *const *a, size_t groups, const struct ml_quant_x *x, int q, bool first) {
+    __m512i acc[TOKENS][VECTORS];
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < VECTORS; v++)
+            acc[t][v] = _mm512_set1_epi32(wide ? 0 : -Q_OFFSET * x[t].sum[q]);
+    }
+    for (size_t i = 0; i < groups; i++, panel += PANEL_BYTES) {
+        __m512i w[VECTORS];
+        UNROLL
+        for (int v = 0; v < VECTORS; v++)
+            w[v] = q_load(panel + 64 * v);
+        UNROLL
+        for (int t = 0; t < tokens; t++) {
+            int32_t group;
+            memcpy(&group, a[t] + 4 * i, sizeof group);
+            const __m512i in = _mm512_set1_epi32(group);
+            UNROLL
+            for (int v = 0; v < VECTORS; v++)
+                acc[t][v] = wide ? _mm512_dpwssd_epi32(acc[t][v], w[v], in) : q_dot(acc[t][v], w[v], in);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            const vf part = v_mul(_mm512_cvtepi32_ps(acc[t][v]), v_set1(x[t].f[q]));
+            const vf before = first ? v_set1(x[t].base) : v_load(z[t] + VL * v);
+            v_store(z[t] + VL * v, v_add(before, part));
+        }
+    }
+}
+
+static void run_tokens(size_t tokens, bool wide, float *const *z, const uint8_t *panel,
+                       const int8_t *const *a, size_t groups, const struct ml_quant_x *x, int q) {
+#define CALL(n)                                                                                              \
+    if (wide)                                                                                                \
+        run_tile(n, true, z, panel, a, groups, x, q, q == 0);                                                \
+    else                                                                                                     \
+        run_tile(n, false, z, panel, a, groups, x, q, q == 0)
+    FOR_TOKENS(tokens, CALL)
+#undef CALL
+}
+
+/* 16 rows of bytes, zeros past the matrix: rows and columns. */
+static void int8_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+    const size_t rows = m->n - s * STRIP < STRIP ? m->n - s * STRIP : STRIP;
+    for (size_t c = 0; c < m->k; c += 64) {
+        const size_t left = m->k - c;
+        const __mmask64 mask = left < 64 ? ((__mmask64)1 << left) - 1 : ~(__mmask64)0;
+        __m512i row[16], low[8], high[8];
+        for (size_t r = 0; r < 16; r++)
+            row[r] =
+                r < rows
+                    ? _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, m->data + (s * STRIP + r) * m->k + c),
+                                       q_set8(0x80))
+                    : q_zero();
+        transpose_rows(low, high, row);
+        for (size_t i = 0; i < 8; i++) {
+            q_store(panel + (c / 4 + 2 * i) * PANEL_BYTES, low[i]);
+            q_store(panel + (c / 4 + 2 * i + 1) * PANEL_BYTES, high[i]);
+        }
+    }
+}
+
+static void make_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+    if (m->format == ML_QUANT_INT8)
+        int8_panel(panel, m, s);
+    else if (m->format == ML_QUANT_TAP)
+        ml_avx512_tap_panel(panel, m, s);
+    else
+        ml_avx512_exl3_panel(panel, m, s);
+}
+
+/* Panel against every row of x, one run after the other. Rows of a tile beyond `z_rows` go to a spare place.
+ */
+static void multiply(float *z, size_t ldz, const struct ml_quant_matrix *m, const uint8_t *panel,
+                     const struct ml_quant_x *x, size_t n) {
+    const bool wide = m->format == ML_QUANT_EXL3;
+    const int runs = m->format == ML_QUANT_INT8 ? 1 : ML_QUANT_RUNS;
+    const size_t run = runs == 1 ? (m->k + 63) / 64 * 64 : m->k / ML_QUANT_RUNS;
+    const size_t groups = wide ? run / 2 : run / 4;
+    for (int q = 0; q < runs; q++) {
+        for (size_t t0 = 0; t0 < n; t0 += TOKENS) {
+            const size_t tokens = n - t0 < TOKENS ? n - t0 : TOKENS;
+            const int8_t *a[TOKENS];
+            float *to[TOKENS];
+            for (size_t t = 0; t < tokens; t++) {
+                a[t] = x[t0 + t].a + (size_t)q * groups * 4;
+                to[t] = z + (t0 + t) * ldz;
+            }
+            run_tokens(tokens, wide, to, panel + (size_t)q * groups * PANEL_BYTES, a, groups, x + t0, q);
+        }
+    }
+}
+
+void ml_avx512_quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
+                          const struct ml_quant_x *x, size_t n, void *scratch) {
+    uint8_t *panel = scratch;
+    for (size_t i = 0; i < strips; i += PANEL_ROWS / STRIP) {
+        for (size_t j = i; j < strips && j < i + PANEL_ROWS / STRIP; j++)
+            make_panel(panel + (j - i) * 64, m, s + j);
+        multiply(z + i * STRIP, ldz, m, panel, x, n);
+    }
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tap tiles on AVX-512: 64 weights of 8 tiles a lookup, 16 row accumulators. Port counts are in
+ * bench/results/quant-kernels.md.
+ */
+#include "kernels/cpu/avx512/quant.h"
+#include "kernels/cpu/quant_tap_simd.h"
+#include "kernels/cpu/unroll_simd.h"
+
+/* The table with 128 added, repeated to 2^p entries when the code has fewer. */
+V_INLINE struct lut table_of(const struct ml_tap_code *code, const int p) {
+    struct lut l;
+    if (code->index_bits == p) {
+        for (int i = 0; i < 1 << (p - 6); i++)
+            l.t[i] = _mm512_xor_si512(q_load(code->table + 64 * i), q_set8(0x80));
+        return l;
+    }
+    uint8_t table[256];
+    for (int i = 0; i < 1 << p; i++)
+        table[i] = (uint8_t)(code->table[i & ((1 << code->index_bits) - 1)] + 128);
+    return q_lut(table, p);
+}
+
+V_INLINE void dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x,
+                    const int k, const int p, const bool three) {
+    const uint8_t *w = strip_at(m, s);
+    const int8_t *a = x->a;
+    const struct taps taps = q_taps(m->code);
+    const struct lut lut = table_of(m->code, p);
+    vq acc[16];
+    for (int i = 0; i < 16; i++)
+        acc[i] = q_zero();
+#define SINK(row, index) acc[row] = q_dot(acc[row], q_lookup(&lut, index, p), in)
+    for (size_t g = 0; g < m->k / 128; g++, w += 256 * k, a += 128) {
+        const vq first = q_load(w);
+        vq now = first, in = q_load(a);
+        for (int i = 0; i < 4 * k; i++)
+            _mm_prefetch((const char *)w + PREFETCH + 64 * i, _MM_HINT_T0);
+        TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+        in = q_load(a + 64);
+        TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+    }
+#undef SINK
+    finish_rows(z, acc, x, Q_OFFSET);
+}
+
+V_INLINE void panel_half(uint8_t *panel, const vq rows[16], size_t run, size_t quad) {
+    vq low[8], high[8];
+    transpose_rows(low, high, rows);
+    for (size_t q = 0; q < 8; q++) {
+        uint8_t *to = panel + (q * run + quad) * PANEL_BYTES;
+        q_store(to, low[q]);
+        q_store(to + PANEL_BYTES, high[q]);
+    }
+}
+
+V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int k, const int p,
+                      const bool three) {
+    const uint8_t *w = strip_at(m, s);
+    const size_t run = m->k / 32; /* quads */
+    const struct taps taps = q_taps(m->code);
+    const struct lut lut = table_of(m->code, p);
+    vq rows[16];
+#define SINK(row, index) rows[row] = q_lookup(&lut, index, p)
+    for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
+        const vq first = q_load(w);
+        vq now = first;
+        TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+        panel_half(panel, rows, run, 4 * g);
+        TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+        panel_half(panel, rows, run, 4 * g + 2);
+    }
+#undef SINK
+}
+
+/* Versions by bits, index bits and taps: 2 bits with an index of 6 (or less), 3 and 4 bits with 7 (or less),
+ * 8 for the rest. A tap of 0 adds S once more: two of them cancel, so one tap is three and two are two. */
+#define VERSION(k, p)                                                                                        \
+    static void dot_##k##_##p(float *z, const struct ml_quant_matrix *m, size_t s,                           \
+                              const struct ml_quant_x *x) {                                                  \
+        if (m->code->taps[2] || !m->code->taps[1])                                                           \
+            dot_k(z, m, s, x, k, p, true);                                                                   \
+        else                                                                                                 \
+            dot_k(z, m, s, x, k, p, false);                                                                  \
+    }                                                                                                        \
+    static void panel_##k##_##p(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {                 \
+        if (m->code->taps[2] || !m->code->taps[1])                                                           \
+            panel_k(panel, m, s, k, p, true);                                                                \
+        else                                                                                                 \
+            panel_k(panel, m, s, k, p, false);                                                               \
+    }
+VERSION(2, 6)
+VERSION(2, 8)
+VERSION(3, 7)
+VERSION(3, 8)
+VERSION(4, 7)
+VERSION(4, 8)
+VERSION(5, 8)
+VERSION(6, 8)
+
+typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
+typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
+
+void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
+    static dot_fn *const small[] = {dot_2_6, dot_3_7, dot_4_7, dot_5_8, dot_6_8};
+    static dot_fn *const wide[] = {dot_2_8, dot_3_8, dot_4_8, dot_5_8, dot_6_8};
+    const bool is_small = m->code->index_bits <= (m->bits == 2 ? 6 : 7);
+    (is_small ? small : wide)[m->bits - 2](z, m, s, x);
+}
+
+void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+    static panel_fn *const small[] = {panel_2_6, panel_3_7, panel_4_7, panel_5_8, panel_6_8};
+    static panel_fn *const wide[] = {panel_2_8, panel_3_8, panel_4_8, panel_5_8, panel_6_8};
+    const bool is_small = m->code->index_bits <= (m->bits == 2 ? 6 : 7);
+    (is_small ? small : wide)[m->bits - 2](panel, m, s);
+}

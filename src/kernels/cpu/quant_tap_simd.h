@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Decoding of arranged tap tiles over the vocabulary of a tier (its qvec.h), LQ of the 8 runs at a time. A
+ * vector holds 64 bits of the rings of LQ tiles. S is the present word of each ring, N the next, U the
+ * filtered bits: bit i of U belongs to the window that starts there. The index of a weight takes its own k
+ * bits from U and the bits above from S.
+ *
+ *   k = 2, 4      byte j of a word is column j: its 8 / k weights are 8 / k rows. MUX(mask of row r, U, S)
+ *                 puts own and plain bits together for all columns of one row; a funnel shift by k r brings
+ *                 them down. Bits that come down from the next column's byte are its symbols: plain bits.
+ *   k = 3, 5, 6   rows follow each other every 8 k bits, k words hold 8 rows: q_bytes spreads the 8 columns
+ *                 of a row from S and from U.
+ *
+ * Each macro user gets `index` vectors row by row through SINK(row, index), for one half of 8 columns.
+ */
+#ifndef ML_KERNELS_CPU_QUANT_TAP_SIMD_H
+#define ML_KERNELS_CPU_QUANT_TAP_SIMD_H
+
+#include "kernels/tiers.h"
+
+struct taps {
+    vshift a, b, c;
+};
+
+V_INLINE struct taps q_taps(const struct ml_tap_code *code) {
+    struct taps t = {q_shift(code->taps[0]), q_shift(code->taps[1]), q_shift(code->taps[2])};
+    return t;
+}
+
+/* Three taps serve one as well: the two unused ones shift by 0 and cancel. */
+V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
+    const vq u = q_xor3(s, q_funnel(s, n, t->a), q_funnel(s, n, t->b));
+    return three ? q_xor(u, q_funnel(s, n, t->c)) : u;
+}
+
+/* ---- the words of one half tile, w words apart by 64 bytes; `wrap` follows the last ---- */
+
+#define ROWS_2(SINK, s, n, u, row)                                                                           \
+    do {                                                                                                     \
+        SINK((row), q_mux(q_set8(0x03), u, s));                                                              \
+        SINK((row) + 1, Q_FUNNEL(q_mux(q_set8(0x0c), u, s), n, 2));                                          \
+        SINK((row) + 2, Q_FUNNEL(q_mux(q_set8(0x30), u, s), n, 4));                                          \
+        SINK((row) + 3, Q_FUNNEL(q_mux(q_set8(0xc0), u, s), n, 6));                                          \
+    } while (0)
+
+#define ROWS_4(SINK, s, n, u, row)                                                                           \
+    do {                                                                                                     \
+        SINK((row), q_mux(q_set8(0x0f), u, s));                                                              \
+        SINK((row) + 1, Q_FUNNEL(q_mux(q_set8(0x0f), s, u), n, 4));                                          \
+    } while (0)
+
+#define ROW_SPREAD(SINK, k, sw, sb, uw, ub, row)                                                             \
+    SINK(row, q_mux(q_set8((1 << (k)) - 1), q_bytes(uw, ub, k), q_bytes(sw, sb, k)))
+
+/* 3 words, 8 rows: row r begins at bit 24 r. Windows that leave a word come from a funnel of two. */
+#define ROWS_3(SINK, s0, s1, s2, n, u0, u1, u2, row)                                                         \
+    do {                                                                                                     \
+        const vq s01 = Q_FUNNEL(s0, s1, 48), s12 = Q_FUNNEL(s1, s2, 56), s2n = Q_FUNNEL(s2, n, 40);          \
+        const vq u01 = Q_FUNNEL(u0, u1, 48), u12 = Q_FUNNEL(u1, u2, 56);                                     \
+        ROW_SPREAD(SINK, 3, s0, 0, u0, 0, (row));                                                            \
+        ROW_SPREAD(SINK, 3, s0, 24, u0, 24, (row) + 1);                                                      \
+        ROW_SPREAD(SINK, 3, s01, 0, u01, 0, (row) + 2);                                                      \
+        ROW_SPREAD(SINK, 3, s1, 8, u1, 8, (row) + 3);                                                        \
+        ROW_SPREAD(SINK, 3, s1, 32, u1, 32, (row) + 4);                                                      \
+        ROW_SPREAD(SINK, 3, s12, 0, u12, 0, (row) + 5);                                                      \
+        ROW_SPREAD(SINK, 3, s2, 16, u2, 16, (row) + 6);                                                      \
+        ROW_SPREAD(SINK, 3, s2n, 0, u2, 40, (row) + 7);                                                      \
+    } while (0)
+
+/* 5 words, 8 rows of 40 bits. The last window of a row ends at its bit 43. */
+#define ROWS_5(SINK, s0, s1, s2, s3, s4, n, u0, u1, u2, u3, u4, row)                                         \
+    do {                                                                                                     \
+        ROW_SPREAD(SINK, 5, s0, 0, u0, 0, (row));                                                            \
+        ROW_SPREAD(SINK, 5, Q_FUNNEL(s0, s1, 40), 0, Q_FUNNEL(u0, u1, 40), 0, (row) + 1);                    \
+        ROW_SPREAD(SINK, 5, s1, 16, u1, 16, (row) + 2);                                                      \
+        ROW_SPREAD(SINK, 5, Q_FUNNEL(s1, s2, 56), 0, Q_FUNNEL(u1, u2, 56), 0, (row) + 3);                    \
+        ROW_SPREAD(SINK, 5, Q_FUNNEL(s2, s3, 32), 0, Q_FUNNEL(u2, u3, 32), 0, (row) + 4);                    \
+        ROW_SPREAD(SINK, 5, s3, 8, u3, 8, (row) + 5);                                                        \
+        ROW_SPREAD(SINK, 5, Q_FUNNEL(s3, s4, 48), 0, Q_FUNNEL(u3, u4, 48), 0, (row) + 6);                    \
+        ROW_SPREAD(SINK, 5, Q_FUNNEL(s4, n, 24), 0, u4, 24, (row) + 7);                                      \
+    } while (0)
+
+/* 3 words, 4 rows of 48 bits. */
+#define ROWS_6(SINK, s0, s1, s2, n, u0, u1, u2, row)                                                         \
+    do {                                                                                                     \
+        ROW_SPREAD(SINK, 6, s0, 0, u0, 0, (row));                                                            \
+        ROW_SPREAD(SINK, 6, Q_FUNNEL(s0, s1, 48), 0, Q_FUNNEL(u0, u1, 48), 0, (row) + 1);                    \
+        ROW_SPREAD(SINK, 6, Q_FUNNEL(s1, s2, 32), 0, Q_FUNNEL(u1, u2, 32), 0, (row) + 2);                    \
+        ROW_SPREAD(SINK, 6, Q_FUNNEL(s2, n, 16), 0, u2, 16, (row) + 3);                                      \
+    } while (0)
+
+/* One half of a group: words at w, `s` is the first of them on entry and the one after the last on return;
+ * that is `wrap` when `last`. */
+#define TAP_HALF(SINK, k, three, taps, w, s, last, wrap)                                                     \
+    do {                                                                                                     \
+        const int words_ = 2 * (k), step_ = (k) == 2 || (k) == 4 ? 1 : (k) == 5 ? 5 : 3;                     \
+        UNROLL for (int i_ = 0; i_ < words_; i_ += step_) {                                                  \
+            vq s_[6], u_[5];                                                                                 \
+            s_[0] = s;                                                                                       \
+            UNROLL for (int j_ = 1; j_ <= step_; j_++) s_[j_] =                                              \
+                (last) && i_ + j_ == words_ ? (wrap) : q_load((w) + 64 * (i_ + j_));                         \
+            UNROLL for (int j_ = 0; j_ < step_; j_++) u_[j_] = filtered(s_[j_], s_[j_ + 1], taps, three);    \
+            if ((k) == 2) ROWS_2(SINK, s_[0], s_[1], u_[0], 4 * i_);                                         \
+            if ((k) == 4) ROWS_4(SINK, s_[0], s_[1], u_[0], 2 * i_);                                         \
+            if ((k) == 3) ROWS_3(SINK, s_[0], s_[1], s_[2], s_[3], u_[0], u_[1], u_[2], i_ / 3 * 8);         \
+            if ((k) == 5)                                                                                    \
+                ROWS_5(SINK, s_[0], s_[1], s_[2], s_[3], s_[4], s_[5], u_[0], u_[1], u_[2], u_[3], u_[4],    \
+                       i_ / 5 * 8);                                                                          \
+            if ((k) == 6) ROWS_6(SINK, s_[0], s_[1], s_[2], s_[3], u_[0], u_[1], u_[2], i_ / 3 * 4);         \
+            s = s_[step_];                                                                                   \
+        }                                                                                                    \
+    } while (0)
+
+#endif
