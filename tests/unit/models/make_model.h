@@ -21,7 +21,7 @@
 
 #include <cmocka.h>
 
-enum { MAKE_TENSORS = 256, MAKE_NAME = 200, MAKE_PATH = 1024 };
+enum { MAKE_TENSORS = 1024, MAKE_NAME = 200, MAKE_PATH = 1024 };
 
 struct make {
     char fixture[MAKE_PATH], dir[MAKE_PATH];
