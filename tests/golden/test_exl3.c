@@ -6,8 +6,10 @@
  */
 #include "base/file.h"
 #include "base/fp.h"
+#include "eval/perplexity.h"
 #include "golden.h"
 #include "models/layers/layers.h"
+#include "tokenizer/tokenizer.h"
 
 #include <stdlib.h>
 
@@ -338,14 +340,56 @@ static void whole_logits(void **state) {
     close_model(&r);
 }
 
+/* ---- int8 inputs ---- */
+
+enum { ROWS = 2, CTX = 1024, TEXT_LIMIT = 64 << 20 };
+
+static const double fast_perplexity_bound = 2e-3, fast_kl_bound = 3e-3;
+
+/* Perplexity of the fast path on held-out text is that of the exact one to 0.2 %. */
+static void whole_perplexity(void **state) {
+    char dir[PATH_CAP], path[PATH_CAP], *text = NULL;
+    const char *shared = getenv("MARLIN_SHARED");
+    const struct ml_perplexity_options options = {.ctx = CTX, .max_tokens = ROWS * CTX};
+    struct ml_tokenizer *tokenizer = NULL;
+    struct ml_perplexity p;
+    struct ml_ids ids = {0};
+    struct marlin_error err;
+    size_t len = 0;
+    find_shared(*state, dir);
+    (void)snprintf(path, sizeof(path), "%s/data/text/eval.txt", shared);
+    if (!ml_path_exists(path)) {
+        print_message("skipped: MARLIN_SHARED does not hold data/text/eval.txt\n");
+        skip();
+    }
+    struct run exact = open_model(dir, true), fast = open_model(dir, false);
+    golden_ok(ml_file_slurp(path, TEXT_LIMIT, &text, &len, &err), &err);
+    golden_ok(ml_tokenizer_load(dir, (uint64_t)exact.model->config->vocab_size, &tokenizer, &err), &err);
+    golden_ok(ml_tokenizer_encode(tokenizer, text, len, ML_ENCODE_SPECIAL, &ids, &err), &err);
+    golden_ok(ml_perplexity_run(fast.model, exact.model, fast.pool, ids.id, ids.n, &options, &p, &err), &err);
+    print_message("%s: perplexity %.4f fast, %.4f exact: ratio - 1 = %.1e; KL %.1e\n", (const char *)*state,
+                  p.perplexity, p.reference_perplexity, p.perplexity / p.reference_perplexity - 1,
+                  p.divergence.kld_mean);
+    assert_true(fabs(p.perplexity / p.reference_perplexity - 1) <= fast_perplexity_bound);
+    assert_true(p.divergence.kld_mean <= fast_kl_bound);
+    ml_ids_free(&ids);
+    ml_tokenizer_free(tokenizer);
+    ml_free(text);
+    close_model(&exact);
+    close_model(&fast);
+}
+
 int main(void) {
-    struct CMUnitTest tests[2 + 3 * N_MODELS] = {cmocka_unit_test(first_layers_equal_the_public_engine),
-                                                 cmocka_unit_test(fast_first_layers_keep_to_their_bound)};
+    enum { EACH = 4 };
+    struct CMUnitTest tests[2 + EACH * N_MODELS] = {cmocka_unit_test(first_layers_equal_the_public_engine),
+                                                    cmocka_unit_test(fast_first_layers_keep_to_their_bound)};
     for (size_t i = 0; i < N_MODELS; i++) {
         void *name = (void *)(uintptr_t)whole[i];
-        tests[2 + 3 * i] = (struct CMUnitTest){"linears of a whole model", whole_linears, NULL, NULL, name};
-        tests[3 + 3 * i] = (struct CMUnitTest){"states of a whole model", whole_states, NULL, NULL, name};
-        tests[4 + 3 * i] = (struct CMUnitTest){"logits of a whole model", whole_logits, NULL, NULL, name};
+        struct CMUnitTest *t = &tests[2 + EACH * i];
+        t[0] = (struct CMUnitTest){"linears of a whole model", whole_linears, NULL, NULL, name};
+        t[1] = (struct CMUnitTest){"states of a whole model", whole_states, NULL, NULL, name};
+        t[2] = (struct CMUnitTest){"logits of a whole model", whole_logits, NULL, NULL, name};
+        t[3] = (struct CMUnitTest){"perplexity with int8 inputs", whole_perplexity, NULL, NULL, name};
     }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
