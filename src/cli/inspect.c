@@ -36,7 +36,7 @@ struct inspection {
     struct ml_tensors *tensors;
     struct ml_memory_estimate memory;
     struct ml_model_bits bits;
-    uint64_t parameters, bytes, held; /* stored; in memory when it runs */
+    uint64_t parameters, bytes;
     size_t ctx;
     bool list;
 };
@@ -45,24 +45,28 @@ static const char *architecture(const struct ml_config *c) {
     return c->architecture[0] ? c->architecture : c->model_type;
 }
 
-/* What tensors mean is known once they are bound to layers; of a model that cannot be bound, elements are
- * counted as they are stored. */
-static void count(struct inspection *x) {
-    const struct ml_model_options dry = {.headers_only = true};
-    struct marlin_error err = {0};
-    struct ml_model *m = NULL;
-    if (ml_model_load(x->dir, &dry, &m, &err) == MARLIN_OK) {
-        x->parameters = ml_model_parameters(m);
-        x->held = ml_model_weight_bytes(m);
-        ml_model_bits(m, &x->bits);
-        ml_model_free(m);
-        return;
-    }
-    ml_log(ML_LOG_WARN, "this model cannot run, and its parameters are counted as stored: %s", err.text);
+/* Of a model that cannot be bound to layers, elements are counted as they are stored. */
+static marlin_status count_stored(struct inspection *x, size_t batch, struct marlin_error *err) {
     for (size_t i = 0; i < ml_tensors_count(x->tensors); i++)
         x->parameters += ml_tensors_at(x->tensors, i)->count;
-    x->held = x->bytes;
     x->bits.layers = x->parameters ? 8.0 * (double)x->bytes / (double)x->parameters : 0;
+    return ml_model_estimate(x->config, x->bytes, x->ctx, batch, ML_F16, &x->memory, err);
+}
+
+/* What tensors mean is known once they are bound to layers. */
+static marlin_status count(struct inspection *x, size_t batch, struct marlin_error *err) {
+    const struct ml_model_options dry = {.kv_dtype = ML_F16, .headers_only = true};
+    struct marlin_error why = {0};
+    struct ml_model *m = NULL;
+    if (ml_model_load(x->dir, &dry, &m, &why) != MARLIN_OK) {
+        ml_log(ML_LOG_WARN, "this model cannot run, and its parameters are counted as stored: %s", why.text);
+        return count_stored(x, batch, err);
+    }
+    x->parameters = ml_model_parameters(m);
+    ml_model_bits(m, &x->bits);
+    const marlin_status st = ml_model_estimate_of(m, x->ctx, batch, &x->memory, err);
+    ml_model_free(m);
+    return st;
 }
 
 static marlin_status inspect(const struct ml_args *args, struct inspection *x, struct marlin_error *err) {
@@ -70,13 +74,11 @@ static marlin_status inspect(const struct ml_args *args, struct inspection *x, s
     ML_TRY(ml_config_load(x->dir, &x->config, err));
     ML_TRY(ml_tensors_open_dir(x->dir, &x->tensors, err));
     x->bytes = ml_tensors_bytes(x->tensors);
-    count(x);
     const int64_t own = x->config->max_positions;
     x->ctx = own > 0 && own < DEFAULT_CONTEXT ? (size_t)own : DEFAULT_CONTEXT;
     if (ml_args_given(args, "ctx")) x->ctx = (size_t)ml_args_int(args, "ctx");
     x->list = ml_args_flag(args, "tensors");
-    ML_TRY(ml_model_estimate(x->config, x->held, x->ctx, (size_t)ml_args_int(args, "batch"), ML_F16,
-                             &x->memory, err));
+    ML_TRY(count(x, (size_t)ml_args_int(args, "batch"), err));
 out:
     return st;
 }

@@ -41,6 +41,9 @@ void ml_matmul_many(const struct ml_exec *e, const struct ml_matmul_job *jobs, s
 marlin_status ml_exec_reserve_quant(struct ml_exec *e, size_t max_k, size_t max_n, size_t max_jobs,
                                     size_t max_batch, struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* Bytes that ml_exec_reserve_quant takes for a pool of so many workers. */
+size_t ml_exec_quant_bytes(size_t workers, size_t max_k, size_t max_n, size_t max_jobs, size_t max_batch);
+
 /* y[t, r] = W x[t] for n rows of x over several quantized matrices of any formats (see kernels/quant.h for
  * the modes). y rows have w->rows floats, ldy apart. Never allocates. The same for any number of threads; in
  * ML_QUANT_FAST also the same for any n: a token's result does not depend on its neighbours. */

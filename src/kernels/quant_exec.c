@@ -65,10 +65,8 @@ static void *take(size_t count, size_t a, size_t b) {
     return ml_alloc_aligned(bytes);
 }
 
-marlin_status ml_exec_reserve_quant(struct ml_exec *e, size_t max_k, size_t max_n, size_t max_jobs,
-                                    size_t max_batch, struct marlin_error *err) {
-    struct ml_quant_scratch *q = ml_calloc(1, sizeof *q);
-    if (!q) return ml_fail(err, MARLIN_ERR_MEMORY, "products of quantized matrices: out of memory");
+static void set_sizes(struct ml_quant_scratch *q, size_t max_k, size_t max_n, size_t max_jobs,
+                      size_t max_batch) {
     q->max_k = round_up(max_k, BLOCK);
     q->max_n = round_up(max_n, BLOCK);
     q->max_jobs = larger(1, smaller(max_jobs, MAX_GROUP_JOBS));
@@ -76,13 +74,28 @@ marlin_status ml_exec_reserve_quant(struct ml_exec *e, size_t max_k, size_t max_
     const size_t exact = smaller(q->rows, EXACT_ROWS) * q->max_k * sizeof(float);
     q->x_stride = ml_quant_x_bytes(q->max_k);
     q->job_stride = round_up(larger(q->rows * q->x_stride, exact), 64);
+    const size_t panel = STRIP * q->max_k * sizeof(float); /* of EXACT; a rotated row is less */
+    q->worker_stride =
+        round_up(q->rows * BLOCK * sizeof(float) + larger(panel, ml_quant_dots_scratch(q->max_k)), 4096);
+}
+
+size_t ml_exec_quant_bytes(size_t workers, size_t max_k, size_t max_n, size_t max_jobs, size_t max_batch) {
+    struct ml_quant_scratch q = {0};
+    set_sizes(&q, max_k, max_n, max_jobs, max_batch);
+    const size_t job =
+        q.job_stride + q.rows * sizeof *q.info + q.max_n * sizeof *q.z + q.max_n / BLOCK * sizeof *q.left;
+    return q.max_jobs * job + workers * q.worker_stride;
+}
+
+marlin_status ml_exec_reserve_quant(struct ml_exec *e, size_t max_k, size_t max_n, size_t max_jobs,
+                                    size_t max_batch, struct marlin_error *err) {
+    struct ml_quant_scratch *q = ml_calloc(1, sizeof *q);
+    if (!q) return ml_fail(err, MARLIN_ERR_MEMORY, "products of quantized matrices: out of memory");
+    set_sizes(q, max_k, max_n, max_jobs, max_batch);
     q->x = take(q->max_jobs, q->job_stride, 1);
     q->info = take(q->max_jobs, q->rows, sizeof *q->info);
     q->z = take(q->max_jobs, q->max_n, sizeof *q->z);
     q->left = take(q->max_jobs, q->max_n / BLOCK, sizeof *q->left);
-    const size_t panel = STRIP * q->max_k * sizeof(float); /* of EXACT; a rotated row is less */
-    q->worker_stride =
-        round_up(q->rows * BLOCK * sizeof(float) + larger(panel, ml_quant_dots_scratch(q->max_k)), 4096);
     q->worker = take((size_t)ml_pool_size(e->pool), q->worker_stride, 1);
     if (!q->x || !q->info || !q->z || !q->left || !q->worker) {
         ml_quant_scratch_free(q);

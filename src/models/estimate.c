@@ -43,3 +43,29 @@ marlin_status ml_model_estimate(const struct ml_config *c, uint64_t weight_bytes
 out:
     return st;
 }
+
+/* What reserve_quant in state.c takes. */
+static bool quant_bytes(const struct ml_model *m, size_t max_batch, size_t *out) {
+    size_t partial;
+    if (m->quant_rows == 0) {
+        *out = 0;
+        return true;
+    }
+    const size_t products =
+        ml_exec_quant_bytes((size_t)ml_cpu()->cores, m->quant_cols, m->quant_rows, ML_QUANT_JOBS, max_batch);
+    return ml_mul_size(m->sum_rows, max_batch, &partial) && ml_mul_size(partial, sizeof(float), &partial) &&
+           ml_add_size(products, partial, out);
+}
+
+marlin_status ml_model_estimate_of(const struct ml_model *m, size_t ctx, size_t max_batch,
+                                   struct ml_memory_estimate *out, struct marlin_error *err) {
+    size_t quant = 0;
+    const size_t batch = max_batch < ctx ? max_batch : ctx;
+    marlin_status st;
+
+    ML_TRY(ml_model_estimate(m->config, m->weight_bytes, ctx, max_batch, m->kv_dtype, out, err));
+    if (!quant_bytes(m, batch, &quant) || !ml_add_u64(out->scratch, quant, &out->scratch) || !add_up(out))
+        st = too_large(err);
+out:
+    return st;
+}

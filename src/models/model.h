@@ -75,6 +75,12 @@ marlin_status ml_model_estimate(const struct ml_config *c, uint64_t weight_bytes
                                 size_t max_batch, enum ml_dtype kv_dtype, struct ml_memory_estimate *out,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* The same for a model, of which headers may be all that was read: its own sizes of weights and of what
+ * products with quantized ones take. */
+marlin_status ml_model_estimate_of(const struct ml_model *m, size_t ctx, size_t max_batch,
+                                   struct ml_memory_estimate *out,
+                                   struct marlin_error *err) MARLIN_MUST_CHECK;
+
 /* State for one sequence of at most ctx positions, fed at most max_batch tokens a call. pool: shared, one
  * caller at a time; outlives the state. */
 marlin_status ml_state_create(const struct ml_model *m, struct ml_pool *pool, size_t ctx, size_t max_batch,

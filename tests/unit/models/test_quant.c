@@ -280,6 +280,12 @@ static void sizes_are_those_of_the_tiles(void **state) {
     make_write(&s.quant);
     make_write(&s.plain);
     struct ml_model *m = mq_load(s.quant.dir, true);
+    struct ml_memory_estimate plain, all;
+    assert_int_equal(ml_model_estimate(m->config, ml_model_weight_bytes(m), 64, 16, ML_F32, &plain, NULL),
+                     MARLIN_OK);
+    assert_int_equal(ml_model_estimate_of(m, 64, 16, &all, NULL), MARLIN_OK);
+    const uint64_t products = all.scratch - plain.scratch;
+    assert_true(products > 0 && all.total == plain.total + products);
     ml_model_bits(m, &bits);
     assert_true(bits.layers == 3 && bits.head == 6 && bits.embedding == 16);
     assert_int_equal(bits.quantized, 15);
