@@ -162,6 +162,10 @@ marlin_status ml_file_check(const struct ml_file *f, struct marlin_error *err) {
     return MARLIN_OK;
 }
 
+bool ml_file_intact(const struct ml_file *f) {
+    return !ml_file_guard_hit(f->guard);
+}
+
 static void advise(const struct ml_file *f, uint64_t offset, uint64_t len, int advice) {
     const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     if (!f->data || offset >= f->size) return;

@@ -28,6 +28,10 @@ uint64_t ml_file_size(const struct ml_file *f);
  * the file, so this check reports truth after the fact: call it after a load and after a stage of work. */
 marlin_status ml_file_check(const struct ml_file *f, struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* The same without a system call, for inner loops: false once a read has met a page past a truncated end.
+ * Bytes of the last page that were cut off are seen by ml_file_check alone. */
+bool ml_file_intact(const struct ml_file *f);
+
 /* Hints: the range will be read soon / is not needed any more. Never fails. */
 void ml_file_prefetch(const struct ml_file *f, uint64_t offset, uint64_t len);
 void ml_file_drop(const struct ml_file *f, uint64_t offset, uint64_t len);

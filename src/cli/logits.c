@@ -80,6 +80,7 @@ static marlin_status forward(const struct ml_runtime *r, const int32_t *ids, siz
         ML_TRY(ml_model_forward(r->model, s, ids + at, step, ML_LOGITS_ALL, logits + at * vocab, err));
         at += step;
     }
+    st = ml_model_check(r->model, err);
 out:
     if (s) ml_state_free(s);
     return st;

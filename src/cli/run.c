@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/profile_text.h"
 #include "engine/generate.h"
 #include "engine/stop.h"
 
@@ -13,7 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PROMPT_LIMIT = 64 << 20, JSON_LIMIT = 256 << 20 };
+enum { PROMPT_LIMIT = 64 << 20, JSON_LIMIT = 256 << 20, MAX_EVENTS = 1 << 20 };
 
 static const struct ml_option options[] = {
     {"tokens", 'n', ML_OPT_INT, "N", "most tokens to generate", "128", 0, 1 << 30},
@@ -32,6 +33,9 @@ static const struct ml_option options[] = {
      0, 0},
     {"ctx", 0, ML_OPT_INT, "N", "most tokens of prompt and answer (the model's own, at most 4096)", NULL, 1,
      1 << 30},
+    {"profile", 0, ML_OPT_FLAG, NULL, "print time, bytes and share of the read bandwidth by stage", NULL, 0,
+     0},
+    {"trace", 0, ML_OPT_STRING, "FILE", "write a timeline of stages for chrome://tracing", NULL, 0, 0},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
 };
 
@@ -64,6 +68,7 @@ struct job {
     size_t prompt_len;
     struct ml_sampling sampling;
     struct ml_runtime runtime;
+    struct ml_profile *profile; /* NULL unless --profile or --trace */
     struct ml_outcome outcome;
     struct ml_buf text; /* collected for --json */
 };
@@ -202,11 +207,15 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
     struct ml_ids ids = {0};
     const struct ml_runtime_options ro = {
         .device = j->cli->device, .threads = j->cli->threads, .exact = ml_args_flag(j->args, "exact")};
+    const char *trace = ml_args_string(j->args, "trace");
     marlin_status st;
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
     read_sampling(j);
+    if (ml_args_flag(j->args, "profile") || trace)
+        ML_TRY(ml_profile_create(&j->profile, trace ? MAX_EVENTS : 0, err));
     const struct ml_generator_options go = {
         .sampling = j->sampling,
+        .profile = j->profile,
         .context = ml_args_given(j->args, "ctx") ? (size_t)ml_args_int(j->args, "ctx") : 0,
     };
     ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len, ML_ENCODE_BOS, &ids, err));
@@ -215,6 +224,8 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
     if (j->prompt == default_prompt && !j->cli->json) print_text(NULL, j->prompt, j->prompt_len);
     ML_TRY(generate(j, g, &ids, err));
     if (report(j) != ML_EXIT_DONE) st = MARLIN_ERR_IO;
+    if (ml_args_flag(j->args, "profile")) ML_TRY(ml_cli_print_profile(j->profile, j->runtime.pool, err));
+    if (trace) ML_TRY(ml_cli_write_trace(j->cli, j->profile, trace, err));
 out:
     ml_generator_free(g);
     ml_ids_free(&ids);
@@ -239,6 +250,7 @@ int ml_cmd_run(struct ml_cli *cli, const struct ml_args *args) {
     }
     if (st != MARLIN_OK) rc = err.code ? ml_cli_fail(cli, st, &err) : ML_EXIT_FAILED;
     ml_runtime_close(&j.runtime);
+    ml_profile_free(j.profile);
     ml_buf_free(&j.text);
     ml_free(j.read);
     return rc;

@@ -50,6 +50,8 @@ const struct ml_tensor *ml_tensors_find(const struct ml_tensors *t, const char *
 const char *ml_tensors_metadata(const struct ml_tensors *t, const char *key);
 /* ml_file_check on every file. */
 marlin_status ml_tensors_check(const struct ml_tensors *t, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* ml_file_intact on every file. */
+bool ml_tensors_intact(const struct ml_tensors *t);
 uint64_t ml_tensors_bytes(const struct ml_tensors *t); /* sum of tensor bytes */
 
 /* Widens a floating tensor to float32 (n must equal t->count). */

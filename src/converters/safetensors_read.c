@@ -143,6 +143,12 @@ marlin_status ml_tensors_check(const struct ml_tensors *t, struct marlin_error *
     return MARLIN_OK;
 }
 
+bool ml_tensors_intact(const struct ml_tensors *t) {
+    for (size_t i = 0; i < t->n_files; i++)
+        if (!ml_file_intact(t->files[i])) return false;
+    return true;
+}
+
 uint64_t ml_tensors_bytes(const struct ml_tensors *t) {
     uint64_t sum = 0; /* cannot overflow: files do not overlap in memory */
     for (size_t f = 0; f < t->n_files; f++) {

@@ -72,6 +72,7 @@ marlin_status ml_generator_create(const struct ml_runtime *r, const struct ml_ge
     }
     ML_TRY(ml_sampler_create(&options->sampling, g->vocab, g->context + 1, &g->sampler, err));
     ML_TRY(ml_state_create(r->model, r->pool, g->context, g->chunk, &g->state, err));
+    ml_state_profile(g->state, options->profile);
     *out = g;
     g = NULL;
 out:
@@ -283,6 +284,7 @@ marlin_status ml_generator_run(struct ml_generator *g, const struct ml_request *
     ML_TRY(feed_prompt(&l, err));
     out->prompt_seconds = ml_clock_seconds() - start;
     ML_TRY(generate(&l, err));
+    ML_TRY(ml_model_check(g->runtime->model, err));
     out->tokens = g->generated;
 out:
     if (st != MARLIN_OK) {

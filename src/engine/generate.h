@@ -23,6 +23,7 @@ struct ml_generator_options {
     size_t chunk;   /* prompt tokens fed at a time; 0 = 512 */
     pthread_mutex_t
         *gate; /* held around each forward pass, where several timelines share one pool; may be NULL */
+    struct ml_profile *profile; /* stages of every forward pass are booked here; NULL = off; outlives it */
 };
 
 /* A timeline on r, which must outlive it. One thread at a time. */

@@ -93,6 +93,10 @@ static marlin_status walk_row(struct walk *w, const int32_t *row, struct marlin_
         }
         gather(w);
     }
+    for (int k = 0; k < w->sides; k++) {
+        const marlin_status st = ml_model_check(w->side[k].model, err);
+        if (st != MARLIN_OK) return st;
+    }
     return MARLIN_OK;
 }
 

@@ -16,7 +16,7 @@ uint64_t ml_model_held_bytes(const struct ml_model *m, const struct ml_quant_mat
     return (copy ? copy : stored) + scales * sizeof(float);
 }
 
-static uint64_t linear_bytes(const struct ml_model *m, const struct ml_linear *l) {
+uint64_t ml_linear_bytes(const struct ml_model *m, const struct ml_linear *l) {
     uint64_t sum = 0;
     if (l->kind == ML_LINEAR_PLAIN) return (uint64_t)l->in * l->out * ml_dtype_size(l->u.plain.dtype);
     for (size_t i = 0; i < l->u.quant.n_pieces; i++)
@@ -30,7 +30,7 @@ struct count {
 };
 
 static void add(struct count *sum, const struct ml_linear *l) {
-    sum->bytes += linear_bytes(sum->m, l);
+    sum->bytes += ml_linear_bytes(sum->m, l);
     sum->products += (uint64_t)l->in * l->out;
 }
 
@@ -120,6 +120,10 @@ void ml_model_bits(const struct ml_model *m, struct ml_model_bits *out) {
 }
 
 /* ---- what a model says of itself ---- */
+
+marlin_status ml_model_check(const struct ml_model *m, struct marlin_error *err) {
+    return m->tensors ? ml_tensors_check(m->tensors, err) : MARLIN_OK;
+}
 
 const struct ml_config *ml_model_config(const struct ml_model *m) {
     return m->config;

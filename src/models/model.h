@@ -20,6 +20,7 @@
 
 struct ml_model;
 struct ml_state;
+struct ml_profile;
 
 struct ml_model_options {
     struct ml_device *device; /* NULL = the CPU */
@@ -47,6 +48,10 @@ marlin_status ml_model_random(const struct ml_config *config, const struct ml_ra
                               uint64_t seed, const struct ml_model_options *options, struct ml_model **out,
                               struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_model_free(struct ml_model *m);
+
+/* MARLIN_ERR_IO when a file of the model has been cut since: what was computed from it may be wrong. The
+ * forward pass itself notices only pages that are gone; call this after a stage of work. */
+marlin_status ml_model_check(const struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 const struct ml_config *ml_model_config(const struct ml_model *m);
 /* Bytes of memory that weights take, scales included: of quantized ones as this machine's kernels read them.
@@ -89,6 +94,8 @@ void ml_state_free(struct ml_state *s);
 size_t ml_state_length(const struct ml_state *s); /* tokens seen */
 size_t ml_state_capacity(const struct ml_state *s);
 void ml_state_truncate(struct ml_state *s, size_t n); /* back to the first n tokens */
+/* Books the stages of each following call into p (models/profile.h), which must outlive them; NULL = off. */
+void ml_state_profile(struct ml_state *s, struct ml_profile *p);
 
 enum ml_logits { ML_LOGITS_NONE, ML_LOGITS_LAST, ML_LOGITS_ALL };
 

@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "models/layers/rope.h"
 #include "models/model.h"
+#include "models/profile.h"
 
 /* ---- weights -------------------------------------------------------------------------------------- */
 
@@ -160,7 +161,8 @@ struct ml_state {
     struct ml_exec exec;
     struct ml_kv kv; /* kv.length: tokens seen */
     size_t max_batch;
-    size_t n, pos0; /* of the running call */
+    size_t n, pos0;             /* of the running call */
+    struct ml_profile *profile; /* NULL = off; the caller's */
     ml_observe_fn *observe;
     void *observe_user;
     void *scratch;              /* holds all that follows; B = max_batch */
@@ -183,6 +185,8 @@ struct ml_state {
 size_t ml_model_copy_bytes(const struct ml_model *m, const struct ml_quant_matrix *q);
 /* Bytes of memory that a product with q reads: tiles or rows, and scales. */
 uint64_t ml_model_held_bytes(const struct ml_model *m, const struct ml_quant_matrix *q);
+/* Bytes that one product with a linear layer reads. */
+uint64_t ml_linear_bytes(const struct ml_model *m, const struct ml_linear *l);
 
 /* Fills bytes_per_token and products_per_token of a model whose layers are bound. */
 marlin_status ml_model_count(struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;

@@ -178,3 +178,7 @@ size_t ml_state_capacity(const struct ml_state *s) {
 void ml_state_truncate(struct ml_state *s, size_t n) {
     ml_kv_truncate(&s->kv, n);
 }
+
+void ml_state_profile(struct ml_state *s, struct ml_profile *p) {
+    s->profile = p;
+}

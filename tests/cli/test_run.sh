@@ -41,6 +41,14 @@ word=$(echo "$text" | cut -c8-13)
 grep -q '"finish_reason":"stop"' "$dir/stop" || fail "a stop string ends with stop: $(cat "$dir/stop")"
 if grep -qF "\"text\":\"$text" "$dir/stop"; then fail "the stop string was not cut"; fi
 
+"$marlin" run --greedy -n 12 "The sea was" --profile --trace "$dir/trace" 2>"$dir/err" >"$dir/p" || fail "profile"
+cmp "$dir/a" "$dir/p" || fail "a profile does not change the text"
+for stage in qkv attention out "gate up" down head; do
+    grep -q "^  $stage .* us/token" "$dir/err" || fail "stage $stage: $(cat "$dir/err")"
+done
+[ "$(grep -c '"name":"head"' "$dir/trace")" -eq 12 ] || fail "one head a token in the trace"
+tail -n 1 "$dir/trace" | grep -q '^]}$' || fail "the trace is whole"
+
 rc=0
 "$marlin" run --ctx 4 "one two three four five six seven eight" >"$dir/out" 2>"$dir/err" || rc=$?
 [ $rc -eq 1 ] || fail "a prompt longer than the context exits 1, not $rc"

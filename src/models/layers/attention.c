@@ -70,13 +70,24 @@ static void attend(struct ml_state *s, const struct ml_layer *l) {
     ml_attention(&s->exec, &job);
 }
 
+/* Keys and values that the call's tokens see, each counted once. */
+static uint64_t cache_bytes(const struct ml_state *s, const struct ml_attention_weights *w) {
+    const size_t seen = s->pos0 + s->n, window = w->window ? w->window + s->n : seen;
+    return 2 * (uint64_t)(seen < window ? seen : window) * s->kv.shape.kv_heads * s->kv.shape.head_dim *
+           ml_dtype_size(s->kv.shape.dtype);
+}
+
 void ml_attention_forward(struct ml_state *s, const struct ml_layer *l, const float *x, float *y) {
     const struct ml_attention_weights *w = &l->attn;
     const struct ml_linear_job qkv[] = {
         {&w->q, s->q, w->q.out}, {&w->k, s->k, w->k.out}, {&w->v, s->v, w->v.out}};
     const struct ml_linear_job out = {&w->o, y, w->o.out};
     ml_linear_forward(s, qkv, 3, x, w->q.in, s->n);
+    ml_stage_linears(s, ML_STAGE_QKV, qkv, 3);
     prepare(s, l);
+    ml_stage_done(s, ML_STAGE_ROPE);
     attend(s, l);
+    if (s->profile) ml_profile_mark(s->profile, ML_STAGE_ATTENTION, cache_bytes(s, w));
     ml_linear_forward(s, &out, 1, s->attn, w->o.in, s->n);
+    ml_stage_linears(s, ML_STAGE_OUT, &out, 1);
 }

@@ -32,4 +32,5 @@ void ml_head_forward(const struct ml_model *m, struct ml_state *s, float *x, siz
     ml_linear_forward(s, &head, 1, x, m->head.in, n);
     for (size_t t = 0; cap > 0 && t < n; t++)
         s->exec.k->softcap(logits + t * m->head.out, cap, m->head.out);
+    ml_stage_linears(s, ML_STAGE_HEAD, &head, 1);
 }

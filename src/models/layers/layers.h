@@ -21,6 +21,15 @@ struct ml_linear_job {
 void ml_linear_forward(struct ml_state *s, const struct ml_linear_job *jobs, size_t n_jobs, const float *x,
                        size_t ldx, size_t n);
 
+/* ---- marks for the profile; nothing when it is off ---- */
+
+static inline void ml_stage_done(struct ml_state *s, enum ml_stage stage) {
+    if (s->profile) ml_profile_mark(s->profile, stage, 0);
+}
+/* The same for a stage that ends with these products. */
+void ml_stage_linears(struct ml_state *s, enum ml_stage stage, const struct ml_linear_job *jobs,
+                      size_t n_jobs);
+
 /* ---- norm.c ---- */
 
 /* y[t] = norm(x[t]) for n rows of norm->n floats; y may be x. */

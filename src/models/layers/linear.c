@@ -95,3 +95,12 @@ void ml_linear_forward(struct ml_state *s, const struct ml_linear_job *jobs, siz
         done += run;
     }
 }
+
+void ml_stage_linears(struct ml_state *s, enum ml_stage stage, const struct ml_linear_job *jobs,
+                      size_t n_jobs) {
+    uint64_t bytes = 0;
+    if (!s->profile) return;
+    for (size_t i = 0; i < n_jobs; i++)
+        bytes += ml_linear_bytes(s->model, jobs[i].linear);
+    ml_profile_mark(s->profile, stage, bytes);
+}

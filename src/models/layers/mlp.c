@@ -35,6 +35,8 @@ void ml_mlp_forward(struct ml_state *s, const struct ml_mlp *mlp, const float *x
     const struct ml_linear_job in[] = {{&mlp->gate, s->gate, width}, {&mlp->up, s->up, width}};
     const struct ml_linear_job out = {&mlp->down, y, mlp->down.out};
     ml_linear_forward(s, in, 2, x, mlp->gate.in, s->n);
+    ml_stage_linears(s, ML_STAGE_UP, in, 2);
     ml_glu_forward(s, s->gate, s->up, s->n, width);
     ml_linear_forward(s, &out, 1, s->gate, width, s->n);
+    ml_stage_linears(s, ML_STAGE_DOWN, &out, 1);
 }

@@ -82,16 +82,30 @@ static void combine(struct ml_state *s, size_t top_k, size_t hidden, float *y) {
     }
 }
 
+/* Weights of the experts that were chosen. */
+static uint64_t expert_bytes(const struct ml_state *s, const struct ml_moe *moe) {
+    uint64_t sum = 0;
+    for (size_t e = 0; e < moe->n_experts; e++) {
+        const struct ml_mlp *x = &moe->experts[e];
+        if (s->plan.start[e + 1] == s->plan.start[e]) continue;
+        sum += ml_linear_bytes(s->model, &x->gate) + ml_linear_bytes(s->model, &x->up) +
+               ml_linear_bytes(s->model, &x->down);
+    }
+    return sum;
+}
+
 void ml_moe_forward(struct ml_state *s, const struct ml_moe *moe, const float *x, float *y) {
     const size_t hidden = moe->router.in, experts = moe->n_experts;
     const struct ml_linear_job router = {&moe->router, s->router, experts};
     ml_linear_forward(s, &router, 1, x, hidden, s->n);
     ml_moe_route(s->exec.k, s->router, s->n, experts, moe->top_k, moe->normalise, &s->plan);
     ml_moe_group(s->n, experts, moe->top_k, &s->plan);
+    ml_stage_linears(s, ML_STAGE_ROUTER, &router, 1);
     gather(s, x, s->n * moe->top_k, hidden);
     for (size_t e = 0; e < experts; e++) {
         const size_t row = s->plan.start[e], n = s->plan.start[e + 1] - row;
         if (n > 0) run_expert(s, &moe->experts[e], row, n);
     }
     combine(s, moe->top_k, hidden, y);
+    if (s->profile) ml_profile_mark(s->profile, ML_STAGE_EXPERTS, expert_bytes(s, moe));
 }

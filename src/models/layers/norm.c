@@ -57,4 +57,5 @@ void ml_residual_add(struct ml_state *s, float *x, const float *y, size_t n, siz
         add_rows(&a, 0, n, 0);
     else
         ml_pool_for(s->exec.pool, n, ROW_GRAIN, add_rows, &a);
+    ml_stage_done(s, ML_STAGE_RESIDUAL);
 }
