@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LARGEST_LEVEL = 32000 }; /* leaves room for the margin in int16 */
+enum { LARGEST_LEVEL = 16000 }; /* the difference of two is an int16 */
 
 void ml_viterbi_code_free(struct ml_viterbi_code *c) {
     ml_free(c->value);
@@ -130,10 +130,10 @@ size_t ml_viterbi_scratch(const struct ml_viterbi_code *c) {
 
 struct ml_viterbi_step ml_viterbi_step_of(const struct ml_viterbi_code *c, int16_t level) {
     const int16_t centre = level < c->lowest ? c->lowest : level > c->highest ? c->highest : level;
-    if (centre == level) return (struct ml_viterbi_step){level, 0, 255};
+    if (centre == level) return (struct ml_viterbi_step){level, 0, ML_VITERBI_REACH};
     const int over = abs(level - centre);
     const double twice = 2 * (over < ML_VITERBI_MARGIN ? over : ML_VITERBI_MARGIN);
-    const double root = sqrt(twice * twice + 4 * 255 * 255);
+    const double root = sqrt(twice * twice + 4.0 * ML_VITERBI_REACH * ML_VITERBI_REACH);
     return (struct ml_viterbi_step){centre, (uint16_t)twice, (uint16_t)((root - twice) / 2)};
 }
 

@@ -17,16 +17,20 @@
  *   - targets and table are rounded to levels, 1 / scale apart, with ML_VITERBI_RMS levels for the expected
  *     error of one weight;
  *   - a branch costs (target - table[state])^2 less what the table's nearest end costs when the target lies
- *     beyond it (all branches of the step pay that), at most 255^2, its low e = min(k, 4) bits cleared:
- *     d (d + twice) with d = min(|centre - table[state]|, most), see ml_viterbi_step_of;
- *   - path costs are 16 bits, added with saturation; their low e bits hold the low bits of h, so that a
- * minimum also selects the branch: ties go to the least h mod 2^e, then to the least h;
- *   - after each step the least path cost before that step is subtracted.
- * A ring with a branch whose cost was cut off is searched again with 32-bit costs (one in thousands).
+ *     beyond it (all branches of the step pay that), at most ML_VITERBI_REACH^2, its low e = min(k, 4) bits
+ *     cleared: d (d + twice) with d = min(|centre - table[state]|, most), see ml_viterbi_step_of;
+ *   - path costs are 16 bits; their low e bits hold the low bits of h, so that a minimum also selects the
+ *     branch: ties go to the least h mod 2^e, then to the least h;
+ *   - after each step the least path cost before that step is subtracted, then what exceeds
+ *     ML_VITERBI_MOST_COST is cut off, so that no sum overflows.
  *
- * Two passes: the first runs freely over the `overlap` weights before and after the seam, backtracks from its
- * best end, and yields the node at the seam; the second runs once around from that node to itself. States are
- * made from the ring of symbols, so they close whatever the targets are.
+ * The search starts `overlap` weights before the seam with all nodes equal and goes once around. The best
+ * path at the end came from some node at the seam; when the best path to that node at the end came from it as
+ * well, the last 256 steps are the best ring through it. Otherwise the node where that path came from is
+ * tried, ML_VITERBI_TRIES times, and at last a run from the seam with all nodes but one excluded decides.
+ * States are made from the ring of symbols, so they close whatever the targets are.
+ *
+ * A ring with a branch whose cost was cut off is searched again with 32-bit costs (one in thousands).
  */
 #ifndef ML_KERNELS_VITERBI_H
 #define ML_KERNELS_VITERBI_H
@@ -47,6 +51,11 @@ enum {
     ML_VITERBI_RMS = 16,
     /* Targets further outside the table than so many levels pull no harder towards its end. */
     ML_VITERBI_MARGIN = 512,
+    /* Differences beyond it cost the same: its square and the most that a path may cost more than the best
+     * fit into 16 bits together. */
+    ML_VITERBI_REACH = 180,
+    ML_VITERBI_MOST_COST = 0x7fff,
+    ML_VITERBI_TRIES = 4,
     /* Half the ring. Paths merge late: 96 costs 0.1 to 0.3 % of distortion, 32 costs 1 %. */
     ML_VITERBI_OVERLAP = 128
 };
@@ -92,7 +101,7 @@ typedef void ml_viterbi_search_fn(const struct ml_viterbi_code *c, const int16_t
 struct ml_viterbi_step {
     int16_t centre; /* the target, or the end of the table that it lies beyond */
     uint16_t twice; /* 2 |target - centre| */
-    uint16_t most;  /* the largest d with d (d + twice) <= 255^2 */
+    uint16_t most;  /* the largest d with d (d + twice) <= REACH^2 */
 };
 struct ml_viterbi_step ml_viterbi_step_of(const struct ml_viterbi_code *c, int16_t level);
 

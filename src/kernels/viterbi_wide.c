@@ -66,10 +66,24 @@ static unsigned best_node(const struct search *s) {
     return best;
 }
 
+static unsigned trace(const struct search *s, unsigned node, uint8_t *symbol) {
+    for (int i = ML_VITERBI_STEPS - 1; i >= 0; i--) {
+        symbol[i] = (uint8_t)(node & ((1u << s->code->bits) - 1));
+        node = before(s, i, node);
+    }
+    return node;
+}
+
+static void once_around_from(struct search *s, const int16_t *level, unsigned node) {
+    for (unsigned j = 0; j < s->nodes; j++)
+        s->cost[j] = j == node ? 0 : MOST_COST;
+    for (int i = 0; i < ML_VITERBI_STEPS; i++)
+        step(s, level[i], s->decision + (size_t)i * s->nodes);
+}
+
 void ml_viterbi_search_wide(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
                             uint8_t symbol[ML_VITERBI_STEPS], void *scratch) {
     const unsigned nodes = 1u << (c->window - c->bits);
-    const int overlap = (int)c->overlap;
     int32_t *costs = scratch;
     struct search s = {
         .code = c, .nodes = nodes, .cost = costs, .out = costs + nodes, .choice = costs + 2 * (size_t)nodes};
@@ -77,18 +91,16 @@ void ml_viterbi_search_wide(const struct ml_viterbi_code *c, const int16_t level
 
     for (unsigned j = 0; j < nodes; j++)
         s.cost[j] = 0;
-    for (int i = 0; i < 2 * overlap; i++)
-        step(&s, level[(i + ML_VITERBI_STEPS - overlap) % ML_VITERBI_STEPS], s.decision + (size_t)i * nodes);
-    unsigned node = best_node(&s);
-    for (int i = 2 * overlap - 1; i >= overlap; i--)
-        node = before(&s, i, node);
-
-    for (unsigned j = 0; j < nodes; j++)
-        s.cost[j] = j == node ? 0 : MOST_COST;
+    for (unsigned i = 0; i < c->overlap; i++)
+        step(&s, level[ML_VITERBI_STEPS - c->overlap + i], s.decision);
     for (int i = 0; i < ML_VITERBI_STEPS; i++)
         step(&s, level[i], s.decision + (size_t)i * nodes);
-    for (int i = ML_VITERBI_STEPS - 1; i >= 0; i--) {
-        symbol[i] = (uint8_t)(node & ((1u << c->bits) - 1));
-        node = before(&s, i, node);
+    unsigned node = best_node(&s);
+    for (int i = 0; i < ML_VITERBI_TRIES; i++) {
+        const unsigned from = trace(&s, node, symbol);
+        if (from == node) return;
+        node = from;
     }
+    once_around_from(&s, level, node);
+    trace(&s, node, symbol);
 }

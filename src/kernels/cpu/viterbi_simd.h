@@ -27,13 +27,15 @@ struct search {
     uint16_t *cost, *out;
     uint16_t *decision; /* [steps][nodes / per] */
     uint16_t lane_tag[LANES];
-    /* Linear codes: the costs of the branches h into nodes j.. are set (joff[j / LANES] / LANES) ^ h. */
+    /* Linear codes: the costs of the branches h into nodes j.. are set (joff[j / LANES] ^ hoff[h]) / LANES.
+     */
     unsigned sets;      /* 0: not used */
     uint16_t *set_cost; /* [sets][LANES] */
     int16_t *set_level; /* [sets][LANES] */
     uint16_t *joff;
+    uint16_t hoff[64];
 #ifdef V_HAS_PERMUTE
-    uint16_t swap[16 * LANES]; /* [h]: what makes set h from set 0 */
+    uint16_t swap[LANES * LANES]; /* [h]: what makes set h from set 0 */
 #endif
 };
 
@@ -54,9 +56,10 @@ struct target {
     vec centre, twice, most;
 };
 
-INLINE vec branch_cost(const struct target *t, const int16_t *level, vec keep) {
-    const vec d = v_min(v_abs(v_sub_sat_signed(t->centre, v_load((const uint16_t *)level))), t->most);
-    return v_and(v_mul(d, v_add(d, t->twice)), keep);
+/* `beyond`: the target may lie beyond the table, twice is not 0. */
+INLINE vec branch_cost(const struct target *t, const int16_t *level, vec keep, const bool beyond) {
+    const vec d = v_min(v_abs(v_sub(t->centre, v_load((const uint16_t *)level))), t->most);
+    return v_and(v_mul(d, beyond ? v_add(d, t->twice) : d), keep);
 }
 
 /* ---- preparation of linear codes */
@@ -73,14 +76,15 @@ static uint16_t set_number(const struct ml_viterbi_code *c, unsigned state) {
     return (uint16_t)((index & ((1u << k) - 1)) | index >> plain << k);
 }
 
-/* Worth it when each set is used at least twice a step, and possible when h only filters the own symbol (a
- * tap that ends the window, and no other tap past the last symbol but one). */
+/* Worth it when each set is used at least twice a step; possible when the branches of a node see the same
+ * lanes. */
 static unsigned count_sets(const struct ml_viterbi_code *c) {
     const unsigned k = c->bits, plain = k > LANE_BITS ? k : LANE_BITS;
-    const unsigned top = c->window - k;
-    if (c->index_bits == 0 || k > 4 || top > 15 || c->window < LANE_BITS) return 0;
+    if (c->index_bits == 0) return 0;
     for (unsigned h = 0; h < 1u << k; h++)
-        if (set_number(c, h << top) != h) return 0;
+        if (index_of(c, h << (c->window - k)) & ((1u << plain) - 1) & ~((1u << k) - 1)) return 0;
+    for (unsigned h = 0; k <= 4 && h < 1u << k; h++)
+        if (set_number(c, h << (c->window - k)) != h) return 0;
     const unsigned sets = 1u << (k + (c->index_bits > plain ? c->index_bits - plain : 0));
     return sets * 2 <= 1u << (c->window - LANE_BITS) ? sets : 0;
 }
@@ -95,8 +99,10 @@ static void make_sets(struct search *s) {
     }
     for (unsigned j = 0; j < s->nodes / LANES; j++)
         s->joff[j] = (uint16_t)(set_number(c, j * LANES) * LANES);
+    for (unsigned h = 0; h < 1u << k; h++)
+        s->hoff[h] = (uint16_t)(set_number(c, h << (c->window - k)) * LANES);
 #ifdef V_HAS_PERMUTE
-    for (unsigned d = 0; d < 1u << k; d++)
+    for (unsigned d = 0; k <= LANE_BITS && d < 1u << k; d++)
         v_store(s->swap + index_of(c, d) * LANES, v_swap(d));
 #endif
 }
@@ -105,7 +111,7 @@ static void make_sets(struct search *s) {
 
 /* What a step reads, in locals: nothing that a store of a vector might change, so nothing is read twice. */
 struct step {
-    const uint16_t *in, *set_cost;
+    const uint16_t *in, *set_cost, *hoff;
     const int16_t *level;
     unsigned from;  /* nodes between the predecessors for h and for h + 1 */
     unsigned nodes; /* and between the branches */
@@ -113,26 +119,29 @@ struct step {
     vec keep, spread;
 };
 
+/* Where the costs of a step come from. */
+enum costs { LINEAR, WITHIN, BEYOND };
+
 INLINE vec candidate(const struct step *s, unsigned h, unsigned j, unsigned set, const unsigned k,
-                     const bool linear) {
+                     const enum costs costs) {
     vec cost;
-    if (linear)
-        cost = v_load(s->set_cost + (set ^ h * LANES));
+    if (costs == LINEAR)
+        cost = v_load(s->set_cost + (set ^ (k <= 4 ? h * LANES : s->hoff[h])));
     else
-        cost = branch_cost(&s->target, s->level + h * s->nodes + j, s->keep);
+        cost = branch_cost(&s->target, s->level + h * s->nodes + j, s->keep, costs == BEYOND);
     const uint16_t *p = s->in + h * s->from + (j >> k);
-    return v_add_sat(k >= LANE_BITS ? v_set1(*p) : v_expand(p, k, s->spread), cost);
+    return v_add(k >= LANE_BITS ? v_set1(*p) : v_expand(p, k, s->spread), cost);
 }
 
 /* Best branches into LANES nodes from j on; *h becomes the chosen ones. */
 INLINE vec select_branches(const struct step *s, unsigned j, unsigned set, vec *h, const unsigned k,
-                           const bool linear) {
+                           const enum costs costs) {
     const unsigned low = low_bits(k);
     vec best = v_set1(0xffff), high = v_set1(0);
     for (unsigned hi = 0; hi < (1u << k) / (low + 1); hi++) {
-        vec group = candidate(s, hi * (low + 1), j, set, k, linear);
+        vec group = candidate(s, hi * (low + 1), j, set, k, costs);
         for (unsigned lo = 1; lo <= low; lo++)
-            group = v_min(group, candidate(s, hi * (low + 1) + lo, j, set, k, linear));
+            group = v_min(group, candidate(s, hi * (low + 1) + lo, j, set, k, costs));
         if (hi == 0)
             best = group;
         else
@@ -142,55 +151,57 @@ INLINE vec select_branches(const struct step *s, unsigned j, unsigned set, vec *
     return best;
 }
 
-/* The 2^k sets of one value of the high index bits hold the same costs in other lanes. */
 INLINE void make_set_costs(const struct search *s, const struct step *t, const unsigned k) {
     uint16_t *cost = s->set_cost;
     const int16_t *level = s->set_level;
 #ifdef V_HAS_PERMUTE
-    const unsigned family = LANES << k;
-    vec first[1 << (8 - LANE_BITS)];
-    for (unsigned f = 0; f * family < s->sets * LANES; f++)
-        first[f] = branch_cost(&t->target, level + (size_t)f * family, t->keep);
-    for (unsigned h = 0; h < 1u << k; h++) {
-        const vec swap = v_load(s->swap + h * LANES);
+    /* The 2^k sets of one value of the high index bits hold the same costs in other lanes. */
+    if (k <= LANE_BITS) {
+        const unsigned family = LANES << k;
+        vec first[1 << (8 - LANE_BITS)];
         for (unsigned f = 0; f * family < s->sets * LANES; f++)
-            v_store(cost + (size_t)f * family + h * LANES, v_permute(first[f], swap));
+            first[f] = branch_cost(&t->target, level + (size_t)f * family, t->keep, true);
+        for (unsigned d = 0; d < 1u << k; d++) {
+            const vec swap = v_load(s->swap + d * LANES);
+            for (unsigned f = 0; f * family < s->sets * LANES; f++)
+                v_store(cost + (size_t)f * family + d * LANES, v_permute(first[f], swap));
+        }
+        return;
     }
-#else
+#endif
     (void)k;
     for (unsigned i = 0; i < s->sets * LANES; i += LANES)
-        v_store(cost + i, branch_cost(&t->target, level + i, t->keep));
-#endif
+        v_store(cost + i, branch_cost(&t->target, level + i, t->keep, true));
 }
 
 /* Returns the least path cost after the step. */
-INLINE uint16_t step_k(struct search *s, int16_t level, uint16_t floor, uint16_t *decision, const unsigned k,
-                       const bool linear) {
+INLINE uint16_t step_k(struct search *s, struct ml_viterbi_step of, uint16_t floor, uint16_t *decision,
+                       const unsigned k, const enum costs costs) {
     const unsigned low = low_bits(k), per = decisions_per_lane(k), window = s->code->window;
     const unsigned tag_shift = window - 2 * k, nodes = s->nodes;
-    const struct ml_viterbi_step of = ml_viterbi_step_of(s->code, level);
     const struct step t = {.in = s->cost,
                            .set_cost = s->set_cost,
+                           .hoff = s->hoff,
                            .level = s->code->level,
                            .from = 1u << tag_shift,
                            .nodes = nodes,
                            .target = {v_set1((uint16_t)of.centre), v_set1(of.twice), v_set1(of.most)},
                            .keep = v_set1((uint16_t)(0xffff & ~low)),
                            .spread = v_spread(k)};
-    const vec sink = v_set1(floor), lane_tag = v_load(s->lane_tag);
+    const vec sink = v_set1(floor), lane_tag = v_load(s->lane_tag), most = v_set1(ML_VITERBI_MOST_COST);
     const uint16_t *set = s->joff;
     uint16_t *out = s->out;
     vec least = v_set1(0xffff);
 
-    if (linear) make_set_costs(s, &t, k);
+    if (costs == LINEAR) make_set_costs(s, &t, k);
     for (unsigned j = 0; j < nodes; decision += LANES) {
         vec taken = v_set1(0);
         for (unsigned i = 0; i < per; i++, j += LANES) {
             vec h;
-            const vec best = select_branches(&t, j, linear ? *set++ : 0, &h, k, linear);
+            const vec best = select_branches(&t, j, costs == LINEAR ? *set++ : 0, &h, k, costs);
             taken = v_or(v_shl(taken, k), h);
             const vec tag = v_or(lane_tag, v_set1((uint16_t)(j >> tag_shift & low)));
-            const vec cost = v_or(v_and(v_sub(best, sink), t.keep), tag);
+            const vec cost = v_or(v_and(v_min(v_sub(best, sink), most), t.keep), tag);
             least = v_min(least, cost);
             v_store(out + j, cost);
         }
@@ -214,10 +225,25 @@ INLINE unsigned before(const struct search *s, int i, unsigned node, const unsig
     return (chosen(s, i, node, k) << (s->code->window - k) | node) >> k;
 }
 
+static uint16_t excluded(const struct search *s, unsigned node) {
+    return (uint16_t)((ML_VITERBI_MOST_COST & ~low_bits(s->code->bits)) | tag_of(s->code, node));
+}
+
 static void start(struct search *s, int node) {
-    const unsigned low = low_bits(s->code->bits);
     for (unsigned j = 0; j < s->nodes; j++)
-        s->cost[j] = (uint16_t)((node < 0 || j == (unsigned)node ? 0 : 0xffff & ~low) | tag_of(s->code, j));
+        s->cost[j] = node < 0 || j == (unsigned)node ? (uint16_t)tag_of(s->code, j) : excluded(s, j);
+}
+
+/* After the first n steps from `from`: all nodes that cannot have been reached are out. Returns the least
+ * cost. */
+static uint16_t exclude(struct search *s, unsigned from, unsigned n) {
+    const unsigned reached = 1u << n * s->code->bits, first = (from << n * s->code->bits) & (s->nodes - 1);
+    uint16_t least = 0xffff;
+    for (unsigned j = 0; j < s->nodes; j++) {
+        if (j - first >= reached) s->cost[j] = excluded(s, j);
+        if (s->cost[j] < least) least = s->cost[j];
+    }
+    return (uint16_t)(least & ~low_bits(s->code->bits));
 }
 
 static unsigned best_node(const struct search *s) {
@@ -228,29 +254,45 @@ static unsigned best_node(const struct search *s) {
     return best;
 }
 
-INLINE void run(struct search *s, const int16_t *level, int first, int steps, const unsigned k,
-                const bool linear) {
-    const size_t stride = s->nodes / decisions_per_lane(k);
-    uint16_t floor = 0;
-    for (int i = 0; i < steps; i++)
-        floor = step_k(s, level[(first + i) % ML_VITERBI_STEPS], floor, s->decision + (size_t)i * stride, k,
-                       linear);
+INLINE uint16_t step_at(struct search *s, int16_t level, uint16_t floor, int row, const unsigned k,
+                        const bool linear) {
+    const struct ml_viterbi_step of = ml_viterbi_step_of(s->code, level);
+    uint16_t *decision = s->decision + (size_t)row * (s->nodes / decisions_per_lane(k));
+    if (linear) return step_k(s, of, floor, decision, k, LINEAR);
+    if (of.twice == 0) return step_k(s, of, floor, decision, k, WITHIN);
+    return step_k(s, of, floor, decision, k, BEYOND);
+}
+
+/* Backwards from a node at the end of the ring; returns where its path came from. */
+INLINE unsigned trace(const struct search *s, unsigned node, uint8_t *symbol, const unsigned k) {
+    for (int i = ML_VITERBI_STEPS - 1; i >= 0; i--) {
+        symbol[i] = (uint8_t)(node & ((1u << k) - 1));
+        node = before(s, i, node, k);
+    }
+    return node;
 }
 
 INLINE void search_k(struct search *s, const int16_t *level, uint8_t *symbol, const unsigned k,
                      const bool linear) {
     const int overlap = (int)s->code->overlap;
-    start(s, -1);
-    run(s, level, ML_VITERBI_STEPS - overlap, 2 * overlap, k, linear);
-    unsigned node = best_node(s);
-    for (int i = 2 * overlap - 1; i >= overlap; i--)
-        node = before(s, i, node, k);
-
-    start(s, (int)node);
-    run(s, level, 0, ML_VITERBI_STEPS, k, linear);
-    for (int i = ML_VITERBI_STEPS - 1; i >= 0; i--) {
-        symbol[i] = (uint8_t)(node & ((1u << k) - 1));
-        node = before(s, i, node, k);
+    uint16_t floor = 0;
+    unsigned node = 0;
+    /* Once around after the overlap; then, if need be, from the node that was found and from no other. */
+    for (int again = 0; again < 2; again++) {
+        start(s, again ? (int)node : -1);
+        floor = 0;
+        for (int i = again ? 0 : -overlap; i < ML_VITERBI_STEPS; i++) {
+            floor =
+                step_at(s, level[(i + ML_VITERBI_STEPS) % ML_VITERBI_STEPS], floor, i < 0 ? 0 : i, k, linear);
+            if (again && (unsigned)(i + 1) * k < s->code->window - k)
+                floor = exclude(s, node, (unsigned)i + 1);
+        }
+        if (!again) node = best_node(s);
+        for (int i = 0; i < (again ? 1 : ML_VITERBI_TRIES); i++) {
+            const unsigned from = trace(s, node, symbol, k);
+            if (from == node) return;
+            node = from;
+        }
     }
 }
 

@@ -21,19 +21,18 @@ static uint16_t branch_cost(const struct search *s, unsigned state, struct ml_vi
     return (uint16_t)(d * (d + target.twice) & ~s->low);
 }
 
-static uint16_t add(uint16_t a, uint16_t b) {
-    const unsigned sum = (unsigned)a + b;
-    return (uint16_t)(sum > 0xffff ? 0xffff : sum);
-}
-
 /* The low bits of a stored path cost: of the h that the node will be when it is a predecessor. */
 static unsigned tag(const struct search *s, unsigned node) {
     return node >> (s->code->window - 2 * s->code->bits) & s->low;
 }
 
+static uint16_t clipped(const struct search *s, unsigned cost) {
+    return (uint16_t)((cost < ML_VITERBI_MOST_COST ? cost : ML_VITERBI_MOST_COST) & ~s->low);
+}
+
 static void start(struct search *s, int node) {
     for (unsigned j = 0; j < s->nodes; j++)
-        s->cost[j] = (uint16_t)((node < 0 || j == (unsigned)node ? 0 : 0xffff & ~s->low) | tag(s, j));
+        s->cost[j] = clipped(s, node < 0 || j == (unsigned)node ? 0 : ML_VITERBI_MOST_COST) | tag(s, j);
 }
 
 static uint16_t least_cost(const struct search *s) {
@@ -53,7 +52,7 @@ static void step(struct search *s, int16_t level, uint8_t *decision) {
             unsigned group = 0xffff;
             for (unsigned lo = 0; lo <= s->low; lo++) {
                 const unsigned state = (hi * (s->low + 1) + lo) << (s->code->window - k) | j;
-                const unsigned c = add(s->cost[state >> k], branch_cost(s, state, target));
+                const unsigned c = (unsigned)s->cost[state >> k] + branch_cost(s, state, target);
                 if (c < group) group = c;
             }
             if (group < best) {
@@ -62,7 +61,7 @@ static void step(struct search *s, int16_t level, uint8_t *decision) {
             }
         }
         decision[j] = (uint8_t)(chosen * (s->low + 1) + (best & s->low));
-        s->out[j] = (uint16_t)(((best - floor) & ~s->low & 0xffff) | tag(s, j));
+        s->out[j] = clipped(s, best - floor) | tag(s, j);
     }
     uint16_t *const swap = s->cost;
     s->cost = s->out;
@@ -82,6 +81,31 @@ static unsigned best_node(const struct search *s) {
     return best;
 }
 
+/* Backwards from a node at the end of the ring; returns where its path came from. */
+static unsigned trace(const struct search *s, unsigned node, uint8_t *symbol) {
+    for (int i = ML_VITERBI_STEPS - 1; i >= 0; i--) {
+        symbol[i] = (uint8_t)(node & ((1u << s->code->bits) - 1));
+        node = before(s, i, node);
+    }
+    return node;
+}
+
+/* After the first n steps from `from`: all nodes that cannot have been reached are out. */
+static void exclude(struct search *s, unsigned from, unsigned n) {
+    const unsigned reached = 1u << n * s->code->bits, first = (from << n * s->code->bits) & (s->nodes - 1);
+    for (unsigned j = 0; j < s->nodes; j++)
+        if (j - first >= reached) s->cost[j] = clipped(s, ML_VITERBI_MOST_COST) | tag(s, j);
+}
+
+static void once_around_from(struct search *s, const int16_t *level, unsigned node) {
+    const unsigned k = s->code->bits, free = s->code->window - k;
+    start(s, (int)node);
+    for (unsigned i = 0; i < ML_VITERBI_STEPS; i++) {
+        step(s, level[i], s->decision + (size_t)i * s->nodes);
+        if ((i + 1) * k < free) exclude(s, node, i + 1);
+    }
+}
+
 void ml_viterbi_search_reference(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
                                  uint8_t symbol[ML_VITERBI_STEPS], void *scratch) {
     const unsigned nodes = 1u << (c->window - c->bits);
@@ -91,19 +115,17 @@ void ml_viterbi_search_reference(const struct ml_viterbi_code *c, const int16_t 
     s.out = costs + nodes;
     s.decision = (uint8_t *)(costs + 2 * (size_t)nodes);
 
-    const int overlap = (int)c->overlap;
     start(&s, -1);
-    for (int i = 0; i < 2 * overlap; i++)
-        step(&s, level[(i + ML_VITERBI_STEPS - overlap) % ML_VITERBI_STEPS], s.decision + (size_t)i * nodes);
-    unsigned node = best_node(&s);
-    for (int i = 2 * overlap - 1; i >= overlap; i--)
-        node = before(&s, i, node);
-
-    start(&s, (int)node);
+    for (unsigned i = 0; i < c->overlap; i++)
+        step(&s, level[ML_VITERBI_STEPS - c->overlap + i], s.decision);
     for (int i = 0; i < ML_VITERBI_STEPS; i++)
         step(&s, level[i], s.decision + (size_t)i * nodes);
-    for (int i = ML_VITERBI_STEPS - 1; i >= 0; i--) {
-        symbol[i] = (uint8_t)(node & ((1u << c->bits) - 1));
-        node = before(&s, i, node);
+    unsigned node = best_node(&s);
+    for (int i = 0; i < ML_VITERBI_TRIES; i++) {
+        const unsigned from = trace(&s, node, symbol);
+        if (from == node) return;
+        node = from;
     }
+    once_around_from(&s, level, node);
+    trace(&s, node, symbol);
 }

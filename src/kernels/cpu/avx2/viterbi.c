@@ -23,15 +23,13 @@ V_INLINE vec v_set1(uint16_t x) {
     return _mm256_set1_epi16((short)x);
 }
 
-#define v_add            _mm256_add_epi16
-#define v_add_sat        _mm256_adds_epu16
-#define v_sub            _mm256_sub_epi16
-#define v_sub_sat_signed _mm256_subs_epi16
-#define v_abs            _mm256_abs_epi16
-#define v_min            _mm256_min_epu16
-#define v_mul            _mm256_mullo_epi16
-#define v_and            _mm256_and_si256
-#define v_or             _mm256_or_si256
+#define v_add _mm256_add_epi16
+#define v_sub _mm256_sub_epi16
+#define v_abs _mm256_abs_epi16
+#define v_min _mm256_min_epu16
+#define v_mul _mm256_mullo_epi16
+#define v_and _mm256_and_si256
+#define v_or  _mm256_or_si256
 
 V_INLINE vec v_shl(vec v, unsigned n) {
     return _mm256_slli_epi16(v, (int)n);

@@ -23,15 +23,13 @@ V_INLINE vec v_set1(uint16_t x) {
     return _mm512_set1_epi16((short)x);
 }
 
-#define v_add            _mm512_add_epi16
-#define v_add_sat        _mm512_adds_epu16
-#define v_sub            _mm512_sub_epi16
-#define v_sub_sat_signed _mm512_subs_epi16
-#define v_abs            _mm512_abs_epi16
-#define v_min            _mm512_min_epu16
-#define v_mul            _mm512_mullo_epi16
-#define v_and            _mm512_and_si512
-#define v_or             _mm512_or_si512
+#define v_add _mm512_add_epi16
+#define v_sub _mm512_sub_epi16
+#define v_abs _mm512_abs_epi16
+#define v_min _mm512_min_epu16
+#define v_mul _mm512_mullo_epi16
+#define v_and _mm512_and_si512
+#define v_or  _mm512_or_si512
 
 V_INLINE vec v_shl(vec v, unsigned n) {
     return _mm512_slli_epi16(v, n);

@@ -11,21 +11,16 @@ enum { LANE_BITS = 3, LANES = 8 };
 
 #define V_INLINE static inline __attribute__((always_inline))
 
-#define v_load    vld1q_u16
-#define v_store   vst1q_u16
-#define v_set1    vdupq_n_u16
-#define v_add     vaddq_u16
-#define v_add_sat vqaddq_u16
-#define v_sub     vsubq_u16
-#define v_min     vminq_u16
-#define v_mul     vmulq_u16
-#define v_and     vandq_u16
-#define v_or      vorrq_u16
-#define v_least   vminvq_u16
-
-V_INLINE vec v_sub_sat_signed(vec a, vec b) {
-    return vreinterpretq_u16_s16(vqsubq_s16(vreinterpretq_s16_u16(a), vreinterpretq_s16_u16(b)));
-}
+#define v_load  vld1q_u16
+#define v_store vst1q_u16
+#define v_set1  vdupq_n_u16
+#define v_add   vaddq_u16
+#define v_sub   vsubq_u16
+#define v_min   vminq_u16
+#define v_mul   vmulq_u16
+#define v_and   vandq_u16
+#define v_or    vorrq_u16
+#define v_least vminvq_u16
 
 V_INLINE vec v_abs(vec v) {
     return vreinterpretq_u16_s16(vabsq_s16(vreinterpretq_s16_u16(v)));
