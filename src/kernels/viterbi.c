@@ -15,6 +15,7 @@ enum { LARGEST_LEVEL = 16000 }; /* the difference of two is an int16 */
 void ml_viterbi_code_free(struct ml_viterbi_code *c) {
     ml_free(c->value);
     ml_free(c->level);
+    ml_free(c->branch);
     memset(c, 0, sizeof *c);
 }
 
@@ -46,16 +47,31 @@ static marlin_status choose_scale(struct ml_viterbi_code *c, double variance, st
     return MARLIN_OK;
 }
 
+static int16_t round_to(float level, int16_t grain) {
+    return (int16_t)(lrintf(level / (float)grain) * grain);
+}
+
+/* Nodes after the step are the low bits of a state, h the high ones. */
+static void order_branches(struct ml_viterbi_code *c) {
+    const unsigned k = c->bits, nodes = 1u << (c->window - k);
+    for (unsigned state = 0; state < 1u << c->window; state++) {
+        const unsigned h = state / nodes, j = state % nodes, block = j / ML_VITERBI_BLOCK;
+        if (nodes >= ML_VITERBI_BLOCK)
+            c->branch[(block << k | h) * ML_VITERBI_BLOCK + j % ML_VITERBI_BLOCK] = c->level[state];
+    }
+}
+
 static void make_levels(struct ml_viterbi_code *c) {
     const size_t n = (size_t)1 << c->window;
     c->lowest = INT16_MAX;
     c->highest = INT16_MIN;
     for (size_t i = 0; i < n; i++) {
-        const int16_t v = (int16_t)lrintf(c->value[i] * c->scale);
+        const int16_t v = round_to(c->value[i] * c->scale, c->grain);
         c->level[i] = v;
         if (v < c->lowest) c->lowest = v;
         if (v > c->highest) c->highest = v;
     }
+    order_branches(c);
 }
 
 static marlin_status allocate(struct ml_viterbi_code *c, unsigned bits, unsigned window,
@@ -71,7 +87,9 @@ static marlin_status allocate(struct ml_viterbi_code *c, unsigned bits, unsigned
     c->overlap = ML_VITERBI_OVERLAP;
     c->value = ml_alloc(n * sizeof *c->value);
     c->level = ml_alloc(n * sizeof *c->level);
-    if (c->value && c->level) return MARLIN_OK;
+    c->branch = ml_alloc(n * sizeof *c->branch);
+    c->grain = (int16_t)(bits > 2 ? 4 : 2);
+    if (c->value && c->level && c->branch) return MARLIN_OK;
     ml_viterbi_code_free(c);
     return ml_fail(err, MARLIN_ERR_MEMORY, "trellis: no memory for a table of %zu values", n);
 }
@@ -112,6 +130,7 @@ marlin_status ml_viterbi_code_tap(struct ml_viterbi_code *c, const struct ml_tap
         const unsigned i = ml_tap_index(tap, w);
         c->value[w] = entry ? entry[i] : (float)tap->table[i] * tap->unit;
     }
+    c->grain = 1; /* costs are made once a step */
     ML_TRY(finish(c, 1, err));
     c->index_bits = tap->index_bits;
     for (unsigned b = 0; b < tap->window; b++)
@@ -134,13 +153,15 @@ struct ml_viterbi_step ml_viterbi_step_of(const struct ml_viterbi_code *c, int16
     const int over = abs(level - centre);
     const double twice = 2 * (over < ML_VITERBI_MARGIN ? over : ML_VITERBI_MARGIN);
     const double root = sqrt(twice * twice + 4.0 * ML_VITERBI_REACH * ML_VITERBI_REACH);
-    return (struct ml_viterbi_step){centre, (uint16_t)twice, (uint16_t)((root - twice) / 2)};
+    const unsigned most = (unsigned)((root - twice) / 2);
+    return (struct ml_viterbi_step){centre, (uint16_t)twice,
+                                    (uint16_t)(most / (unsigned)c->grain * (unsigned)c->grain)};
 }
 
 static void to_levels(const struct ml_viterbi_code *c, const float *target, int16_t *level) {
     for (int i = 0; i < ML_VITERBI_STEPS; i++) {
         const float v = isnan(target[i]) ? 0 : target[i] * c->scale;
-        level[i] = (int16_t)lrintf(v < -32767 ? -32767 : v > 32767 ? 32767 : v);
+        level[i] = round_to(v < -32700 ? -32700 : v > 32700 ? 32700 : v, c->grain);
     }
 }
 

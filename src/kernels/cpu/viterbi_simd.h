@@ -56,10 +56,19 @@ struct target {
     vec centre, twice, most;
 };
 
-/* `beyond`: the target may lie beyond the table, twice is not 0. */
-INLINE vec branch_cost(const struct target *t, const int16_t *level, vec keep, const bool beyond) {
+/* Where the costs of a step come from. */
+enum costs {
+    SETS,  /* linear codes: made once a step */
+    TABLE, /* of a code without index, whose levels leave the low bits of a cost clear; target within the
+              table */
+    TABLE_BEYOND, /* the same, target beyond the table */
+    ANY
+};
+
+INLINE vec branch_cost(const struct target *t, const int16_t *level, vec keep, const enum costs costs) {
     const vec d = v_min(v_abs(v_sub(t->centre, v_load((const uint16_t *)level))), t->most);
-    return v_and(v_mul(d, beyond ? v_add(d, t->twice) : d), keep);
+    const vec cost = v_mul(d, costs == TABLE ? d : v_add(d, t->twice));
+    return costs == ANY ? v_and(cost, keep) : cost;
 }
 
 /* ---- preparation of linear codes */
@@ -113,22 +122,20 @@ static void make_sets(struct search *s) {
 struct step {
     const uint16_t *in, *set_cost, *hoff;
     const int16_t *level;
-    unsigned from;  /* nodes between the predecessors for h and for h + 1 */
-    unsigned nodes; /* and between the branches */
+    unsigned from; /* nodes between the predecessors for h and for h + 1 */
     struct target target;
     vec keep, spread;
 };
 
-/* Where the costs of a step come from. */
-enum costs { LINEAR, WITHIN, BEYOND };
-
 INLINE vec candidate(const struct step *s, unsigned h, unsigned j, unsigned set, const unsigned k,
                      const enum costs costs) {
     vec cost;
-    if (costs == LINEAR)
+    if (costs == SETS)
         cost = v_load(s->set_cost + (set ^ (k <= 4 ? h * LANES : s->hoff[h])));
     else
-        cost = branch_cost(&s->target, s->level + h * s->nodes + j, s->keep, costs == BEYOND);
+        cost = branch_cost(
+            &s->target, s->level + (j / ML_VITERBI_BLOCK << k | h) * ML_VITERBI_BLOCK + j % ML_VITERBI_BLOCK,
+            s->keep, costs);
     const uint16_t *p = s->in + h * s->from + (j >> k);
     return v_add(k >= LANE_BITS ? v_set1(*p) : v_expand(p, k, s->spread), cost);
 }
@@ -160,7 +167,7 @@ INLINE void make_set_costs(const struct search *s, const struct step *t, const u
         const unsigned family = LANES << k;
         vec first[1 << (8 - LANE_BITS)];
         for (unsigned f = 0; f * family < s->sets * LANES; f++)
-            first[f] = branch_cost(&t->target, level + (size_t)f * family, t->keep, true);
+            first[f] = branch_cost(&t->target, level + (size_t)f * family, t->keep, ANY);
         for (unsigned d = 0; d < 1u << k; d++) {
             const vec swap = v_load(s->swap + d * LANES);
             for (unsigned f = 0; f * family < s->sets * LANES; f++)
@@ -171,7 +178,7 @@ INLINE void make_set_costs(const struct search *s, const struct step *t, const u
 #endif
     (void)k;
     for (unsigned i = 0; i < s->sets * LANES; i += LANES)
-        v_store(cost + i, branch_cost(&t->target, level + i, t->keep, true));
+        v_store(cost + i, branch_cost(&t->target, level + i, t->keep, ANY));
 }
 
 /* Returns the least path cost after the step. */
@@ -182,9 +189,8 @@ INLINE uint16_t step_k(struct search *s, struct ml_viterbi_step of, uint16_t flo
     const struct step t = {.in = s->cost,
                            .set_cost = s->set_cost,
                            .hoff = s->hoff,
-                           .level = s->code->level,
+                           .level = s->code->branch,
                            .from = 1u << tag_shift,
-                           .nodes = nodes,
                            .target = {v_set1((uint16_t)of.centre), v_set1(of.twice), v_set1(of.most)},
                            .keep = v_set1((uint16_t)(0xffff & ~low)),
                            .spread = v_spread(k)};
@@ -193,12 +199,12 @@ INLINE uint16_t step_k(struct search *s, struct ml_viterbi_step of, uint16_t flo
     uint16_t *out = s->out;
     vec least = v_set1(0xffff);
 
-    if (costs == LINEAR) make_set_costs(s, &t, k);
+    if (costs == SETS) make_set_costs(s, &t, k);
     for (unsigned j = 0; j < nodes; decision += LANES) {
         vec taken = v_set1(0);
         for (unsigned i = 0; i < per; i++, j += LANES) {
             vec h;
-            const vec best = select_branches(&t, j, costs == LINEAR ? *set++ : 0, &h, k, costs);
+            const vec best = select_branches(&t, j, costs == SETS ? *set++ : 0, &h, k, costs);
             taken = v_or(v_shl(taken, k), h);
             const vec tag = v_or(lane_tag, v_set1((uint16_t)(j >> tag_shift & low)));
             const vec cost = v_or(v_and(v_min(v_sub(best, sink), most), t.keep), tag);
@@ -255,12 +261,13 @@ static unsigned best_node(const struct search *s) {
 }
 
 INLINE uint16_t step_at(struct search *s, int16_t level, uint16_t floor, int row, const unsigned k,
-                        const bool linear) {
+                        const bool sets) {
     const struct ml_viterbi_step of = ml_viterbi_step_of(s->code, level);
     uint16_t *decision = s->decision + (size_t)row * (s->nodes / decisions_per_lane(k));
-    if (linear) return step_k(s, of, floor, decision, k, LINEAR);
-    if (of.twice == 0) return step_k(s, of, floor, decision, k, WITHIN);
-    return step_k(s, of, floor, decision, k, BEYOND);
+    if (sets) return step_k(s, of, floor, decision, k, SETS);
+    if (s->code->index_bits > 0) return step_k(s, of, floor, decision, k, ANY);
+    if (of.twice == 0) return step_k(s, of, floor, decision, k, TABLE);
+    return step_k(s, of, floor, decision, k, TABLE_BEYOND);
 }
 
 /* Backwards from a node at the end of the ring; returns where its path came from. */
@@ -273,7 +280,7 @@ INLINE unsigned trace(const struct search *s, unsigned node, uint8_t *symbol, co
 }
 
 INLINE void search_k(struct search *s, const int16_t *level, uint8_t *symbol, const unsigned k,
-                     const bool linear) {
+                     const bool sets) {
     const int overlap = (int)s->code->overlap;
     uint16_t floor = 0;
     unsigned node = 0;
@@ -283,7 +290,7 @@ INLINE void search_k(struct search *s, const int16_t *level, uint8_t *symbol, co
         floor = 0;
         for (int i = again ? 0 : -overlap; i < ML_VITERBI_STEPS; i++) {
             floor =
-                step_at(s, level[(i + ML_VITERBI_STEPS) % ML_VITERBI_STEPS], floor, i < 0 ? 0 : i, k, linear);
+                step_at(s, level[(i + ML_VITERBI_STEPS) % ML_VITERBI_STEPS], floor, i < 0 ? 0 : i, k, sets);
             if (again && (unsigned)(i + 1) * k < s->code->window - k)
                 floor = exclude(s, node, (unsigned)i + 1);
         }
@@ -324,7 +331,7 @@ static void search(const struct ml_viterbi_code *c, const int16_t level[ML_VITER
     static void (*const by_bits[])(struct search *, const int16_t *, uint8_t *) = {
         NULL, search_1, search_2, search_3, search_4, search_5, search_6, search_7, search_8};
     const unsigned nodes = 1u << (c->window - c->bits), per = decisions_per_lane(c->bits);
-    if (nodes < LANES * per) { /* tiny trellises are for tests */
+    if (nodes < LANES * per || nodes < ML_VITERBI_BLOCK) { /* tiny trellises are for tests */
         ml_viterbi_search_reference(c, level, symbol, scratch);
         return;
     }
