@@ -24,9 +24,10 @@
 struct search {
     const struct ml_viterbi_code *code;
     unsigned nodes;
+    bool near; /* no difference exceeds REACH: seen with 1 bit */
     uint16_t *cost, *out;
-    uint16_t *decision; /* [steps][nodes / per] */
-    uint16_t lane_tag[LANES];
+    uint16_t *decision;                                    /* [steps][nodes / per] */
+    uint16_t tag[16 * LANES] __attribute__((aligned(64))); /* [node / most of LANES and 2^(L - 2k) mod 16] */
     /* Linear codes: the costs of the branches h into nodes j.. are set (joff[j / LANES] ^ hoff[h]) / LANES.
      */
     unsigned sets;      /* 0: not used */
@@ -58,15 +59,18 @@ struct target {
 
 /* Where the costs of a step come from. */
 enum costs {
-    SETS,  /* linear codes: made once a step */
-    TABLE, /* of a code without index, whose levels leave the low bits of a cost clear; target within the
-              table */
+    SETS,       /* linear codes: made once a step */
+    TABLE_NEAR, /* of a code without index that is nowhere wider than REACH; target within the table */
+    TABLE,      /* of a code without index, whose levels leave the low bits of a cost clear; target within the
+                   table */
     TABLE_BEYOND, /* the same, target beyond the table */
     ANY
 };
 
 INLINE vec branch_cost(const struct target *t, const int16_t *level, vec keep, const enum costs costs) {
-    const vec d = v_min(v_abs(v_sub(t->centre, v_load((const uint16_t *)level))), t->most);
+    const vec away = v_sub(t->centre, v_load((const uint16_t *)level));
+    if (costs == TABLE_NEAR) return v_mul(away, away);
+    const vec d = v_min(v_abs(away), t->most);
     const vec cost = v_mul(d, costs == TABLE ? d : v_add(d, t->twice));
     return costs == ANY ? v_and(cost, keep) : cost;
 }
@@ -164,14 +168,11 @@ INLINE void make_set_costs(const struct search *s, const struct step *t, const u
 #ifdef V_HAS_PERMUTE
     /* The 2^k sets of one value of the high index bits hold the same costs in other lanes. */
     if (k <= LANE_BITS) {
-        const unsigned family = LANES << k;
-        vec first[1 << (8 - LANE_BITS)];
-        for (unsigned f = 0; f * family < s->sets * LANES; f++)
-            first[f] = branch_cost(&t->target, level + (size_t)f * family, t->keep, ANY);
-        for (unsigned d = 0; d < 1u << k; d++) {
-            const vec swap = v_load(s->swap + d * LANES);
-            for (unsigned f = 0; f * family < s->sets * LANES; f++)
-                v_store(cost + (size_t)f * family + d * LANES, v_permute(first[f], swap));
+        const unsigned family = LANES << k, families = s->sets >> k;
+        for (unsigned f = 0; f < families; f++, cost += family, level += family) {
+            const vec first = branch_cost(&t->target, level, t->keep, ANY);
+            for (unsigned d = 0; d < family; d += LANES)
+                v_store(cost + d, v_permute(first, v_load(s->swap + d)));
         }
         return;
     }
@@ -194,7 +195,8 @@ INLINE uint16_t step_k(struct search *s, struct ml_viterbi_step of, uint16_t flo
                            .target = {v_set1((uint16_t)of.centre), v_set1(of.twice), v_set1(of.most)},
                            .keep = v_set1((uint16_t)(0xffff & ~low)),
                            .spread = v_spread(k)};
-    const vec sink = v_set1(floor), lane_tag = v_load(s->lane_tag), most = v_set1(ML_VITERBI_MOST_COST);
+    const vec sink = v_set1(floor), most = v_set1(ML_VITERBI_MOST_COST);
+    const unsigned tag_step = tag_shift > LANE_BITS ? tag_shift : LANE_BITS;
     const uint16_t *set = s->joff;
     uint16_t *out = s->out;
     vec least = v_set1(0xffff);
@@ -206,7 +208,7 @@ INLINE uint16_t step_k(struct search *s, struct ml_viterbi_step of, uint16_t flo
             vec h;
             const vec best = select_branches(&t, j, costs == SETS ? *set++ : 0, &h, k, costs);
             taken = v_or(v_shl(taken, k), h);
-            const vec tag = v_or(lane_tag, v_set1((uint16_t)(j >> tag_shift & low)));
+            const vec tag = v_load(s->tag + (j >> tag_step & 15) * LANES);
             const vec cost = v_or(v_and(v_min(v_sub(best, sink), most), t.keep), tag);
             least = v_min(least, cost);
             v_store(out + j, cost);
@@ -266,6 +268,7 @@ INLINE uint16_t step_at(struct search *s, int16_t level, uint16_t floor, int row
     uint16_t *decision = s->decision + (size_t)row * (s->nodes / decisions_per_lane(k));
     if (sets) return step_k(s, of, floor, decision, k, SETS);
     if (s->code->index_bits > 0) return step_k(s, of, floor, decision, k, ANY);
+    if (of.twice == 0 && k == 1 && s->near) return step_k(s, of, floor, decision, k, TABLE_NEAR);
     if (of.twice == 0) return step_k(s, of, floor, decision, k, TABLE);
     return step_k(s, of, floor, decision, k, TABLE_BEYOND);
 }
@@ -336,6 +339,7 @@ static void search(const struct ml_viterbi_code *c, const int16_t level[ML_VITER
         return;
     }
     struct search s = {.code = c, .nodes = nodes, .sets = count_sets(c)};
+    s.near = c->highest - c->lowest <= ML_VITERBI_REACH;
     uint8_t *at = scratch;
     s.cost = carve(&at, nodes * sizeof *s.cost);
     s.out = carve(&at, nodes * sizeof *s.out);
@@ -344,7 +348,9 @@ static void search(const struct ml_viterbi_code *c, const int16_t level[ML_VITER
     s.set_level = carve(&at, (size_t)s.sets * LANES * sizeof *s.set_level);
     s.joff = carve(&at, nodes / LANES * sizeof *s.joff);
     if (s.sets) make_sets(&s);
-    for (unsigned i = 0; i < LANES; i++)
-        s.lane_tag[i] = (uint16_t)tag_of(c, i);
+    const unsigned tag_shift = c->window - 2 * c->bits,
+                   tag_step = tag_shift > LANE_BITS ? tag_shift : LANE_BITS;
+    for (unsigned i = 0; i < 16 * LANES; i++)
+        s.tag[i] = (uint16_t)tag_of(c, (i / LANES << tag_step) + i % LANES);
     by_bits[c->bits](&s, level, symbol);
 }
