@@ -25,7 +25,6 @@ struct ml_binder {
     uint16_t *noise;                /* random weights: a ring of bfloat16 */
     uint8_t *bytes;                 /* random tiles: a ring of bytes */
     bool warned;                    /* of an EXL3 multiplier: once is enough */
-    const struct ml_tap_code *code; /* the last one, in the arena */
     float *layer_bias;              /* EXL3: of the layer being bound, or NULL */
     /* Quantized matrices that wait to be rearranged. */
     struct ml_bind_waiting {

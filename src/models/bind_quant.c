@@ -149,11 +149,9 @@ out:
     return st;
 }
 
-/* Most tensors of a file have the same code. */
-static marlin_status read_code(struct ml_binder *b, const char *name, const struct ml_tap_code **out,
+static marlin_status read_code(struct ml_binder *b, const char *name, struct ml_tap_code *code,
                                struct marlin_error *err) {
     const struct ml_tensor *t = NULL;
-    struct ml_tap_code code;
     marlin_status st;
 
     ML_TRY(part_tensor(b, name, "tap_code", &t, err));
@@ -162,28 +160,17 @@ static marlin_status read_code(struct ml_binder *b, const char *name, const stru
         st = ml_bind_bad(t, "is not a list of bytes", err);
         goto out;
     }
-    st = ml_tap_code_read(t->data, (size_t)t->bytes, &code, err);
+    st = ml_tap_code_read(t->data, (size_t)t->bytes, code, err);
     if (st != MARLIN_OK) {
         st = ml_fail_in(err, st, "tensor '%s' (%s, offset %llu)", t->name, ml_file_path(t->file),
                         (unsigned long long)t->offset);
-        goto out;
     }
-    if (!b->code || memcmp(b->code, &code, sizeof(code)) != 0) {
-        struct ml_tap_code *copy = ml_arena_alloc(&b->m->arena, sizeof(*copy));
-        if (!copy) {
-            st = ml_fail(err, MARLIN_ERR_MEMORY, "tensor '%s': out of memory", t->name);
-            goto out;
-        }
-        *copy = code;
-        b->code = copy;
-    }
-    *out = b->code;
 out:
     return st;
 }
 
 static marlin_status check_tap_tiles(const struct ml_tensor *t, const struct ml_quant_matrix *m,
-                                     struct marlin_error *err) {
+                                     unsigned bits, struct marlin_error *err) {
     const size_t tile = t->rank == 3 ? (size_t)t->shape[2] : 0;
     if (tile % 32 != 0 || tile / 32 < ML_TAP_MIN_BITS || tile / 32 > ML_TAP_MAX_BITS) {
         char what[160], shape[128];
@@ -194,17 +181,19 @@ static marlin_status check_tap_tiles(const struct ml_tensor *t, const struct ml_
     const uint64_t wanted[3] = {m->n / ML_TAP_SIDE, m->k / ML_TAP_SIDE, tile};
     const marlin_status st = ml_bind_check_shape(t, 3, wanted, err);
     if (st != MARLIN_OK) return st;
-    if (m->code->bits == tile / 32) return MARLIN_OK;
+    if (bits == tile / 32) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_FORMAT,
                    "tensor '%s' has tiles of %zu bits a weight, but its tap_code is for %u (%s, offset %llu)",
-                   t->name, tile / 32, m->code->bits, ml_file_path(t->file), (unsigned long long)t->offset);
+                   t->name, tile / 32, bits, ml_file_path(t->file), (unsigned long long)t->offset);
 }
 
 static marlin_status bind_tap(struct ml_binder *b, struct ml_linear *l, struct marlin_error *err) {
     const struct ml_tensor *t = NULL;
+    struct ml_tap_code *code = ml_arena_alloc(&b->m->arena, sizeof(*code));
     float *su = NULL, *sv = NULL;
     marlin_status st;
 
+    if (!code) return ml_fail(err, MARLIN_ERR_MEMORY, "layer '%s': out of memory", l->name);
     ML_TRY(ml_bind_pieces(b, l, 1, err));
     struct ml_quant_matrix *m = &l->u.quant.pieces[0].m;
     *m = (struct ml_quant_matrix){.format = ML_QUANT_TAP, .rows = l->out, .cols = l->in};
@@ -212,9 +201,10 @@ static marlin_status bind_tap(struct ml_binder *b, struct ml_linear *l, struct m
     m->k = ml_quant_padded(l->in);
     ML_TRY(part_tensor(b, l->name, "tap", &t, err));
     ML_TRY(ml_bind_check_type(t, ML_U8, err));
-    ML_TRY(read_code(b, l->name, &m->code, err));
-    ML_TRY(check_tap_tiles(t, m, err));
-    m->bits = m->code->bits;
+    ML_TRY(read_code(b, l->name, code, err));
+    ML_TRY(check_tap_tiles(t, m, code->bits, err));
+    m->code = code;
+    m->bits = code->bits;
     m->data = t->data;
     ML_TRY(ml_bind_scales(b, m->k, m->n, &su, &sv, err));
     ML_TRY(read_scales(b, l->name, "in_scales", ML_F16, m->k, su, err));

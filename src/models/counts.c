@@ -52,7 +52,7 @@ static marlin_status add_layer(struct count *sum, struct ml_layer *l, struct mar
     }
     sum->bytes += all.bytes - experts.bytes;
     sum->products += all.products - experts.products;
-    if (!l->moe.experts) return MARLIN_OK;
+    if (!l->moe.experts || l->moe.n_experts == 0) return MARLIN_OK;
     sum->bytes += experts.bytes / l->moe.n_experts * l->moe.top_k;
     sum->products += experts.products / l->moe.n_experts * l->moe.top_k;
     return MARLIN_OK;
