@@ -51,8 +51,8 @@ static bool quant_bytes(const struct ml_model *m, size_t max_batch, size_t *out)
         *out = 0;
         return true;
     }
-    const size_t products =
-        ml_exec_quant_bytes((size_t)ml_cpu()->cores, m->quant_cols, m->quant_rows, ML_QUANT_JOBS, max_batch);
+    const size_t products = ml_exec_quant_bytes((size_t)ml_cpu()->cores, m->quant_cols, m->quant_rows,
+                                                ml_config_quant_jobs(m->config), max_batch);
     return ml_mul_size(m->sum_rows, max_batch, &partial) && ml_mul_size(partial, sizeof(float), &partial) &&
            ml_add_size(products, partial, out);
 }

@@ -34,8 +34,7 @@ struct ml_quant_linear {
     size_t n_pieces;
 };
 
-/* Most matrices of one fork-join: plain ones, quantized ones (each of those wants its own copy of x). */
-enum { ML_LINEAR_JOBS = 16, ML_QUANT_JOBS = 4 };
+enum { ML_LINEAR_JOBS = 16 }; /* most matrices of one fork-join */
 
 /* y = W x + bias, W [out, in]. Every multiplication by weights goes through ml_linear_forward. */
 struct ml_linear {
@@ -177,6 +176,7 @@ struct ml_state {
     float *inv_freq;              /* [half] */
     float *cos, *sin;             /* [B, half] */
     float *cos_local, *sin_local; /* [B, half] */
+    size_t quant_jobs;            /* quantized matrices of one fork-join */
     float *partial;               /* [B, model->sum_rows]: one term of a sum of pieces; own allocation */
 };
 
@@ -195,6 +195,10 @@ marlin_status ml_model_count(struct ml_model *m, struct marlin_error *err) MARLI
  * s->scratch must hold as much. MARLIN_ERR_LIMIT on overflow. */
 marlin_status ml_scratch_layout(const struct ml_config *c, size_t max_batch, struct ml_state *s,
                                 size_t *bytes, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Most quantized matrices of one fork-join. Each wants a copy of x of its own: q, k and v need three; experts
+ * are many but narrow. */
+size_t ml_config_quant_jobs(const struct ml_config *c);
 
 /* Widest input of any linear of a model of this shape. */
 size_t ml_config_max_cols(const struct ml_config *c);

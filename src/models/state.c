@@ -11,6 +11,11 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+size_t ml_config_quant_jobs(const struct ml_config *c) {
+    const size_t dense = 4, experts = 2 * (size_t)c->experts_per_token;
+    return c->num_experts == 0 ? dense : experts < ML_LINEAR_JOBS ? larger(dense, experts) : ML_LINEAR_JOBS;
+}
+
 size_t ml_config_max_cols(const struct ml_config *c) {
     const size_t heads = (size_t)c->num_heads * (size_t)c->head_dim;
     const size_t ff = larger((size_t)c->intermediate_size, (size_t)c->moe_intermediate_size);
@@ -116,7 +121,8 @@ static marlin_status reserve_quant(struct ml_state *s, struct marlin_error *err)
     marlin_status st = MARLIN_OK;
 
     if (m->quant_rows == 0) return st;
-    ML_TRY(ml_exec_reserve_quant(&s->exec, m->quant_cols, m->quant_rows, ML_QUANT_JOBS, s->max_batch, err));
+    s->quant_jobs = ml_config_quant_jobs(m->config);
+    ML_TRY(ml_exec_reserve_quant(&s->exec, m->quant_cols, m->quant_rows, s->quant_jobs, s->max_batch, err));
     if (m->sum_rows == 0) goto out;
     if (!ml_mul_size(m->sum_rows, s->max_batch, &count) || !ml_mul_size(count, sizeof(float), &bytes)) {
         st = ml_fail(err, MARLIN_ERR_LIMIT, "working memory for %zu tokens a call passes the address space",

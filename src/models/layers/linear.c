@@ -25,7 +25,7 @@ struct quant_batch {
     const struct ml_state *s;
     const float *x;
     size_t ldx, n, n_jobs;
-    struct ml_quant_job jobs[ML_QUANT_JOBS];
+    struct ml_quant_job jobs[ML_LINEAR_JOBS];
 };
 
 static void flush(struct quant_batch *b) {
@@ -35,7 +35,7 @@ static void flush(struct quant_batch *b) {
 }
 
 static void push(struct quant_batch *b, const struct ml_quant_matrix *w, float *y, size_t ldy) {
-    if (b->n_jobs == ML_QUANT_JOBS) flush(b);
+    if (b->n_jobs == b->s->quant_jobs) flush(b);
     b->jobs[b->n_jobs++] = (struct ml_quant_job){.w = w, .y = y, .ldy = ldy};
 }
 

@@ -73,6 +73,37 @@ static void run_expert(struct ml_state *s, const struct ml_mlp *e, size_t row, s
     ml_linear_forward(s, &out, 1, gate, width, n);
 }
 
+/* One token: its experts share x, so that their first products go in few fork-joins. */
+static void run_token(struct ml_state *s, const struct ml_moe *moe, const float *x) {
+    const size_t hidden = moe->router.in, width = moe->experts[0].gate.out;
+    struct ml_linear_job jobs[ML_LINEAR_JOBS];
+    for (size_t c = 0; c < moe->top_k;) {
+        size_t n = 0;
+        for (; c < moe->top_k && n + 2 <= ML_LINEAR_JOBS; c++) {
+            const struct ml_mlp *e = &moe->experts[s->plan.expert[c]];
+            const size_t at = (size_t)s->plan.row[c] * width;
+            jobs[n++] = (struct ml_linear_job){&e->gate, s->pair_gate + at, width};
+            jobs[n++] = (struct ml_linear_job){&e->up, s->pair_up + at, width};
+        }
+        ml_linear_forward(s, jobs, n, x, hidden, 1);
+    }
+    ml_glu_forward(s, s->pair_gate, s->pair_up, moe->top_k, width);
+    for (size_t c = 0; c < moe->top_k; c++) {
+        const size_t row = (size_t)s->plan.row[c];
+        const struct ml_linear_job down = {&moe->experts[s->plan.expert[c]].down, s->pair_y + row * hidden,
+                                           hidden};
+        ml_linear_forward(s, &down, 1, s->pair_gate + row * width, width, 1);
+    }
+}
+
+static void run_tokens(struct ml_state *s, const struct ml_moe *moe, const float *x) {
+    gather(s, x, s->n * moe->top_k, moe->router.in);
+    for (size_t e = 0; e < moe->n_experts; e++) {
+        const size_t row = s->plan.start[e], n = s->plan.start[e + 1] - row;
+        if (n > 0) run_expert(s, &moe->experts[e], row, n);
+    }
+}
+
 /* Sums in the order of a token's choices, whatever order the experts ran in. */
 static void combine(struct ml_state *s, size_t top_k, size_t hidden, float *y) {
     memset(y, 0, s->n * hidden * sizeof(*y));
@@ -101,11 +132,10 @@ void ml_moe_forward(struct ml_state *s, const struct ml_moe *moe, const float *x
     ml_moe_route(s->exec.k, s->router, s->n, experts, moe->top_k, moe->normalise, &s->plan);
     ml_moe_group(s->n, experts, moe->top_k, &s->plan);
     ml_stage_linears(s, ML_STAGE_ROUTER, &router, 1);
-    gather(s, x, s->n * moe->top_k, hidden);
-    for (size_t e = 0; e < experts; e++) {
-        const size_t row = s->plan.start[e], n = s->plan.start[e + 1] - row;
-        if (n > 0) run_expert(s, &moe->experts[e], row, n);
-    }
+    if (s->n == 1)
+        run_token(s, moe, x);
+    else
+        run_tokens(s, moe, x);
     combine(s, moe->top_k, hidden, y);
     if (s->profile) ml_profile_mark(s->profile, ML_STAGE_EXPERTS, expert_bytes(s, moe));
 }

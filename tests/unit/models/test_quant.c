@@ -137,6 +137,30 @@ static void mixtures_of_experts(void **state) {
     expect_equal("mixtral, marlin");
 }
 
+/* One token at a time takes other ways through products and experts. */
+static void tokens_one_by_one(void **state) {
+    (void)state;
+    mq_begin(&s, "qwen3_moe");
+    mq_replace_all(&s, ours, 6);
+    make_write(&s.quant);
+    make_write(&s.plain);
+    struct ml_model *m = mq_load(s.quant.dir, true);
+    float *whole = make_logits(m), one[VOCAB];
+    struct ml_state *st = NULL;
+    assert_int_equal(ml_state_create(m, NULL, MAKE_PROMPT, 1, &st, NULL), MARLIN_OK);
+    double worst = 0;
+    for (size_t t = 0; t < MAKE_PROMPT; t++) {
+        assert_int_equal(ml_model_forward(m, st, &make_prompt[t], 1, ML_LOGITS_ALL, one, NULL), MARLIN_OK);
+        for (size_t i = 0; i < VOCAB; i++)
+            worst = fmax(worst, fabs((double)one[i] - whole[t * VOCAB + i]));
+    }
+    assert_true(isfinite(spread(whole)) && worst <= 1e-4 * spread(whole));
+    ml_state_free(st);
+    ml_free(whole);
+    ml_model_free(m);
+    mq_end(&s);
+}
+
 static void heads_and_embeddings(void **state) {
     (void)state;
     /* Tied: a quantized head wins, without a warning. */
@@ -361,6 +385,7 @@ int main(void) {
         cmocka_unit_test_setup(dense_models, listen),
         cmocka_unit_test_setup(fused_layers_come_apart, listen),
         cmocka_unit_test_setup(mixtures_of_experts, listen),
+        cmocka_unit_test_setup(tokens_one_by_one, listen),
         cmocka_unit_test_setup(heads_and_embeddings, listen),
         cmocka_unit_test_setup(biases, listen),
         cmocka_unit_test_setup(old_files_have_signs_alone, listen),
