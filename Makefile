@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # A thin front to CMake. The two commands that matter:
-#   make run    install what is missing, build, speak
+#   make run    install what is missing, build, quantize the embedded model to 4 bits, speak
 #   make test   install what is missing, build, run every test
 
 BUILD  ?= build
@@ -21,8 +21,15 @@ build: setup
 	@cmake -S . -B $(BUILD) $(CONFIG) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }; rm -f $(BUILD).log
 	@cmake --build $(BUILD) -j $(JOBS) --target marlin
 
+# The embedded model at 4 bits, made anew when the quantizer or the model has changed.
+SMALL := $(BUILD)/marlin-12m-4bit
+$(SMALL)/checksums.json: $(wildcard models/marlin-12m/* src/quantization/*.[ch] src/packing/*.[ch])
+	@rm -rf $(SMALL)
+	@$(BUILD)/marlin quantize models/marlin-12m -o $(SMALL) -b 4 --effort low
+
 run: build
-	@$(BUILD)/marlin run
+	@$(MAKE) --no-print-directory $(SMALL)/checksums.json
+	@$(BUILD)/marlin run $(SMALL)
 
 # Everything: release tests, sanitizers, other instruction sets, source rules.
 test:

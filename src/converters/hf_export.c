@@ -35,8 +35,10 @@ static size_t skip_string(const char *s, size_t at, size_t len) {
     return at < len ? at + 1 : len;
 }
 
-/* One past a value of text that is known to be valid JSON: brackets are counted, strings are jumped over. */
+/* One past a value, without the space behind it, of text that is known to be valid JSON: brackets are
+ * counted, strings are jumped over. */
 static size_t skip_value(const char *s, size_t at, size_t len) {
+    const size_t begin = at;
     int depth = 0;
     while (at < len) {
         const char c = s[at];
@@ -48,6 +50,9 @@ static size_t skip_value(const char *s, size_t at, size_t len) {
         if (depth == 0 && (c == ',' || c == '}' || c == ']')) break;
         if (c == '}' || c == ']') depth--;
         at++;
+    }
+    while (at > begin && strchr(" \t\r\n", s[at - 1])) {
+        at--;
     }
     return at;
 }

@@ -15,7 +15,7 @@ struct angles {
     const struct ml_rope *rope;
     const float *inv;
     float *cos, *sin;
-    size_t pos0;
+    size_t pos0, step; /* step 0: every row is at pos0 */
 };
 
 static void angle_rows(void *arg, size_t begin, size_t end, int worker) {
@@ -23,13 +23,13 @@ static void angle_rows(void *arg, size_t begin, size_t end, int worker) {
     const size_t half = a->rope->half;
     (void)worker;
     for (size_t t = begin; t < end; t++) {
-        ml_rope_angles(a->rope, a->inv, a->pos0 + t, a->cos + t * half, a->sin + t * half);
+        ml_rope_angles(a->rope, a->inv, a->pos0 + t * a->step, a->cos + t * half, a->sin + t * half);
     }
 }
 
 static void compute_angles(struct ml_state *s, const struct ml_rope *rope, float *cos, float *sin) {
-    struct angles a = {rope, s->inv_freq, cos, sin, s->pos0};
-    ml_rope_frequencies(rope, s->pos0 + s->n, s->inv_freq);
+    struct angles a = {rope, s->inv_freq, cos, sin, s->pos0, s->lane ? 0 : 1};
+    ml_rope_frequencies(rope, s->pos0 + (s->lane ? 1 : s->n), s->inv_freq);
     if (s->n <= ROW_GRAIN)
         angle_rows(&a, 0, s->n, 0);
     else
@@ -102,4 +102,16 @@ marlin_status ml_model_forward(const struct ml_model *m, struct ml_state *s, con
     if (m->tensors && !ml_tensors_intact(m->tensors)) st = ml_tensors_check(m->tensors, err);
     if (st == MARLIN_OK) s->kv.length += n;
     return st;
+}
+
+void ml_lanes_forward(const struct ml_model *m, struct ml_state *s, size_t lane, const int32_t *ids, size_t n,
+                      size_t pos, float *logits) {
+    ml_mem_guard_begin("lanes forward");
+    s->lane = lane;
+    ml_step_begin(s, n, pos);
+    ml_embed(m, s, ids, n, s->x);
+    for (size_t i = 0; i < (size_t)m->config->num_layers; i++)
+        m->arch->layer(s, &m->layers[i], s->x);
+    ml_head_forward(m, s, s->x, n, logits);
+    ml_mem_guard_end();
 }

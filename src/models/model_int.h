@@ -160,7 +160,9 @@ struct ml_state {
     struct ml_exec exec;
     struct ml_kv kv; /* kv.length: tokens seen */
     size_t max_batch;
-    size_t n, pos0;             /* of the running call */
+    size_t n, pos0; /* of the running call */
+    size_t lane;    /* 0; else the rows of a call are sequences of at most so many positions each, all at
+                       pos0; row t's keys and values lie at positions t * lane ... of the cache */
     struct ml_profile *profile; /* NULL = off; the caller's */
     ml_observe_fn *observe;
     void *observe_user;
@@ -211,6 +213,12 @@ void ml_step_begin(struct ml_state *s, size_t n, size_t pos0);
  * layer earlier. Neither allocates nor changes the length of the state. */
 void ml_layer_forward(const struct ml_model *m, struct ml_state *s, size_t layer, float *hidden, size_t n,
                       size_t pos0);
+
+/* Feeds one token to each of n <= max_batch sequences at once, all at position `pos` (the same for all
+ * layers, fed in order): logits [n, vocab]. The state was made with room for n * lane positions, 0 < pos + 1
+ * <= lane; it is only used this way. Ids are in range. Never allocates. */
+void ml_lanes_forward(const struct ml_model *m, struct ml_state *s, size_t lane, const int32_t *ids, size_t n,
+                      size_t pos, float *logits);
 
 /* ids (all in range) -> x [n, H]. */
 void ml_embed(const struct ml_model *m, struct ml_state *s, const int32_t *ids, size_t n, float *x);

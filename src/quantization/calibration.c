@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "models/model_int.h"
 #include "sampling/sampler.h"
 
 #include <string.h>
@@ -117,87 +118,128 @@ out:
 
 /* ---- the model's own text ---- */
 
+/* Rows are sampled side by side, so that weights are read once for all of them. */
 struct sampling {
     const struct ml_model *model;
     struct ml_state *state;
-    struct ml_sampler *sampler;
-    struct ml_rng rng;
-    float *logits;
-    size_t vocab;
+    struct ml_sampler **sampler; /* [lanes] */
+    float *logits;               /* [lanes, vocab] */
+    int32_t *last;               /* [lanes] */
+    size_t lanes, vocab;
+    uint64_t seed;
     const volatile sig_atomic_t *cancel;
     ml_calibration_fn *on_token;
     void *user;
     size_t done, total;
 };
 
-static int32_t random_token(struct sampling *s) {
-    return (int32_t)(ml_rng_u64(&s->rng) % s->vocab);
+static bool is_random(size_t row) {
+    return row % RANDOM_EVERY == RANDOM_EVERY - 1;
+}
+
+static void fill_random(const struct sampling *s, size_t row, int32_t *ids, size_t width) {
+    struct ml_rng rng;
+    ml_rng_seed(&rng, s->seed + 0x9e3779b97f4a7c15u * (row + 1));
+    for (size_t i = 0; i < width; i++) {
+        ids[i] = (int32_t)(ml_rng_u64(&rng) % s->vocab);
+    }
+}
+
+static marlin_status new_sampler(struct sampling *s, size_t lane, size_t row, size_t width,
+                                 struct marlin_error *err) {
+    struct ml_sampling settings;
+    ml_sampling_default(&settings);
+    settings.seed = s->seed + 0x9e3779b97f4a7c15u * (row + 1);
+    ml_sampler_free(s->sampler[lane]);
+    s->sampler[lane] = NULL;
+    return ml_sampler_create(&settings, s->vocab, width, &s->sampler[lane], err);
 }
 
 /* A row starts with the model's first token, or a random one where it has none. An end of text is followed by
- * whatever the model makes of it, as in training. */
-static marlin_status sample_row(struct sampling *s, int32_t *row, size_t width, struct marlin_error *err) {
+ * whatever the model makes of it, as in training. rows: numbers of n rows. */
+static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, const size_t *rows, size_t n,
+                                  struct marlin_error *err) {
     const int64_t bos = ml_model_config(s->model)->bos_id;
-    row[0] = bos >= 0 && (size_t)bos < s->vocab ? (int32_t)bos : random_token(s);
-    ml_state_truncate(s->state, 0);
-    for (size_t i = 1; i < width; i++) {
-        marlin_status st =
-            ml_model_forward(s->model, s->state, &row[i - 1], 1, ML_LOGITS_LAST, s->logits, err);
-        if (st == MARLIN_OK) st = ml_sampler_next(s->sampler, s->logits, &row[i], err);
-        if (st != MARLIN_OK) return st;
-        if (s->cancel && *s->cancel)
-            return ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted while sampling text");
-        s->done++;
-        if (s->on_token) s->on_token(s->user, s->done, s->total);
+    marlin_status st;
+    for (size_t j = 0; j < n; j++) {
+        int32_t *row = c->ids + rows[j] * c->width;
+        fill_random(s, rows[j], row, 1);
+        if (bos >= 0 && (size_t)bos < s->vocab) row[0] = (int32_t)bos;
+        s->last[j] = row[0];
+        ML_TRY(new_sampler(s, j, rows[j], c->width, err));
     }
-    s->done++;
-    return MARLIN_OK;
+    for (size_t i = 1; i < c->width; i++) {
+        ml_lanes_forward(s->model, s->state, c->width, s->last, n, i - 1, s->logits);
+        for (size_t j = 0; j < n; j++) {
+            ML_TRY(ml_sampler_next(s->sampler[j], s->logits + j * s->vocab, &s->last[j], err));
+            c->ids[rows[j] * c->width + i] = s->last[j];
+        }
+        s->done += n;
+        if (s->on_token) s->on_token(s->user, s->done, s->total);
+        if (s->cancel && *s->cancel) {
+            st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted while sampling text");
+            goto out;
+        }
+    }
+    st = MARLIN_OK;
+out:
+    return st;
 }
 
 static marlin_status sample_rows(struct sampling *s, struct ml_calibration *c, struct marlin_error *err) {
+    size_t rows[ML_CALIBRATION_LANES], n = 0;
     for (size_t r = 0; r < c->rows; r++) {
-        int32_t *row = c->ids + r * c->width;
-        if (r % RANDOM_EVERY == RANDOM_EVERY - 1) {
-            for (size_t i = 0; i < c->width; i++) {
-                row[i] = random_token(s);
-            }
-            s->done += c->width;
-            continue;
-        }
-        const marlin_status st = sample_row(s, row, c->width, err);
+        if (is_random(r)) fill_random(s, r, c->ids + r * c->width, c->width);
+        if (!is_random(r)) rows[n++] = r;
+        if (n < s->lanes && r + 1 < c->rows) continue;
+        const marlin_status st = n ? sample_group(s, c, rows, n, err) : MARLIN_OK;
         if (st != MARLIN_OK) return st;
+        n = 0;
     }
+    if (s->model->tensors) return ml_tensors_check(s->model->tensors, err);
     return MARLIN_OK;
 }
 
+static marlin_status create_sampling(struct sampling *s, struct ml_pool *pool, size_t width,
+                                     struct marlin_error *err) {
+    const marlin_status st = ml_state_create(s->model, pool, s->lanes * width, s->lanes, &s->state, err);
+    if (st != MARLIN_OK) return st;
+    s->sampler = ml_calloc(s->lanes, sizeof(struct ml_sampler *));
+    s->last = ml_calloc(s->lanes, sizeof *s->last);
+    s->logits = ml_alloc_aligned(s->lanes * s->vocab * sizeof *s->logits);
+    if (s->sampler && s->last && s->logits) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_MEMORY, "sampling %zu rows of %zu tokens: out of memory", s->lanes, width);
+}
+
+static void free_sampling(struct sampling *s) {
+    for (size_t j = 0; s->sampler && j < s->lanes; j++) {
+        ml_sampler_free(s->sampler[j]);
+    }
+    ml_free((void *)s->sampler);
+    ml_free(s->last);
+    ml_free_aligned(s->logits);
+    ml_state_free(s->state);
+}
+
 marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *pool, size_t tokens,
-                                    size_t width, uint64_t seed, const volatile sig_atomic_t *cancel,
-                                    ml_calibration_fn *on_token, void *user, struct ml_calibration *out,
-                                    struct marlin_error *err) {
+                                    size_t width, size_t lanes, uint64_t seed,
+                                    const volatile sig_atomic_t *cancel, ml_calibration_fn *on_token,
+                                    void *user, struct ml_calibration *out, struct marlin_error *err) {
     struct sampling s = {.model = m,
                          .vocab = (size_t)ml_model_config(m)->vocab_size,
+                         .lanes = lanes < ML_CALIBRATION_LANES ? lanes : ML_CALIBRATION_LANES,
+                         .seed = seed,
                          .cancel = cancel,
                          .on_token = on_token,
                          .user = user};
-    struct ml_sampling settings;
     marlin_status st;
-    ml_sampling_default(&settings);
-    settings.seed = seed;
-    ml_rng_seed(&s.rng, seed ^ 0x5ca1ab1e);
     ML_TRY(reserve(out, tokens / width ? tokens / width : 1, width, err));
-    s.total = out->rows * width;
-    ML_TRY(ml_state_create(m, pool, width, 1, &s.state, err));
-    ML_TRY(ml_sampler_create(&settings, s.vocab, s.total, &s.sampler, err));
-    s.logits = ml_alloc_aligned(s.vocab * sizeof *s.logits);
-    if (!s.logits) {
-        st = ml_fail(err, MARLIN_ERR_MEMORY, "logits of %zu tokens: out of memory", s.vocab);
-        goto out;
-    }
+    s.total = (out->rows - out->rows / RANDOM_EVERY) * (width - 1);
+    if (s.lanes > out->rows) s.lanes = out->rows;
+    ML_TRY(create_sampling(&s, pool, width, err));
     ML_TRY(sample_rows(&s, out, err));
 out:
-    ml_free_aligned(s.logits);
-    ml_sampler_free(s.sampler);
-    ml_state_free(s.state);
+    free_sampling(&s);
     if (st != MARLIN_OK) ml_calibration_free(out);
     return st;
 }

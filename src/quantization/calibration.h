@@ -28,12 +28,16 @@ marlin_status ml_calibration_from_file(const char *path, const struct ml_tokeniz
                                        size_t width, struct ml_calibration *out,
                                        struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Text sampled from the model at temperature 1 plus, every fourth row, random tokens. Deterministic for a
- * seed whatever the number of threads. on_token (may be NULL) is told how many tokens are made. */
+enum { ML_CALIBRATION_LANES = 64 };
+
+/* Text sampled from the model at temperature 1 plus, every fourth row, random tokens. At most `lanes` rows
+ * are made at once; they need a cache of lanes * width positions. Deterministic for a seed whatever the
+ * number of threads. on_token (may be NULL) is told how many tokens are sampled. */
 typedef void ml_calibration_fn(void *user, size_t done, size_t total);
 marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *pool, size_t tokens,
-                                    size_t width, uint64_t seed, const volatile sig_atomic_t *cancel,
-                                    ml_calibration_fn *on_token, void *user, struct ml_calibration *out,
+                                    size_t width, size_t lanes, uint64_t seed,
+                                    const volatile sig_atomic_t *cancel, ml_calibration_fn *on_token,
+                                    void *user, struct ml_calibration *out,
                                     struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #endif

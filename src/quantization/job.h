@@ -24,6 +24,7 @@ struct ml_job {
     struct ml_calibration calibration;
     struct ml_rows rows;
     size_t tokens, width; /* of calibration, as far as memory allows */
+    size_t lanes;         /* rows sampled at once */
     uint64_t weights_done, weights;
     struct ml_quantize_report *report;
 };
@@ -56,6 +57,8 @@ void ml_checkpoint_close(struct ml_job *job); /* gives up the lock */
 
 /* Peak memory with `tokens` calibration tokens. */
 void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_memory *out);
+/* Rows that can be sampled at once: their caches take at most a quarter of max_memory, and 1 GiB. */
+size_t ml_job_lanes(const struct ml_job *job);
 /* Lowers job->tokens until max_memory is kept. */
 marlin_status ml_job_fit_memory(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Advises the kernel about the source's pages of one layer: fetch them, or let them go. */

@@ -39,6 +39,24 @@ static uint64_t state_bytes(const struct ml_job *job) {
            (uint64_t)ml_gemm_scratch(ml_config_max_cols(c)) * (uint64_t)ml_pool_size(job->settings->pool);
 }
 
+static uint64_t cache_bytes(const struct ml_job *job) {
+    const struct ml_config *c = job->model->config;
+    const struct ml_kv_shape row = {.layers = (size_t)c->num_layers,
+                                    .kv_heads = (size_t)c->num_kv_heads,
+                                    .head_dim = (size_t)c->head_dim,
+                                    .max_positions = job->width,
+                                    .dtype = job->model->kv_dtype};
+    size_t kv = 0;
+    if (ml_kv_bytes(&row, &kv, NULL) != MARLIN_OK) return UINT64_MAX / 8;
+    return (uint64_t)kv + (uint64_t)c->vocab_size * sizeof(float);
+}
+
+size_t ml_job_lanes(const struct ml_job *job) {
+    const uint64_t limit = job->settings->max_memory / 4, usual = (uint64_t)1 << 30;
+    const uint64_t room = limit && limit < usual ? limit : usual, lanes = room / cache_bytes(job);
+    return lanes < 1 ? 1 : lanes < ML_CALIBRATION_LANES ? (size_t)lanes : ML_CALIBRATION_LANES;
+}
+
 /* The widest matrix of a layer in float32, the quantizer's own work on it, and what it becomes. */
 static uint64_t matrix_bytes(const struct ml_job *job, size_t layer) {
     uint64_t most = 0, done = 0;
@@ -76,6 +94,10 @@ void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_m
         m.total = m.weights + m.hessians + m.activations + m.work;
         if (m.total > out->total) *out = m;
     }
+    /* Sampling comes before all else, with nothing of it in memory but the weights, which are read in turn.
+     */
+    const uint64_t lanes = job->settings->calib ? 0 : job->lanes * cache_bytes(job) + state;
+    if (lanes > out->total) *out = (struct ml_quantize_memory){.work = lanes, .total = lanes};
 }
 
 static double mib(uint64_t bytes) {

@@ -23,7 +23,7 @@
 static const double sigma = 0.025;
 static const double hidden_every = 30; /* seconds of work that a restart may have to repeat */
 
-enum { ROW_WIDTH = 1024 };
+enum { TEXT_WIDTH = 1024, OWN_WIDTH = 512 };
 
 /* What each effort buys: the trellis window, and calibration tokens. */
 static const struct {
@@ -69,9 +69,11 @@ static void set_size(struct ml_job *job) {
     const size_t longest = (size_t)job->model->config->max_positions;
     const size_t usual = s->calib ? efforts[s->effort].text_tokens : efforts[s->effort].own_tokens;
     job->tokens = s->calib_tokens ? s->calib_tokens : usual;
-    job->width = longest && longest < ROW_WIDTH ? longest : ROW_WIDTH;
+    job->width = s->calib ? TEXT_WIDTH : OWN_WIDTH;
+    if (longest && longest < job->width) job->width = longest;
     if (job->width > job->tokens) job->width = job->tokens;
     job->tokens = job->tokens / job->width * job->width;
+    job->lanes = ml_job_lanes(job);
     for (size_t i = 0; i < job->plan.count; i++) {
         if (job->plan.tensors[i].bits != ML_BITS_PLAIN)
             job->weights += ml_plan_weights(&job->plan.tensors[i]);
@@ -102,12 +104,23 @@ void ml_quantize_report_free(struct ml_quantize_report *r) {
     memset(r, 0, sizeof *r);
 }
 
+static marlin_status check_source(const struct ml_job *job, struct marlin_error *err) {
+    for (size_t i = 0; i < job->plan.count; i++) {
+        if (job->plan.tensors[i].linear->kind != ML_LINEAR_PLAIN)
+            return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                           "%s is quantized already (%s): start from the plain model", job->settings->source,
+                           job->plan.tensors[i].linear->name);
+    }
+    return MARLIN_OK;
+}
+
 static marlin_status open_job(struct ml_job *job, struct marlin_error *err) {
     const struct ml_quantize_settings *s = job->settings;
     const struct ml_model_options mo = {.pool = s->pool, .kv_dtype = ML_F32};
     marlin_status st;
     ML_TRY(ml_model_load(s->source, &mo, &job->model, err));
     ML_TRY(ml_plan_create(job->model, &job->plan, err));
+    ML_TRY(check_source(job, err));
     ML_TRY(allocate(job, err));
     set_size(job);
     ML_TRY(create_report(job, err));
@@ -135,8 +148,8 @@ static marlin_status make_rows(struct ml_job *job, struct marlin_error *err) {
     struct ml_tokenizer *t = NULL;
     marlin_status st;
     if (!s->calib)
-        return ml_calibration_sample(job->model, s->pool, job->tokens, job->width, s->seed, s->cancel,
-                                     s->on_sample, s->user, &job->calibration, err);
+        return ml_calibration_sample(job->model, s->pool, job->tokens, job->width, job->lanes, s->seed,
+                                     s->cancel, s->on_sample, s->user, &job->calibration, err);
     ML_TRY(ml_tokenizer_load(s->source, (uint64_t)job->model->config->vocab_size, &t, err));
     ML_TRY(ml_calibration_from_file(s->calib, t, job->tokens, job->width, &job->calibration, err));
 out:

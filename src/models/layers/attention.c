@@ -33,7 +33,7 @@ static void prepare_rows(void *arg, size_t begin, size_t end, int worker) {
         ml_norm_row(s->exec.k, &w->k_norm, k, w->k.out);
         rotate(a, q, w->q.out / dim, t);
         rotate(a, k, w->k.out / dim, t);
-        ml_kv_store(&s->kv, s->exec.k, a->l->index, s->pos0 + t, k, v);
+        ml_kv_store(&s->kv, s->exec.k, a->l->index, s->lane ? t * s->lane + s->pos0 : s->pos0 + t, k, v);
     }
 }
 
@@ -77,6 +77,42 @@ static uint64_t cache_bytes(const struct ml_state *s, const struct ml_attention_
            ml_dtype_size(s->kv.shape.dtype);
 }
 
+/* ---- one token of each of many sequences ---- */
+
+static const char *lane_start(const struct ml_state *s, const void *cache, size_t kv_head, size_t t) {
+    const struct ml_kv *kv = &s->kv;
+    const size_t at = kv_head * kv->head_stride + t * s->lane * kv->shape.head_dim;
+    return (const char *)cache + at * ml_dtype_size(kv->shape.dtype);
+}
+
+/* Piece i is KV head i % kv_heads of row i / kv_heads. */
+static void attend_lanes(void *arg, size_t begin, size_t end, int worker) {
+    const struct rows *a = arg;
+    const struct ml_attention_weights *w = &a->l->attn;
+    struct ml_state *s = a->s;
+    const size_t dim = s->kv.shape.head_dim, kv_heads = s->kv.shape.kv_heads;
+    const size_t group = w->q.out / dim / kv_heads;
+    (void)worker;
+    for (size_t i = begin; i < end; i++) {
+        const size_t t = i / kv_heads, h = i % kv_heads, at = t * w->q.out + h * group * dim;
+        const struct ml_attention_args args = {.q = s->q + at,
+                                               .q_stride = w->q.out,
+                                               .out = s->attn + at,
+                                               .out_stride = w->q.out,
+                                               .k = lane_start(s, ml_kv_k(&s->kv, a->l->index), h, t),
+                                               .v = lane_start(s, ml_kv_v(&s->kv, a->l->index), h, t),
+                                               .kv_stride = dim,
+                                               .head_dim = dim,
+                                               .rows = group,
+                                               .group = group,
+                                               .pos0 = s->pos0,
+                                               .window = w->window,
+                                               .scale = w->scale,
+                                               .softcap = w->softcap};
+        s->exec.k->attention[s->kv.shape.dtype](&args);
+    }
+}
+
 void ml_attention_forward(struct ml_state *s, const struct ml_layer *l, const float *x, float *y) {
     const struct ml_attention_weights *w = &l->attn;
     const struct ml_linear_job qkv[] = {
@@ -86,7 +122,12 @@ void ml_attention_forward(struct ml_state *s, const struct ml_layer *l, const fl
     ml_stage_linears(s, ML_STAGE_QKV, qkv, 3);
     prepare(s, l);
     ml_stage_done(s, ML_STAGE_ROPE);
-    attend(s, l);
+    if (s->lane) {
+        struct rows a = {.s = s, .l = l};
+        ml_pool_for(s->exec.pool, s->n * s->kv.shape.kv_heads, 1, attend_lanes, &a);
+    } else {
+        attend(s, l);
+    }
     if (s->profile) ml_profile_mark(s->profile, ML_STAGE_ATTENTION, cache_bytes(s, w));
     ml_linear_forward(s, &out, 1, s->attn, w->o.in, s->n);
     ml_stage_linears(s, ML_STAGE_OUT, &out, 1);
