@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_REPEAT = 100, CHUNK = 512, OUTPUT_LIMIT = 1 << 20, N_RUNS = 2 };
+enum { MAX_REPEAT = 100, CHUNK = 512, OUTPUT_LIMIT = 1 << 20, N_RUNS = 2, READ_PASSES = 3 };
 
 static const struct ml_option options[] = {
     {"shape", 0, ML_OPT_CHOICE, "qwen3-0.6b|qwen3-4b|llama-3.1-8b|qwen3-30b-a3b",
@@ -89,6 +89,7 @@ struct bench {
     double read[MAX_REPEAT], flops[MAX_REPEAT], ops[MAX_REPEAT]; /* GB/s, Gflop/s, Gop/s of int8 */
     double read_gbps, bf16_gflops, int8_gops; /* medians; the last NaN where there is none */
     bool quantized;
+    struct ml_peak_reader *reader;
 };
 
 static int compare_doubles(const void *a, const void *b) {
@@ -210,7 +211,8 @@ static marlin_status time_run(struct bench *b, struct run *r, double *seconds, s
 static marlin_status measure_peaks(struct bench *b, size_t i, struct marlin_error *err) {
     struct ml_pool *pool = b->runtime.pool;
     marlin_status st;
-    ML_TRY(ml_peak_read_gbps(pool, &b->read[i]));
+    if (!b->reader) ML_TRY(ml_peak_reader_create(pool, &b->reader, err));
+    b->read[i] = ml_peak_reader_gbps(b->reader, pool, READ_PASSES);
     /* bf16 weights are multiplied by float32 inputs: that unit's peak is the limit. */
     ML_TRY(ml_peak_gflops(pool, ML_PEAK_F32, &b->flops[i]));
     /* Quantized ones by int8 inputs. */
@@ -350,6 +352,7 @@ int ml_cmd_bench(struct ml_cli *cli, const struct ml_args *args) {
         rc = ml_cli_fail(cli, st, &err);
     }
     if (b.state) ml_state_free(b.state);
+    ml_peak_reader_free(b.reader);
     ml_free_aligned(b.logits);
     ml_free(b.ids);
     ml_runtime_close(&b.runtime);

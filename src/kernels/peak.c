@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "kernels/tiers.h"
 
-enum { BUFFER_FLOATS = 192 << 20, PIECE = 64 << 10, READ_RUNS = 5, FLOP_RUNS = 12, ROUNDS = 1 << 18 };
+enum { BUFFER_FLOATS = 192 << 20, PIECE = 64 << 10, PIECES_AT_ONCE = 16, FLOP_RUNS = 12, ROUNDS = 1 << 18 };
 
 static struct ml_peak_kernels peak_kernels(void) {
     struct ml_peak_kernels k = {0};
@@ -27,40 +27,64 @@ static struct ml_peak_kernels peak_kernels(void) {
     return k;
 }
 
-struct read_run {
+struct ml_peak_reader {
     float (*read)(const float *p, size_t n);
     float *buffer;
-    volatile float sink;
+    volatile float sink; /* never written, for the sums are positive: but the compiler cannot know */
 };
 
 static void fill_range(void *arg, size_t begin, size_t end, int worker) {
-    struct read_run *r = arg;
+    struct ml_peak_reader *r = arg;
     (void)worker;
     for (size_t i = begin * PIECE; i < end * PIECE; i++)
         r->buffer[i] = 1;
 }
 
 static void read_range(void *arg, size_t begin, size_t end, int worker) {
-    struct read_run *r = arg;
+    struct ml_peak_reader *r = arg;
     (void)worker;
-    r->sink = r->read(r->buffer + begin * PIECE, (end - begin) * PIECE);
+    if (r->read(r->buffer + begin * PIECE, (end - begin) * PIECE) < 0) r->sink = 1;
+}
+
+marlin_status ml_peak_reader_create(struct ml_pool *pool, struct ml_peak_reader **out,
+                                    struct marlin_error *err) {
+    struct ml_peak_reader *r = ml_calloc(1, sizeof *r);
+    if (r) r->buffer = ml_alloc_aligned((size_t)BUFFER_FLOATS * sizeof *r->buffer);
+    if (!r || !r->buffer) {
+        ml_free(r);
+        return ml_fail(err, MARLIN_ERR_MEMORY,
+                       "no memory to measure the machine's read bandwidth with: %zu MiB",
+                       (size_t)BUFFER_FLOATS * sizeof(float) >> 20);
+    }
+    r->read = peak_kernels().read;
+    ml_pool_for(pool, BUFFER_FLOATS / PIECE, PIECES_AT_ONCE, fill_range, r);
+    *out = r;
+    return MARLIN_OK;
+}
+
+void ml_peak_reader_free(struct ml_peak_reader *r) {
+    if (!r) return;
+    ml_free_aligned(r->buffer);
+    ml_free(r);
+}
+
+double ml_peak_reader_gbps(struct ml_peak_reader *r, struct ml_pool *pool, int passes) {
+    double best = 0;
+    for (int i = 0; i < passes; i++) {
+        const uint64_t start = ml_clock_ns();
+        ml_pool_for(pool, BUFFER_FLOATS / PIECE, PIECES_AT_ONCE, read_range, r);
+        const double rate = (double)BUFFER_FLOATS * sizeof *r->buffer / (double)(ml_clock_ns() - start);
+        best = rate > best ? rate : best;
+    }
+    return best;
 }
 
 marlin_status ml_peak_read_gbps(struct ml_pool *pool, double *gbps) {
-    struct read_run r = {.read = peak_kernels().read};
-    r.buffer = ml_alloc_aligned((size_t)BUFFER_FLOATS * sizeof *r.buffer);
-    if (!r.buffer) return MARLIN_ERR_MEMORY;
-    ml_pool_for(pool, BUFFER_FLOATS / PIECE, 16, fill_range, &r);
-    double best = 0;
-    for (int i = 0; i < READ_RUNS; i++) {
-        const uint64_t start = ml_clock_ns();
-        ml_pool_for(pool, BUFFER_FLOATS / PIECE, 16, read_range, &r);
-        const double rate = (double)BUFFER_FLOATS * sizeof *r.buffer / (double)(ml_clock_ns() - start);
-        best = rate > best ? rate : best;
-    }
-    ml_free_aligned(r.buffer);
-    *gbps = best;
-    return MARLIN_OK;
+    struct ml_peak_reader *r = NULL;
+    const marlin_status st = ml_peak_reader_create(pool, &r, NULL);
+    if (st == MARLIN_OK) *gbps = ml_peak_reader_gbps(r, pool, 5);
+    ml_peak_reader_free(r);
+    return st;
 }
 
 enum { MAX_WORKERS = 1024 };

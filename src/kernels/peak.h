@@ -17,8 +17,19 @@ enum ml_peak_kind {
     ML_PEAK_KINDS
 };
 
-/* GB/s (10^9 bytes) of reading memory once with every worker of the pool (NULL: the caller alone), from a
- * buffer of 768 MiB so that no cache holds it. MARLIN_ERR_MEMORY when the buffer does not fit. */
+/* Reads memory: a buffer of 768 MiB, which no cache holds. One thread of control at a time. */
+struct ml_peak_reader;
+
+/* The buffer is written once by the workers of the pool (NULL: the caller alone). MARLIN_ERR_MEMORY. */
+marlin_status ml_peak_reader_create(struct ml_pool *pool, struct ml_peak_reader **out,
+                                    struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_peak_reader_free(struct ml_peak_reader *r); /* NULL is fine */
+
+/* GB/s (10^9 bytes) of one pass over the buffer with every worker of the pool (NULL: the caller alone), or
+ * the best of `passes`. */
+double ml_peak_reader_gbps(struct ml_peak_reader *r, struct ml_pool *pool, int passes);
+
+/* The same for who measures once: the best of five passes. MARLIN_ERR_MEMORY. */
 marlin_status ml_peak_read_gbps(struct ml_pool *pool, double *gbps) MARLIN_MUST_CHECK;
 
 /* 10^9 operations a second on registers, all workers together; a multiply-add is two operations.

@@ -34,6 +34,10 @@ void ml_quant_dot_reference(float *z, const struct ml_quant_matrix *m, size_t s,
 /* Tile t of strip s of Q as float32, row r at q + r * stride. */
 void ml_quant_tile(const struct ml_quant_matrix *m, size_t s, size_t t, float *q, size_t stride);
 
+/* Loads the first of 8 floats with the others masked off, which must not touch their memory: processors see
+ * to that, emulators may not. */
+float ml_probe_masked_load(const float *p);
+
 /* Loops that do nothing but keep a unit busy. */
 struct ml_peak_kernels {
     float (*read)(const float *p, size_t n);   /* reads n floats once, n a multiple of 256 */

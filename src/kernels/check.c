@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The frame of the kernel check: walks over tiers and families, owns the memory of a case, gathers rows.
+ * Comparing is check/compare.c, timing check/timing.c.
+ */
+#include "kernels/check/check_int.h"
+
+#include "base/fp.h"
+#include "base/mem.h"
+#include "kernels/tiers.h"
+
+#include <stdio.h>
+#include <string.h>
+
+extern const struct ml_check_family ml_check_matmul, ml_check_attention, ml_check_elementwise,
+    ml_check_convert, ml_check_viterbi, ml_check_exec;
+
+static const struct ml_check_family *const families[] = {
+    &ml_check_matmul,
+    &ml_check_attention,
+    &ml_check_elementwise,
+    &ml_check_convert,
+    &ml_check_viterbi,
+    &ml_check_exec,
+    NULL,
+};
+
+static void make_tables(struct ml_check_tables *t, enum ml_cpu_tier tier) {
+    t->tier = tier;
+    ml_kernels_init(&t->k, ml_cpu(), tier);
+    ml_viterbi_kernels_init(&t->viterbi, tier);
+}
+
+const char *ml_check_family_name(size_t i) {
+    for (size_t k = 0; k < i; k++)
+        if (!families[k]) return NULL;
+    return families[i] ? families[i]->name : NULL;
+}
+
+/* ---- a case ---- */
+
+bool ml_check_timing(const struct ml_check *c) {
+    return c->options->timing;
+}
+
+struct ml_pool *ml_check_pool(const struct ml_check *c) {
+    return c->options->pool;
+}
+
+struct ml_rng *ml_check_rng(struct ml_check *c) {
+    return &c->rng;
+}
+
+void ml_check_end_row(struct ml_check *c) {
+    if (c->row.entry && c->options->on_row) c->options->on_row(c->options->user, &c->row);
+    c->row = (struct ml_check_row){0};
+}
+
+bool ml_check_begin(struct ml_check *c, const char *entry, const char *variant, ml_check_get_fn *get,
+                    int variant_index) {
+    ml_check_entry *const own = get(c->tier, variant_index);
+    if (!own) return false;
+    const bool inherited = c->below && own == get(c->below, variant_index);
+    if (inherited && !c->options->timing) return false;
+    if (c->row.entry != entry || c->row.variant != variant || c->options->timing) {
+        ml_check_end_row(c);
+        c->row = (struct ml_check_row){.family = c->family->name,
+                                       .entry = entry,
+                                       .variant = variant,
+                                       .tier = c->tier->tier,
+                                       .bandwidth_fraction = -1,
+                                       .compute_fraction = -1};
+    }
+    c->params[0] = '\0';
+    c->bytes = c->operations = 0;
+    c->threads = c->streams = false;
+    return true;
+}
+
+void ml_check_param_text(struct ml_check *c, const char *name, const char *value) {
+    const size_t used = strlen(c->params);
+    (void)snprintf(c->params + used, sizeof c->params - used, "%s%s=%s", used ? " " : "", name, value);
+}
+
+void ml_check_param(struct ml_check *c, const char *name, size_t value) {
+    char text[24];
+    (void)snprintf(text, sizeof text, "%zu", value);
+    ml_check_param_text(c, name, text);
+}
+
+void ml_check_release(struct ml_check *c) {
+    while (c->n_deferred > 0) {
+        c->n_deferred--;
+        c->release[c->n_deferred](c->object[c->n_deferred]);
+    }
+    for (size_t i = 0; i < c->n_blocks; i++) {
+        ml_guard_free(&c->block[i].memory);
+        ml_free(c->block[i].before);
+        ml_free(c->block[i].want);
+    }
+    c->n_blocks = 0;
+}
+
+void ml_check_defer(struct ml_check *c, void (*release)(void *object), void *object) {
+    if (c->n_deferred == ML_CHECK_BLOCKS) {
+        release(object);
+        ml_check_no_memory(c, 0);
+    }
+    c->release[c->n_deferred] = release;
+    c->object[c->n_deferred++] = object;
+}
+
+void ml_check_no_memory(struct ml_check *c, size_t bytes) {
+    (void)snprintf(c->trouble, sizeof c->trouble,
+                   "kernel check: %s %s: no memory for an operand of %zu bytes", c->row.entry, c->params,
+                   bytes);
+    longjmp(c->leave, 1);
+}
+
+static struct ml_check_block *new_block(struct ml_check *c, enum ml_check_use use, size_t bytes,
+                                        size_t align) {
+    if (c->n_blocks == ML_CHECK_BLOCKS) ml_check_no_memory(c, bytes);
+    struct ml_check_block *b = &c->block[c->n_blocks];
+    *b = (struct ml_check_block){.use = use};
+    const bool at_end = !c->options->timing && c->row.cases % 2 == 0;
+    const size_t slack = c->total->reads_unguarded ? 64 : 0;
+    if (!ml_guard_make(&b->memory, bytes, at_end, align, slack)) ml_check_no_memory(c, bytes);
+    c->n_blocks++;
+    return b;
+}
+
+void *ml_check_input(struct ml_check *c, size_t bytes) {
+    return new_block(c, ML_CHECK_INPUT, bytes, 1)->memory.data;
+}
+
+void *ml_check_scratch(struct ml_check *c, size_t bytes) {
+    return new_block(c, ML_CHECK_SCRATCH, bytes, 64)->memory.data;
+}
+
+static const size_t size_of[] = {4, 2, 2, 1};
+
+void *ml_check_output(struct ml_check *c, const struct ml_check_result *result) {
+    const size_t bytes = result->count * size_of[result->type];
+    struct ml_check_block *b = new_block(c, ML_CHECK_OUTPUT, bytes, 1);
+    b->result = *result;
+    for (size_t i = 0; i < result->count; i++)
+        ml_check_set_pattern(result->type, b->memory.data, i);
+    return b->memory.data;
+}
+
+void ml_check_cost(struct ml_check *c, double bytes, double operations, enum ml_peak_kind kind) {
+    c->bytes = bytes;
+    c->operations = operations;
+    c->kind = kind;
+}
+
+void ml_check_streams(struct ml_check *c) {
+    c->streams = true;
+}
+
+void ml_check_threads(struct ml_check *c) {
+    c->threads = true;
+}
+
+/* ---- contents ---- */
+
+const char *ml_check_fill_name(enum ml_check_fill fill) {
+    static const char *const names[ML_CHECK_FILLS] = {"normal", "zero", "large", "tiny", "special"};
+    return names[fill];
+}
+
+static float special(struct ml_rng *rng) {
+    static const float values[] = {INFINITY, -INFINITY, NAN};
+    const unsigned pick = (unsigned)(ml_rng_u64(rng) % 24);
+    return pick < 3 ? values[pick] : ml_rng_normal(rng);
+}
+
+/* Around the least normal number of the type. */
+static float tiny(struct ml_rng *rng, enum ml_dtype t) {
+    return ldexpf(ml_rng_normal(rng), t == ML_F16 ? -15 : -127);
+}
+
+static float large(struct ml_rng *rng) {
+    const float v = ldexpf(1.0f + (float)ml_rng_double(rng), 7 + (int)(ml_rng_u64(rng) % 7));
+    return ml_rng_u64(rng) % 2 ? v : -v;
+}
+
+static float value(struct ml_rng *rng, enum ml_dtype t, enum ml_check_fill fill) {
+    switch (fill) {
+    case ML_CHECK_ZERO:
+        return ml_rng_u64(rng) % 2 ? 0.0f : -0.0f;
+    case ML_CHECK_LARGE:
+        return large(rng);
+    case ML_CHECK_TINY:
+        return tiny(rng, t);
+    case ML_CHECK_SPECIAL:
+        return special(rng);
+    default:
+        return ml_rng_normal(rng);
+    }
+}
+
+/* Timing wants megabytes of ordinary numbers: a short period will do. */
+static void fill_fast(struct ml_check *c, enum ml_dtype t, char *p, size_t n) {
+    enum { PERIOD = 4093 };
+    const size_t size = t == ML_F32 ? 4 : 2, period = n < PERIOD ? n : PERIOD;
+    for (size_t i = 0; i < period; i++) {
+        const float v = ml_rng_normal(&c->rng);
+        const uint16_t half = t == ML_F16 ? ml_f32_to_f16(v) : ml_f32_to_bf16(v);
+        memcpy(p + i * size, t == ML_F32 ? (const void *)&v : (const void *)&half, size);
+    }
+    for (size_t i = period; i < n; i += period)
+        memcpy(p + i * size, p, (n - i < period ? n - i : period) * size);
+}
+
+void ml_check_fill(struct ml_check *c, enum ml_dtype t, void *p, size_t n, enum ml_check_fill fill) {
+    if (c->options->timing) {
+        fill_fast(c, t, p, n);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const float v = value(&c->rng, t, fill);
+        if (t == ML_F32)
+            memcpy((char *)p + 4 * i, &v, sizeof v);
+        else
+            ((uint16_t *)p)[i] = t == ML_F16 ? ml_f32_to_f16(v) : ml_f32_to_bf16(v);
+    }
+}
+
+float *ml_check_floats(struct ml_check *c, size_t n, enum ml_check_fill fill) {
+    return ml_check_elements(c, ML_F32, n, fill);
+}
+
+void *ml_check_elements(struct ml_check *c, enum ml_dtype t, size_t n, enum ml_check_fill fill) {
+    void *p = ml_check_input(c, n * ml_dtype_size(t));
+    ml_check_fill(c, t, p, n, fill);
+    return p;
+}
+
+void ml_check_widen(const struct ml_check *c, enum ml_dtype t, float *dst, const void *src, size_t n) {
+    c->reference->k.widen[t](dst, src, n);
+}
+
+/* ---- the walk ---- */
+
+void ml_check_call(struct ml_check *c, ml_check_call_fn *fn, void *arg) {
+    c->row.cases++;
+    if (c->options->timing)
+        ml_check_time_case(c, fn, arg);
+    else
+        ml_check_compare_case(c, fn, arg);
+    ml_check_release(c);
+}
+
+/* A case leaves by longjmp when memory ends. */
+static bool run_family(struct ml_check *c) {
+    ml_rng_seed(&c->rng, 20261);
+    if (setjmp(c->leave)) {
+        ml_check_release(c);
+        return false;
+    }
+    c->family->run(c);
+    ml_check_end_row(c);
+    return true;
+}
+
+static bool runs(enum ml_cpu_tier best, enum ml_cpu_tier tier) {
+    return tier == ML_CPU_GENERIC || tier == best || (tier == ML_CPU_AVX2 && best == ML_CPU_AVX512);
+}
+
+/* One tier: the wanted families. */
+static marlin_status walk_tier(struct ml_check *c, struct marlin_error *err) {
+    const struct ml_check_options *o = c->options;
+    for (size_t i = 0; families[i]; i++) {
+        c->family = o->other ? o->other : families[i];
+        if (!o->other && o->family && strcmp(o->family, c->family->name) != 0) continue;
+        if (!run_family(c)) return ml_fail(err, MARLIN_ERR_MEMORY, "%s", c->trouble);
+        if (o->other) break;
+    }
+    return MARLIN_OK;
+}
+
+#if defined(__x86_64__)
+static void probe(void *arg) {
+    volatile float sink = ml_probe_masked_load(arg);
+    (void)sink;
+}
+
+static bool masked_loads_touch(enum ml_cpu_tier best) {
+    struct ml_guard g;
+    if (best == ML_CPU_GENERIC || !ml_guard_make(&g, sizeof(float), true, sizeof(float), 0)) return false;
+    const bool touch = ml_guard_call(probe, g.data) != 0;
+    ml_guard_free(&g);
+    return touch;
+}
+#else
+static bool masked_loads_touch(enum ml_cpu_tier best) {
+    (void)best;
+    return false;
+}
+#endif
+
+static marlin_status walk(struct ml_check *c, struct marlin_error *err) {
+    const enum ml_cpu_tier best = ml_cpu()->tier;
+    c->total->reads_unguarded = masked_loads_touch(best);
+    for (int t = 0; t < ML_CPU_TIERS; t++) {
+        if (runs(best, (enum ml_cpu_tier)t)) make_tables(&c->table[t], (enum ml_cpu_tier)t);
+    }
+    c->reference = &c->table[ML_CPU_GENERIC];
+    for (int t = 0; t < ML_CPU_TIERS; t++) {
+        if (!runs(best, (enum ml_cpu_tier)t) || (c->options->timing && t != (int)best)) continue;
+        c->tier = &c->table[t];
+        const marlin_status st = walk_tier(c, err);
+        if (st != MARLIN_OK) return st;
+        c->below = c->tier;
+    }
+    return MARLIN_OK;
+}
+
+static bool is_family(const char *name) {
+    for (size_t i = 0; families[i]; i++)
+        if (strcmp(families[i]->name, name) == 0) return true;
+    return false;
+}
+
+marlin_status ml_check_run(const struct ml_check_options *o, struct ml_check_total *total,
+                           struct marlin_error *err) {
+    *total = (struct ml_check_total){0};
+    if (o->family && !is_family(o->family))
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "kernels: no family is called '%s'", o->family);
+    struct ml_check *c = ml_calloc(1, sizeof *c);
+    if (!c) return ml_fail(err, MARLIN_ERR_MEMORY, "kernel check: out of memory");
+    c->options = o;
+    c->total = total;
+    marlin_status st = MARLIN_OK;
+    if (o->timing) st = ml_peak_reader_create(o->pool, &c->reader, err);
+    if (st == MARLIN_OK) st = walk(c, err);
+    ml_peak_reader_free(c->reader);
+    ml_free(c);
+    return st;
+}
