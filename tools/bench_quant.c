@@ -2,9 +2,13 @@
  *
  * Times products of quantized matrices by themselves. Not a part of the program.
  *
- *   bench_quant [TIER]    cache: one strip over and over on one thread, nanoseconds and weights a nanosecond
- *                         stream: matrices of Qwen3-4B's size, over 512 MiB in all, one row of x, all
- * threads, beside the read bandwidth measured between them; then 8 and 512 rows of x against the int8 peak
+ *   bench_quant [TIER] [NAME]
+ *
+ *   cache   one strip over and over on one thread, least time: weights a nanosecond, GB/s
+ *   gemm    128 rows of the matrix by 512 of x on one thread, least time: share of the int8 peak of one
+ * thread exact   decoding to float32, weights a nanosecond stream  matrices of Qwen3-4B's size, 400 MiB and
+ * more in all: one row of x, all threads; slices of a matrix alternate with slices of plain reading. 90th
+ * percentiles, since neighbours can only slow things down 8 rows  the same for 8 rows of x
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -17,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { K = 2560, N = 9728, MAX_COPIES = 64, REPEATS = 7 };
+enum { K = 2560, N = 9728, MAX_COPIES = 64, SLICES = 60 };
 
 struct type {
     enum ml_quant_format format;
@@ -73,64 +77,114 @@ static struct ml_quant_matrix matrix(const struct bench *b, const struct type *t
     return m;
 }
 
-static double in_cache(const struct bench *b, const struct type *t) {
-    const struct ml_quant_matrix m = matrix(b, t, 128);
-    float z[ML_QUANT_STRIP];
-    struct ml_quant_x x = {.a = need(ml_alloc_aligned(ml_quant_x_bytes(K)))};
-    b->k->quant.round(&x, &m, ML_QUANT_ONE, b->x);
-    double best = 1e9;
-    for (int i = 0; i < 300; i++) {
-        const uint64_t start = ml_clock_ns();
+static struct ml_quant_x *rounded(const struct bench *b, const struct ml_quant_matrix *m, size_t n) {
+    struct ml_quant_x *x = need(ml_calloc(n, sizeof *x));
+    for (size_t t = 0; t < n; t++) {
+        x[t].a = need(ml_alloc_aligned(ml_quant_x_bytes(K)));
+        b->k->quant.round(&x[t], m, n == 1 ? ML_QUANT_ONE : ML_QUANT_MANY, b->x + t * K);
+    }
+    return x;
+}
+
+static void drop(struct ml_quant_x *x, size_t n) {
+    for (size_t t = 0; t < n; t++)
+        ml_free_aligned(x[t].a);
+    ml_free(x);
+}
+
+static double ns_since(uint64_t start) {
+    return (double)(ml_clock_ns() - start);
+}
+
+static double least(double a, double b) {
+    return a < b ? a : b;
+}
+
+static void in_cache(const struct bench *b, const struct type *t) {
+    struct ml_quant_matrix m = matrix(b, t, 128);
+    float *z = need(ml_alloc_aligned((size_t)512 * 128 * sizeof *z));
+    float *q = need(ml_alloc_aligned((size_t)16 * K * sizeof *q));
+    void *scratch = need(ml_alloc_aligned(ml_quant_dots_scratch(K)));
+    struct ml_quant_x *one = rounded(b, &m, 1), *many = rounded(b, &m, 512);
+    double dot = 1e18, dots = 1e18, exact = 1e18, peak = 0;
+    for (int i = 0; i < 200; i++) {
+        uint64_t start = ml_clock_ns();
         for (int j = 0; j < 10; j++)
-            b->k->quant.dot(z, &m, 0, &x);
-        const double ns = (double)(ml_clock_ns() - start) / 10;
-        best = ns < best ? ns : best;
+            b->k->quant.dot(z, &m, 0, one);
+        dot = least(dot, ns_since(start) / 10);
+        if (i >= 20) continue;
+        start = ml_clock_ns();
+        b->k->quant.dots(z, 128, &m, 0, 8, many, 512, scratch);
+        dots = least(dots, ns_since(start));
+        start = ml_clock_ns();
+        b->k->quant.decode(q, &m, 0);
+        exact = least(exact, ns_since(start));
     }
+    if (ml_peak_gflops(NULL, ML_PEAK_INT8, &peak) != MARLIN_OK) peak = 1e9;
+    (void)printf("%-13s cache %6.0f ns %5.1f w/ns %5.1f GB/s | gemm %3.0f %% | exact %4.2f w/ns", t->name,
+                 dot, 16.0 * K / dot, 2.0 * K * t->bits / dot, 100 * 2.0 * 128 * K * 512 / dots / peak,
+                 16.0 * K / exact);
+    drop(one, 1);
+    drop(many, 512);
     ml_free_aligned((void *)m.data);
-    ml_free_aligned(x.a);
-    return best;
+    ml_free_aligned(z);
+    ml_free_aligned(q);
+    ml_free_aligned(scratch);
 }
 
-static double median(double *v, int n) {
-    for (int i = 1; i < n; i++)
-        for (int j = i; j > 0 && v[j] < v[j - 1]; j--) {
-            const double t = v[j];
-            v[j] = v[j - 1];
-            v[j - 1] = t;
-        }
-    return v[n / 2];
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
 }
 
-static double seconds(const struct bench *b, const struct ml_quant_matrix *m, int copies, size_t rows) {
+static double percentile(double *v, int n, double p) {
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return v[(int)(p * (n - 1))];
+}
+
+/* GB/s of one product. */
+static double product(const struct bench *b, const struct ml_quant_matrix *m, size_t rows) {
+    const struct ml_quant_job job = {m, b->y, N};
     const uint64_t start = ml_clock_ns();
-    for (int i = 0; i < copies; i++) {
-        const struct ml_quant_job job = {&m[i], b->y, N};
-        ml_quant_matmul_many(&b->exec, ML_QUANT_FAST, &job, 1, b->x, K, rows);
-    }
-    return (double)(ml_clock_ns() - start) * 1e-9;
+    ml_quant_matmul_many(&b->exec, ML_QUANT_FAST, &job, 1, b->x, K, rows);
+    return (double)N * K / 8 * m->bits / ns_since(start);
+}
+
+static void read_range(void *arg, size_t begin, size_t end, int worker) {
+    const uint64_t *p = arg;
+    static volatile uint64_t sink[64];
+    uint64_t sum[16] = {0};
+    for (size_t i = begin * 1024; i < end * 1024; i += 16)
+        for (size_t j = 0; j < 16; j++)
+            sum[j] += p[i + j];
+    for (size_t j = 1; j < 16; j++)
+        sum[0] += sum[j];
+    sink[worker & 63] = sum[0];
+}
+
+static double reading(const struct bench *b, const struct ml_quant_matrix *m) {
+    const size_t words = (size_t)N * K / 64 * (size_t)m->bits / 1024;
+    const uint64_t start = ml_clock_ns();
+    ml_pool_for(b->pool, words, 4, read_range, (void *)m->data);
+    return (double)words * 8192 / ns_since(start);
 }
 
 static void run(const struct bench *b, const struct type *t) {
     struct ml_quant_matrix m[MAX_COPIES];
-    const double bytes = (double)N * K / 8 * t->bits, weights = (double)N * K;
+    const double bytes = (double)N * K / 8 * t->bits;
     int copies = 0;
-    while (copies < MAX_COPIES && copies * bytes < 512e6)
+    in_cache(b, t);
+    while (copies < MAX_COPIES && copies * bytes < 400e6)
         m[copies++] = matrix(b, t, N);
-    double share[REPEATS], rate[REPEATS], pp[REPEATS], few[REPEATS], read = 0, peak = 0;
-    for (int i = 0; i < REPEATS; i++) {
-        if (ml_peak_read_gbps(b->pool, &read) != MARLIN_OK) exit(1);
-        rate[i] = bytes * copies / seconds(b, m, copies, 1) * 1e-9;
-        share[i] = rate[i] / read;
-        few[i] = bytes * copies / seconds(b, m, copies, 8) * 1e-9;
-        if (ml_peak_gflops(b->pool, ML_PEAK_INT8, &peak) != MARLIN_OK) peak = 1;
-        pp[i] = 2 * weights * 512 / seconds(b, m, 1, 512) * 1e-9 / peak;
+    double read[SLICES], one[SLICES], few[SLICES];
+    for (int i = 0; i < SLICES; i++) {
+        read[i] = reading(b, &m[3 * i % copies]);
+        one[i] = product(b, &m[(3 * i + 1) % copies], 1);
+        few[i] = product(b, &m[(3 * i + 2) % copies], 8);
     }
-    const double ns = in_cache(b, t), gbps = median(rate, REPEATS);
-    (void)printf(
-        "%-13s cache %6.0f ns, %5.1f w/ns, %5.1f GB/s | 1 row %5.1f GB/s %3.0f %% of read | 8 rows %5.1f"
-        " GB/s | 512 rows %3.0f %% of %.0f GOP/s\n",
-        t->name, ns, 16.0 * K / ns, 2.0 * K * t->bits / ns, gbps, 100 * median(share, REPEATS),
-        median(few, REPEATS), 100 * median(pp, REPEATS), peak);
+    const double r = percentile(read, SLICES, .9), o = percentile(one, SLICES, .9);
+    (void)printf(" | stream %5.1f of %5.1f GB/s, %3.0f %% | 8 rows %5.1f GB/s\n", o, r, 100 * o / r,
+                 percentile(few, SLICES, .9));
     (void)fflush(stdout);
     for (int i = 0; i < copies; i++)
         ml_free_aligned((void *)m[i].data);

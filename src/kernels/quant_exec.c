@@ -19,7 +19,7 @@
 
 enum {
     FAST_ROWS = 512,     /* of x in a chunk: decoding a tile is little beside that many products */
-    EXACT_ROWS = 128,    /* float32 and for tests: less memory */
+    EXACT_ROWS = 256,    /* the same memory in float32 */
     PIECE = 48 * 1024,   /* bytes of weights worth a visit to the shared counter */
     MAX_GROUP_JOBS = 16, /* of a call, more go in several */
     STRIP = ML_QUANT_STRIP,

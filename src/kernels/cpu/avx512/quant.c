@@ -59,5 +59,6 @@ void ml_quant_init_avx512(struct ml_kernels *k) {
     k->quant.unrotate = quant_unrotate;
     k->quant.dot = quant_dot;
     k->quant.dots = ml_avx512_quant_dots;
+    k->quant.decode = ml_quant_decode;
     k->quant.arranged = true;
 }
