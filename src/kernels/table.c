@@ -14,6 +14,7 @@ void ml_kernels_init(struct ml_kernels *k, const struct ml_cpu *cpu, enum ml_cpu
     ml_kernels_init_reference(k);
 #if defined(__x86_64__)
     if (tier == ML_CPU_AVX2 || tier == ML_CPU_AVX512) ml_kernels_init_avx2(k);
+    if (tier == ML_CPU_AVX2 || tier == ML_CPU_AVX512) ml_quant_init_avx2(k);
     if (tier == ML_CPU_AVX512) ml_kernels_init_avx512(k);
     if (tier == ML_CPU_AVX512) ml_quant_init_avx512(k);
 #elif defined(__aarch64__)

@@ -22,6 +22,7 @@ void ml_kernels_init_reference(struct ml_kernels *k);
 void ml_kernels_init_avx2(struct ml_kernels *k);
 void ml_kernels_init_avx512(struct ml_kernels *k);
 void ml_kernels_init_neon(struct ml_kernels *k);
+void ml_quant_init_avx2(struct ml_kernels *k);
 void ml_quant_init_avx512(struct ml_kernels *k);
 
 /* Shared by the tiers' products with quantized matrices. */

@@ -6,8 +6,9 @@
  * Orders of the rounded x:
  *   one row, TAP    per group of 8 tiles, per half: 8 bytes of run 0, of run 1, ... (64 bytes)
  *   one row, EXL3   per group, per pair of columns 2 i, i < 4: of each run the columns 2 i, 2 i + 1, 2 i + 8,
- *                   2 i + 9, each byte twice (64 bytes)
- *   many rows       as it is, followed by zeros up to 64; EXL3 widened to 16 bits
+ *                   2 i + 9, each byte twice or (EXL3_WIDE) widened to 16 bits (64 bytes)
+ *   many rows       the same (MANY_SPREAD), or as it is; EXL3 widened to 16 bits
+ *   INT8            as it is, followed by zeros up to 64
  */
 #ifndef ML_KERNELS_CPU_QUANT_X_SIMD_H
 #define ML_KERNELS_CPU_QUANT_X_SIMD_H
@@ -98,7 +99,7 @@ static int32_t round_columns(int8_t *a, const float *x, size_t n, float inverse)
     return (int32_t)v_sum(sum); /* below 2^24: exact */
 }
 
-static const uint8_t exl3_pairs[4][16] = {
+static const uint8_t exl3_pairs[2][16] = {
     {0, 0, 1, 1, 8, 8, 9, 9, 2, 2, 3, 3, 10, 10, 11, 11},
     {4, 4, 5, 5, 12, 12, 13, 13, 6, 6, 7, 7, 14, 14, 15, 15},
 };
@@ -113,8 +114,12 @@ V_INLINE void spread(int8_t *to, const int8_t *a, enum ml_quant_format format, s
     int8_t pairs[32];
     b16_store(pairs, b16_pick(b16_load(a), exl3_pairs[0]));
     b16_store(pairs + 16, b16_pick(b16_load(a), exl3_pairs[1]));
-    for (size_t i = 0; i < 4; i++)
-        memcpy(to + g * 256 + i * 64 + q * 8, pairs + 8 * i, 8);
+    for (size_t i = 0; i < 4; i++) {
+        int16_t wide[4];
+        for (size_t j = 0; j < 4; j++)
+            wide[j] = pairs[8 * i + 2 * j];
+        memcpy(to + g * 256 + i * 64 + q * 8, EXL3_WIDE ? (const void *)wide : pairs + 8 * i, 8);
+    }
 }
 
 static void round_spread(int8_t *to, int32_t *sum, const struct ml_quant_matrix *m, const float *x, size_t q,
@@ -132,7 +137,7 @@ static void widen_bytes(int16_t *to, const int8_t *a, size_t n) {
         to[i] = a[i];
 }
 
-/* Runs of columns in their own order. Bytes are rounded into the upper half when they are widened after. */
+/* Columns in their own order. */
 static void round_plain(struct ml_quant_x *x, const struct ml_quant_matrix *m, const float *rotated, size_t q,
                         size_t n, float inverse) {
     if (m->format != ML_QUANT_EXL3) {
@@ -159,7 +164,7 @@ static void quant_round(struct ml_quant_x *x, const struct ml_quant_matrix *m, e
         scale[q] = live || isnan(most) ? most / 127.0f : 0;
         if (isnan(most)) {
             memset(x->a, 0, ml_quant_x_bytes(m->k)); /* whatever the sums are: their factor is NaN */
-        } else if (rows == ML_QUANT_ONE && m->format != ML_QUANT_INT8) {
+        } else if ((rows == ML_QUANT_ONE || MANY_SPREAD) && m->format != ML_QUANT_INT8) {
             round_spread(x->a, &x->sum[q], m, from, q, inverse);
         } else {
             round_plain(x, m, from, q, n, inverse);

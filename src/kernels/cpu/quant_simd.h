@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Quantized products over the vocabulary of a tier (its qvec.h) that has fewer than 8 lanes of 64 bits:
+ * passes over LQ runs at a time. One row of x is multiplied as tiles are decoded; for many, a strip is
+ * decoded once into scratch, in the order of lanes, and multiplied by blocks of 4 weight rows and 2 rows of
+ * x.
+ *
+ *     panel of a strip   step 0: row 0 [8 runs][8 bytes], row 1 .. row 15 | step 1 ..    steps: half a group
+ *                        of 8 columns a run (TAP), or a quarter of 4 columns of int16 (EXL3)
+ */
+#ifndef ML_KERNELS_CPU_QUANT_SIMD_H
+#define ML_KERNELS_CPU_QUANT_SIMD_H
+
+#include "kernels/cpu/quant_tap_simd.h"
+#include "kernels/cpu/quant_x_simd.h"
+#include "kernels/cpu/unroll_simd.h"
+
+enum { LANE_BYTES = 8 * LQ, STRIP = ML_QUANT_STRIP, ROW_BLOCK = 4, X_BLOCK = 2, LINE = 64 };
+
+V_INLINE const uint8_t *strip_at(const struct ml_quant_matrix *m, size_t s) {
+    return (const uint8_t *)m->arranged + s * m->k * 2 * (size_t)m->bits;
+}
+
+/* z[rows] from the sums of each row in each run. */
+V_INLINE void finish_sums(float *z, const int32_t (*sum)[8], size_t rows, const struct ml_quant_x *x) {
+    for (size_t r = 0; r < rows; r++) {
+        float total = x->base;
+        for (int q = 0; q < ML_QUANT_RUNS; q++) {
+            const float part = (float)sum[r][q] * x->f[q];
+            total = total + part;
+        }
+        z[r] = total;
+    }
+}
+
+/* ---- TAP ---- */
+
+V_INLINE struct lut table_of(const struct ml_tap_code *code, const int p) {
+    int8_t table[256];
+    for (int i = 0; i < 1 << p; i++)
+        table[i] = code->table[i & ((1 << code->index_bits) - 1)];
+    return q_lut(table, p);
+}
+
+V_INLINE void tap_dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x,
+                        const int k, const int p, const bool three) {
+    const struct taps taps = q_taps(m->code);
+    const struct lut lut = table_of(m->code, p);
+    int32_t sum[16][8];
+    for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
+        const uint8_t *w = strip_at(m, s) + lane;
+        const int8_t *a = x->a + lane;
+        vq acc[16];
+        for (int i = 0; i < 16; i++)
+            acc[i] = q_zero();
+#define SINK(row, index) acc[row] = q_dot(acc[row], q_lookup(&lut, index, p), in)
+        for (size_t g = 0; g < m->k / 128; g++, w += 256 * k, a += 2 * LINE) {
+            const vq first = q_load(w);
+            vq now = first, in = q_load(a);
+            TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+            in = q_load(a + LINE);
+            TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+        }
+#undef SINK
+        for (int i = 0; i < 16; i++)
+            q_store_sums(&sum[i][lane / 8], acc[i]);
+    }
+    finish_sums(z, sum, 16, x);
+}
+
+V_INLINE void tap_panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int k, const int p,
+                          const bool three) {
+    const struct taps taps = q_taps(m->code);
+    const struct lut lut = table_of(m->code, p);
+    for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
+        const uint8_t *w = strip_at(m, s) + lane;
+        uint8_t *to = panel + lane;
+#define SINK(row, index) q_store(to + (row)*LINE, q_lookup(&lut, index, p))
+        for (size_t g = 0; g < m->k / 128; g++, w += 256 * k, to += 16 * LINE) {
+            const vq first = q_load(w);
+            vq now = first;
+            TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+            to += 16 * LINE;
+            TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+        }
+#undef SINK
+    }
+}
+
+/* ---- EXL3: see cpu/avx512/quant_exl3.c for what a vector of states holds ---- */
+
+V_INLINE vq exl3_states(const vq *w, const int K, const int l, const int half) {
+    const int start = 64 + (8 * l + 4 * half + 1) * K - 16, at = start % 64;
+    if (at + 3 * K + 16 <= 64) return q_words(w[start / 64], at, K);
+    const vshift down = q_shift(64 - (unsigned)at);
+    return q_words(q_funnel(w[start / 64 + 1], w[start / 64], down), 0, K);
+}
+
+/* Whole numbers of 4 LQ states as int16. */
+V_INLINE vq exl3_whole(const enum ml_exl3_codebook cb, vq s) {
+    const uint32_t m = cb == ML_EXL3_MUL1 ? 0x83dcd12du : cb == ML_EXL3_MCG ? 0xcbac1fedu : 89226354u;
+    vq lo = h_mullo(s, h_set((short)m));
+    vq hi = h_add(h_mulhi(s, h_set((short)m)), h_mullo(s, h_set((short)(m >> 16))));
+    if (cb == ML_EXL3_MUL1) return h_add(h_add(h_byte_sum(lo), h_byte_sum(hi)), h_set(-510));
+    if (cb == ML_EXL3_3INST) {
+        const uint32_t add = 64248484u;
+        const vq whole = h_at_most(lo, h_set((short)(0xffff - (add & 0xffff)))); /* -1: nothing to carry */
+        hi = h_add(h_add(hi, h_set((short)((add >> 16) + 1))), whole);
+        lo = h_add(lo, h_set((short)add));
+    }
+    return h_add(h_half(q_xor(lo, h_set(0x3b60))), h_half(q_xor(hi, h_set(0x3b60))));
+}
+
+/* Calls SINK(row, i, whole numbers) for the 16 x 4 vectors of a group at w; `before` is its last word. */
+#define EXL3_GROUP(SINK, K, cb, w, before)                                                                   \
+    do {                                                                                                     \
+        vq word_[9];                                                                                         \
+        word_[0] = before;                                                                                   \
+        for (int p_ = 0; p_ < 4; p_++, (w) += LINE * (K)) {                                                  \
+            UNROLL                                                                                           \
+            for (int i_ = 0; i_ < (K); i_++)                                                                 \
+                word_[1 + i_] = q_load((w) + LINE * i_);                                                     \
+            UNROLL                                                                                           \
+            for (int l_ = 0; l_ < 8; l_++) {                                                                 \
+                SINK(2 * p_ + l_ / 4, l_ % 4, exl3_whole(cb, exl3_states(word_, K, l_, 0)));                 \
+                SINK(2 * p_ + l_ / 4 + 8, l_ % 4, exl3_whole(cb, exl3_states(word_, K, l_, 1)));             \
+            }                                                                                                \
+            word_[0] = word_[K];                                                                             \
+        }                                                                                                    \
+    } while (0)
+
+V_INLINE void exl3_dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x,
+                         const int K, const enum ml_exl3_codebook cb) {
+    int32_t sum[16][8];
+    for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
+        const uint8_t *w = strip_at(m, s) + lane;
+        const int8_t *a = x->a + lane;
+        vq acc[16];
+        for (int i = 0; i < 16; i++)
+            acc[i] = q_zero();
+#define SINK(row, i, v) acc[row] = q_dot16(acc[row], v, q_load(a + LINE * (i)))
+        for (size_t g = 0; g < m->k / 128; g++, a += 4 * LINE)
+            EXL3_GROUP(SINK, K, cb, w, q_load(w + LINE * (4 * K - 1)));
+#undef SINK
+        for (int i = 0; i < 16; i++)
+            q_store_sums(&sum[i][lane / 8], acc[i]);
+    }
+    finish_sums(z, sum, 16, x);
+}
+
+V_INLINE void exl3_panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int K,
+                           const enum ml_exl3_codebook cb) {
+    for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
+        const uint8_t *w = strip_at(m, s) + lane;
+        uint8_t *to = panel + lane;
+#define SINK(row, i, v) q_store(to + (16 * (i) + (row)) * LINE, v)
+        for (size_t g = 0; g < m->k / 128; g++, to += (size_t)4 * 16 * LINE)
+            EXL3_GROUP(SINK, K, cb, w, q_load(w + LINE * (4 * K - 1)));
+#undef SINK
+    }
+}
+
+/* ---- INT8 ---- */
+
+V_INLINE void int8_rows(float *z, const int8_t *w, size_t cols, const struct ml_quant_x *x, const int rows) {
+    vq acc[ROW_BLOCK] = {q_zero(), q_zero(), q_zero(), q_zero()};
+    int32_t tail[ROW_BLOCK] = {0};
+    size_t c = 0;
+    for (; c + LANE_BYTES <= cols; c += LANE_BYTES) {
+        const vq in = q_load(x->a + c);
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            acc[r] = q_dot(acc[r], q_load(w + (size_t)r * cols + c), in);
+    }
+    for (; c < cols; c++)
+        for (int r = 0; r < rows; r++)
+            tail[r] += w[(size_t)r * cols + c] * x->a[c];
+    for (int r = 0; r < rows; r++) {
+        const float part = (float)(q_sum(acc[r]) + tail[r]) * x->f[0];
+        z[r] = x->base + part;
+    }
+}
+
+static void int8_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
+    const size_t end = m->n - s * STRIP < STRIP ? m->n - s * STRIP : STRIP;
+    size_t r = 0;
+    for (; r + ROW_BLOCK <= end; r += ROW_BLOCK)
+        int8_rows(z + r, (const int8_t *)m->data + (s * STRIP + r) * m->k, m->k, x, ROW_BLOCK);
+    for (; r < end; r++)
+        int8_rows(z + r, (const int8_t *)m->data + (s * STRIP + r) * m->k, m->k, x, 1);
+}
+
+/* ---- versions: 2 bits with an index of 6 (or less), 3 and 4 bits with 7 (or less), 8 for the rest. A tap of
+ * 0 adds S once more: two of them cancel, so one tap is three and two are two. */
+
+typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
+typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
+
+#define TAP_VERSION(k, p)                                                                                    \
+    static void tap_dot_##k##_##p(float *z, const struct ml_quant_matrix *m, size_t s,                       \
+                                  const struct ml_quant_x *x) {                                              \
+        if (m->code->taps[2] || !m->code->taps[1])                                                           \
+            tap_dot_k(z, m, s, x, k, p, true);                                                               \
+        else                                                                                                 \
+            tap_dot_k(z, m, s, x, k, p, false);                                                              \
+    }                                                                                                        \
+    static void tap_panel_##k##_##p(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {             \
+        if (m->code->taps[2] || !m->code->taps[1])                                                           \
+            tap_panel_k(panel, m, s, k, p, true);                                                            \
+        else                                                                                                 \
+            tap_panel_k(panel, m, s, k, p, false);                                                           \
+    }
+TAP_VERSION(2, 6)
+TAP_VERSION(2, 8)
+TAP_VERSION(3, 7)
+TAP_VERSION(3, 8)
+TAP_VERSION(4, 7)
+TAP_VERSION(4, 8)
+TAP_VERSION(5, 8)
+TAP_VERSION(6, 8)
+
+#define EXL3_VERSION(name, cb, K)                                                                            \
+    static void exl3_dot_##name##_##K(float *z, const struct ml_quant_matrix *m, size_t s,                   \
+                                      const struct ml_quant_x *x) {                                          \
+        exl3_dot_k(z, m, s, x, K, cb);                                                                       \
+    }                                                                                                        \
+    static void exl3_panel_##name##_##K(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {         \
+        exl3_panel_k(panel, m, s, K, cb);                                                                    \
+    }
+#define EXL3_VERSIONS(name, cb)                                                                              \
+    EXL3_VERSION(name, cb, 1)                                                                                \
+    EXL3_VERSION(name, cb, 2)                                                                                \
+    EXL3_VERSION(name, cb, 3)                                                                                \
+    EXL3_VERSION(name, cb, 4)                                                                                \
+    EXL3_VERSION(name, cb, 5)                                                                                \
+    EXL3_VERSION(name, cb, 6)                                                                                \
+    EXL3_VERSION(name, cb, 7)                                                                                \
+    EXL3_VERSION(name, cb, 8)
+EXL3_VERSIONS(inst, ML_EXL3_3INST)
+EXL3_VERSIONS(mcg, ML_EXL3_MCG)
+EXL3_VERSIONS(mul, ML_EXL3_MUL1)
+
+#define EXL3_LIST(kind, name)                                                                                \
+    {                                                                                                        \
+        exl3_##kind##_##name##_1, exl3_##kind##_##name##_2, exl3_##kind##_##name##_3,                        \
+            exl3_##kind##_##name##_4, exl3_##kind##_##name##_5, exl3_##kind##_##name##_6,                    \
+            exl3_##kind##_##name##_7, exl3_##kind##_##name##_8                                               \
+    }
+
+static void quant_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
+    static dot_fn *const small[] = {tap_dot_2_6, tap_dot_3_7, tap_dot_4_7, tap_dot_5_8, tap_dot_6_8};
+    static dot_fn *const wide[] = {tap_dot_2_8, tap_dot_3_8, tap_dot_4_8, tap_dot_5_8, tap_dot_6_8};
+    static dot_fn *const exl3[ML_EXL3_CODEBOOKS][8] = {EXL3_LIST(dot, inst), EXL3_LIST(dot, mcg),
+                                                       EXL3_LIST(dot, mul)};
+    if (m->format == ML_QUANT_INT8)
+        int8_dot(z, m, s, x);
+    else if (m->format == ML_QUANT_EXL3)
+        exl3[m->codebook][m->bits - 1](z, m, s, x);
+    else
+        (m->code->index_bits <= (m->bits == 2 ? 6 : 7) ? small : wide)[m->bits - 2](z, m, s, x);
+}
+
+static void make_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+    static panel_fn *const small[] = {tap_panel_2_6, tap_panel_3_7, tap_panel_4_7, tap_panel_5_8,
+                                      tap_panel_6_8};
+    static panel_fn *const wide[] = {tap_panel_2_8, tap_panel_3_8, tap_panel_4_8, tap_panel_5_8,
+                                     tap_panel_6_8};
+    static panel_fn *const exl3[ML_EXL3_CODEBOOKS][8] = {EXL3_LIST(panel, inst), EXL3_LIST(panel, mcg),
+                                                         EXL3_LIST(panel, mul)};
+    if (m->format == ML_QUANT_EXL3)
+        exl3[m->codebook][m->bits - 1](panel, m, s);
+    else
+        (m->code->index_bits <= (m->bits == 2 ? 6 : 7) ? small : wide)[m->bits - 2](panel, m, s);
+}
+
+/* ---- many rows of x ---- */
+
+/* ROW_BLOCK rows of the panel by `tokens` rows of x over one group of lanes. */
+V_INLINE void panel_tile(int32_t (*sum)[ROW_BLOCK][8], const uint8_t *w, const struct ml_quant_x *x,
+                         size_t lane, size_t steps, const int tokens, const bool wide) {
+    vq acc[X_BLOCK][ROW_BLOCK];
+    UNROLL
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < ROW_BLOCK; r++)
+            acc[t][r] = q_zero();
+    for (size_t i = 0; i < steps; i++, w += 16 * LINE) {
+        vq in[X_BLOCK];
+        UNROLL
+        for (int t = 0; t < tokens; t++)
+            in[t] = q_load(x[t].a + i * LINE + lane);
+        UNROLL
+        for (int r = 0; r < ROW_BLOCK; r++) {
+            const vq row = q_load(w + r * LINE);
+            UNROLL
+            for (int t = 0; t < tokens; t++)
+                acc[t][r] = wide ? q_dot16(acc[t][r], row, in[t]) : q_dot(acc[t][r], row, in[t]);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < ROW_BLOCK; r++)
+            q_store_sums(&sum[t][r][lane / 8], acc[t][r]);
+}
+
+V_INLINE void panel_block(float *z, size_t ldz, const uint8_t *panel, size_t r, const struct ml_quant_x *x,
+                          size_t steps, const int tokens, const bool wide) {
+    int32_t sum[X_BLOCK][ROW_BLOCK][8];
+    for (size_t lane = 0; lane < LINE; lane += LANE_BYTES)
+        panel_tile(sum, panel + r * LINE + lane, x, lane, steps, tokens, wide);
+    for (int t = 0; t < tokens; t++)
+        finish_sums(z + (size_t)t * ldz + r, sum[t], ROW_BLOCK, &x[t]);
+}
+
+static void multiply(float *z, size_t ldz, const uint8_t *panel, const struct ml_quant_x *x, size_t n,
+                     size_t steps, bool wide) {
+    for (size_t t = 0; t < n; t += X_BLOCK) {
+        for (size_t r = 0; r < STRIP; r += ROW_BLOCK) {
+            float *to = z + t * ldz;
+            if (n - t == 1 && wide)
+                panel_block(to, ldz, panel, r, x + t, steps, 1, true);
+            else if (n - t == 1)
+                panel_block(to, ldz, panel, r, x + t, steps, 1, false);
+            else if (wide)
+                panel_block(to, ldz, panel, r, x + t, steps, X_BLOCK, true);
+            else
+                panel_block(to, ldz, panel, r, x + t, steps, X_BLOCK, false);
+        }
+    }
+}
+
+static void quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
+                       const struct ml_quant_x *x, size_t n, void *scratch) {
+    const bool wide = m->format == ML_QUANT_EXL3;
+    for (size_t i = 0; i < strips; i++) {
+        for (size_t t = 0; m->format == ML_QUANT_INT8 && t < n; t++)
+            int8_dot(z + t * ldz + i * STRIP, m, s + i, &x[t]);
+        if (m->format == ML_QUANT_INT8) continue;
+        make_panel(scratch, m, s + i);
+        multiply(z + i * STRIP, ldz, scratch, x, n, m->k / (wide ? 32 : 64), wide);
+    }
+}
+
+static void quant_fill(struct ml_kernels *k) {
+    k->quant.rotate = quant_rotate;
+    k->quant.round = quant_round;
+    k->quant.unrotate = quant_unrotate;
+    k->quant.dot = quant_dot;
+    k->quant.dots = quant_dots;
+    k->quant.decode = ml_quant_decode;
+    k->quant.arranged = true;
+}
+
+#endif
