@@ -19,6 +19,8 @@ void ml_kernels_init(struct ml_kernels *k, const struct ml_cpu *cpu, enum ml_cpu
     if (tier == ML_CPU_AVX512) ml_quant_init_avx512(k);
 #elif defined(__aarch64__)
     if (tier == ML_CPU_NEON) ml_kernels_init_neon(k);
+    if (tier == ML_CPU_NEON) ml_quant_init_neon(k);
+    if (tier == ML_CPU_NEON && cpu && cpu->dotprod) ml_quant_init_neondot(k);
 #endif
 }
 

@@ -24,6 +24,8 @@ void ml_kernels_init_avx512(struct ml_kernels *k);
 void ml_kernels_init_neon(struct ml_kernels *k);
 void ml_quant_init_avx2(struct ml_kernels *k);
 void ml_quant_init_avx512(struct ml_kernels *k);
+void ml_quant_init_neon(struct ml_kernels *k);
+void ml_quant_init_neondot(struct ml_kernels *k);
 
 /* Shared by the tiers' products with quantized matrices. */
 void ml_quant_factors(struct ml_quant_x *x, const struct ml_quant_matrix *m,
