@@ -249,14 +249,8 @@ static void exact_block(const struct call *c, size_t j, size_t s, size_t strips,
 static void fast_block(const struct call *c, size_t j, size_t s, size_t strips, int worker) {
     const struct ml_quant_matrix *m = c->jobs[j].w;
     const struct ml_quant_x *x = &c->q->info[j * c->q->rows];
-    float *z = worker_z(c, worker);
-    if (is_arranged(c, m)) {
-        kernels_of(c)->dots(z, BLOCK, m, s, strips, x, c->n, worker_space(c, worker));
-        return;
-    }
-    for (size_t t = 0; t < c->n; t++)
-        for (size_t i = 0; i < strips; i++)
-            ml_quant_dot_reference(z + t * BLOCK + i * STRIP, m, s + i, &x[t]);
+    (is_arranged(c, m) ? kernels_of(c)->dots : ml_quant_dots_reference)(
+        worker_z(c, worker), BLOCK, m, s, strips, x, c->n, worker_space(c, worker));
 }
 
 static void finish_block(const struct call *c, size_t j, size_t block, float *z) {

@@ -100,9 +100,10 @@ static void whole_tile(const struct ml_quant_matrix *m, size_t s, size_t t, int1
             w[i] = entry[i];
         return;
     }
-    uint16_t state[ML_EXL3_TILE] = {0};
+    uint16_t state[ML_EXL3_TILE];
     const uint8_t *order = ml_exl3_order();
-    (void)ml_exl3_unpack((unsigned)m->bits, m->data + (t * (m->n / 16) + s) * bytes, state, NULL);
+    const uint8_t *tile = m->data + (t * (m->n / 16) + s) * bytes;
+    if (ml_exl3_unpack((unsigned)m->bits, tile, state, NULL) != MARLIN_OK) return; /* bits were checked */
     for (int i = 0; i < ML_EXL3_TILE; i++)
         w[(order[i] & 15) << 4 | order[i] >> 4] = (int16_t)ml_quant_exl3_whole(m->codebook, state[i]);
 }
@@ -124,11 +125,15 @@ static void dot_int8(float *z, const struct ml_quant_matrix *m, size_t s, const 
     }
 }
 
-void ml_quant_dot_reference(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
-    if (m->format == ML_QUANT_INT8) {
-        dot_int8(z, m, s, x);
-        return;
-    }
+/* Sums of tile t into those of its run. */
+static void add_tile(int32_t sum[16], const int16_t w[256], const int8_t *a) {
+    for (size_t i = 0; i < 256; i++)
+        sum[i / 16] += w[i] * a[i % 16];
+}
+
+/* `dot` with tiles from `whole`, [k / 16][256], or decoded one by one when that is NULL. */
+static void dot_tiles(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x,
+                      const int16_t *whole) {
     for (size_t r = 0; r < 16; r++)
         z[r] = x->base;
     const size_t tiles = m->k / 128; /* of a run */
@@ -136,21 +141,34 @@ void ml_quant_dot_reference(float *z, const struct ml_quant_matrix *m, size_t s,
         int32_t sum[16] = {0};
         for (size_t t = q * tiles; t < (q + 1) * tiles; t++) {
             int16_t w[256];
-            whole_tile(m, s, t, w);
-            for (size_t i = 0; i < 256; i++)
-                sum[i / 16] += w[i] * x->a[16 * t + i % 16];
+            if (!whole) whole_tile(m, s, t, w);
+            add_tile(sum, whole ? whole + 256 * t : w, x->a + 16 * t);
         }
         for (size_t r = 0; r < 16; r++)
             add_run(&z[r], sum[r], x->f[q]);
     }
 }
 
-static void dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
-                 const struct ml_quant_x *x, size_t n, void *scratch) {
-    (void)scratch;
-    for (size_t t = 0; t < n; t++)
-        for (size_t i = 0; i < strips; i++)
-            ml_quant_dot_reference(z + t * ldz + 16 * i, m, s + i, &x[t]);
+void ml_quant_dot_reference(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
+    if (m->format == ML_QUANT_INT8)
+        dot_int8(z, m, s, x);
+    else
+        dot_tiles(z, m, s, x, NULL);
+}
+
+void ml_quant_dots_reference(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
+                             const struct ml_quant_x *x, size_t n, void *scratch) {
+    int16_t *whole = scratch;
+    for (size_t i = 0; i < strips; i++) {
+        for (size_t t = 0; m->format != ML_QUANT_INT8 && t < m->k / 16; t++)
+            whole_tile(m, s + i, t, whole + 256 * t);
+        for (size_t t = 0; t < n; t++) {
+            if (m->format == ML_QUANT_INT8)
+                dot_int8(z + t * ldz + 16 * i, m, s + i, &x[t]);
+            else
+                dot_tiles(z + t * ldz + 16 * i, m, s + i, &x[t], whole);
+        }
+    }
 }
 
 void ml_quant_tile(const struct ml_quant_matrix *m, size_t s, size_t t, float *q, size_t stride) {
@@ -162,8 +180,9 @@ void ml_quant_tile(const struct ml_quant_matrix *m, size_t s, size_t t, float *q
             q[i / 16 * stride + i % 16] = (float)entry[i] * m->code->unit;
         return;
     }
-    uint16_t half[ML_EXL3_TILE] = {0};
-    (void)ml_exl3_decode((unsigned)m->bits, m->codebook, m->data + (t * (m->n / 16) + s) * bytes, half, NULL);
+    uint16_t half[ML_EXL3_TILE];
+    const uint8_t *tile = m->data + (t * (m->n / 16) + s) * bytes;
+    if (ml_exl3_decode((unsigned)m->bits, m->codebook, tile, half, NULL) != MARLIN_OK) return;
     for (size_t i = 0; i < ML_EXL3_TILE; i++)
         q[i % 16 * stride + i / 16] = ml_f16_to_f32(half[i]);
 }
@@ -185,7 +204,7 @@ void ml_reference_quant(struct ml_kernels *k) {
         .rotate = rotate,
         .round = ml_quant_round_reference,
         .dot = ml_quant_dot_reference,
-        .dots = dots,
+        .dots = ml_quant_dots_reference,
         .unrotate = unrotate,
         .decode = decode,
     };
