@@ -97,7 +97,8 @@ void ml_viterbi_code_free(struct ml_viterbi_code *c); /* zeroed or made codes */
 /* Bytes of working memory of one search, to be 64-byte aligned; at most 9 MiB (K = 1), 0.4 MiB at L = 12. */
 size_t ml_viterbi_scratch(const struct ml_viterbi_code *c);
 
-/* The kernel: symbols of the best ring found for 256 targets in levels, in step order. */
+/* The kernel: symbols of the best ring found for 256 targets in levels, multiples of the code's grain, in
+ * step order. */
 typedef void ml_viterbi_search_fn(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
                                   uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
 

@@ -25,13 +25,14 @@ static void call_search(const struct ml_check_tables *t, void *arg) {
     t->viterbi.search(a->code, a->level, a->symbol, a->scratch);
 }
 
-/* Targets within the code's levels, or beyond both ends. */
+/* Targets like the code's values, or as far beyond both ends as levels go. */
 static void fill_levels(struct ml_check *c, const struct ml_viterbi_code *code, int16_t *level,
                         bool extreme) {
     for (int i = 0; i < ML_VITERBI_STEPS; i++) {
-        const double v = extreme ? (ml_rng_u64(ml_check_rng(c)) % 2 ? 1e9 : -1e9)
-                                 : (double)ml_rng_normal(ml_check_rng(c)) * code->scale;
-        level[i] = (int16_t)(v < code->lowest ? code->lowest : v > code->highest ? code->highest : v);
+        const bool up = ml_rng_u64(ml_check_rng(c)) % 2;
+        const float v = ml_rng_normal(ml_check_rng(c)) * code->scale;
+        const int steps = extreme ? (up ? 32000 : -32000) / code->grain : (int)(v / (float)code->grain);
+        level[i] = (int16_t)(steps * code->grain);
     }
 }
 
