@@ -88,6 +88,7 @@ static marlin_status allocate(struct ml_viterbi_code *c, unsigned bits, unsigned
     c->bits = bits;
     c->window = window;
     c->overlap = ML_VITERBI_OVERLAP;
+    c->tries = ML_VITERBI_TRIES;
     c->value = ml_alloc(n * sizeof *c->value);
     c->level = ml_alloc(n * sizeof *c->level);
     c->branch = ml_alloc(n * sizeof *c->branch);

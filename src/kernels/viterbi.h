@@ -64,7 +64,8 @@ enum {
 /* A trellis ready to search. Immutable after it is made; any number of threads may share it. */
 struct ml_viterbi_code {
     unsigned bits, window;   /* k and L: 2 k <= L <= 16 */
-    unsigned overlap;        /* weights of the first pass on each side of the seam */
+    unsigned overlap;        /* steps before the seam, at most 256 */
+    unsigned tries;          /* nodes that may close the ring before a run from one decides */
     float scale;             /* levels for one unit of value */
     int16_t lowest, highest; /* levels of the table's ends */
     float *value;            /* [2^L] by state */

@@ -298,7 +298,7 @@ INLINE void search_k(struct search *s, const int16_t *level, uint8_t *symbol, co
                 floor = exclude(s, node, (unsigned)i + 1);
         }
         if (!again) node = best_node(s);
-        for (int i = 0; i < (again ? 1 : ML_VITERBI_TRIES); i++) {
+        for (unsigned i = 0; i < (again ? 1 : s->code->tries); i++) {
             const unsigned from = trace(s, node, symbol, k);
             if (from == node) return;
             node = from;

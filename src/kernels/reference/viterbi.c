@@ -121,7 +121,7 @@ void ml_viterbi_search_reference(const struct ml_viterbi_code *c, const int16_t 
     for (int i = 0; i < ML_VITERBI_STEPS; i++)
         step(&s, level[i], s.decision + (size_t)i * nodes);
     unsigned node = best_node(&s);
-    for (int i = 0; i < ML_VITERBI_TRIES; i++) {
+    for (unsigned i = 0; i < c->tries; i++) {
         const unsigned from = trace(&s, node, symbol);
         if (from == node) return;
         node = from;
