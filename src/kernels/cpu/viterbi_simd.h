@@ -91,15 +91,15 @@ static uint16_t set_number(const struct ml_viterbi_code *c, unsigned state) {
 
 /* Worth it when each set is used at least twice a step; possible when the branches of a node see the same
  * lanes. */
-static unsigned count_sets(const struct ml_viterbi_code *c) {
+static unsigned count_sets(const struct ml_viterbi_code *c, unsigned nodes) {
     const unsigned k = c->bits, plain = k > LANE_BITS ? k : LANE_BITS;
     if (c->index_bits == 0) return 0;
     for (unsigned h = 0; h < 1u << k; h++)
-        if (index_of(c, h << (c->window - k)) & ((1u << plain) - 1) & ~((1u << k) - 1)) return 0;
+        if (index_of(c, h * nodes) & ((1u << plain) - 1) & ~((1u << k) - 1)) return 0;
     for (unsigned h = 0; k <= 4 && h < 1u << k; h++)
-        if (set_number(c, h << (c->window - k)) != h) return 0;
+        if (set_number(c, h * nodes) != h) return 0;
     const unsigned sets = 1u << (k + (c->index_bits > plain ? c->index_bits - plain : 0));
-    return sets * 2 <= 1u << (c->window - LANE_BITS) ? sets : 0;
+    return sets * 2 * LANES <= 1u << c->window ? sets : 0;
 }
 
 static void make_sets(struct search *s) {
@@ -113,7 +113,7 @@ static void make_sets(struct search *s) {
     for (unsigned j = 0; j < s->nodes / LANES; j++)
         s->joff[j] = (uint16_t)(set_number(c, j * LANES) * LANES);
     for (unsigned h = 0; h < 1u << k; h++)
-        s->hoff[h] = (uint16_t)(set_number(c, h << (c->window - k)) * LANES);
+        s->hoff[h] = (uint16_t)(set_number(c, h * s->nodes) * LANES);
 #ifdef V_HAS_PERMUTE
     for (unsigned d = 0; k <= LANE_BITS && d < 1u << k; d++)
         v_store(s->swap + index_of(c, d) * LANES, v_swap(d));
@@ -338,7 +338,7 @@ static void search(const struct ml_viterbi_code *c, const int16_t level[ML_VITER
         ml_viterbi_search_reference(c, level, symbol, scratch);
         return;
     }
-    struct search s = {.code = c, .nodes = nodes, .sets = count_sets(c)};
+    struct search s = {.code = c, .nodes = nodes, .sets = count_sets(c, nodes)};
     s.near = c->highest - c->lowest <= ML_VITERBI_REACH;
     uint8_t *at = scratch;
     s.cost = carve(&at, nodes * sizeof *s.cost);
