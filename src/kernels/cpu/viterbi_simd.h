@@ -334,7 +334,8 @@ static void search(const struct ml_viterbi_code *c, const int16_t level[ML_VITER
     static void (*const by_bits[])(struct search *, const int16_t *, uint8_t *) = {
         NULL, search_1, search_2, search_3, search_4, search_5, search_6, search_7, search_8};
     const unsigned nodes = 1u << (c->window - c->bits), per = decisions_per_lane(c->bits);
-    if (nodes < LANES * per || nodes < ML_VITERBI_BLOCK) { /* tiny trellises are for tests */
+    if (c->window < 2 * c->bits || nodes < LANES * per ||
+        nodes < ML_VITERBI_BLOCK) { /* tiny ones are for tests */
         ml_viterbi_search_reference(c, level, symbol, scratch);
         return;
     }
