@@ -284,7 +284,7 @@ static marlin_status add_json(const struct bench *b, struct ml_buf *o) {
         ML_TRY(ml_buf_adds(o, ","));
         ML_TRY(add_number(o, "compute_fraction", r->compute_fraction));
         ML_TRY(ml_buf_addf(o, ",\"weight_bytes\":%llu}",
-                           (unsigned long long)ml_model_weight_bytes(b->runtime.model)));
+                           (unsigned long long)ml_model_bytes_per_token(b->runtime.model)));
     }
     ML_TRY(ml_buf_adds(o, "]}\n"));
 out:

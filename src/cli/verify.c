@@ -108,6 +108,22 @@ static marlin_status scan_tensor(struct verification *v, struct ml_pool *pool, c
     return add_problem(v, text);
 }
 
+/* Rows of int8 have -127..127: kernels count on it. */
+static marlin_status scan_rows(struct verification *v, const struct ml_tensor *t) {
+    static const char suffix[] = ".int8";
+    const size_t len = strlen(t->name);
+    if (t->dtype != ML_I8 || len < sizeof suffix || strcmp(t->name + len - sizeof suffix + 1, suffix) != 0)
+        return MARLIN_OK;
+    const uint8_t *first = memchr(t->data ? (const void *)t->data : "", 0x80, (size_t)t->bytes);
+    if (!first) return MARLIN_OK;
+    const uint64_t at = (uint64_t)(first - t->data);
+    char text[MARLIN_ERROR_TEXT];
+    (void)snprintf(text, sizeof text,
+                   "%.200s: element %" PRIu64 " is -128, rows have -127 to 127 (%.200s, offset %" PRIu64 ")",
+                   t->name, at, ml_file_path(t->file), t->offset + at);
+    return add_problem(v, text);
+}
+
 static marlin_status scan_all(struct verification *v, struct marlin_error *err) {
     struct ml_pool *pool = ml_cli_pool(v->cli, err);
     if (!pool) return MARLIN_ERR_MEMORY;
@@ -118,6 +134,7 @@ static marlin_status scan_all(struct verification *v, struct marlin_error *err) 
     for (size_t i = 0; i < ml_tensors_count(v->tensors); i++) {
         const struct ml_tensor *t = ml_tensors_at(v->tensors, i);
         if (ml_dtype_is_float(t->dtype)) ML_TRY(scan_tensor(v, pool, t));
+        ML_TRY(scan_rows(v, t));
         done += t->bytes;
         ml_progress_update(&progress, done, NULL);
     }

@@ -52,6 +52,9 @@ run 1 verify "$dir/exl3"
 says 'model.safetensors: checksum'
 run 0 inspect "$dir/exl3"
 
+run 1 quantize "$exl3" -o "$dir/no" -b 3
+says 'quantized already'
+
 ids "$dir/ids"
 run 0 logits "$exl3" --ids "$dir/ids" -o "$dir/exact" --exact
 run 0 logits "$exl3" --ids "$dir/ids" -o "$dir/fast"
