@@ -28,6 +28,8 @@ static const struct ml_option options[] = {
      0},
     {"calib", 0, ML_OPT_STRING, "FILE", "text or .jsonl to calibrate on (the model's own text)", NULL, 0, 0},
     {"calib-tokens", 0, ML_OPT_INT, "N", "calibration tokens, 0 = by effort", "0", 0, 1 << 30},
+    {"optimize", 0, ML_OPT_FLAG, NULL, "measure what each tensor costs, and give bits where they help most",
+     NULL, 0, 0},
     {"recipe", 0, ML_OPT_STRING, "FILE", "lines 'PATTERN BITS' that fix the bits of tensors", NULL, 0, 0},
     {"max-memory", 0, ML_OPT_STRING, "SIZE", "stay below this (4G, 512M); less calibration if need be", NULL,
      0, 0},
@@ -50,6 +52,9 @@ const struct ml_verb ml_verb_quantize = {
                "2^16 states, which takes 10 to 20 times as long and loses 2 to 3 % less. The result is as "
                "fast whatever the "
                "effort.\n\n"
+               "--optimize quantizes one tensor after the other, measures how far the model's output moves, "
+               "and solves for the "
+               "mean of --bits; it takes several times as long.\n\n"
                "A recipe has lines 'PATTERN BITS', patterns as in a shell over names such as "
                "model.layers.0.mlp.down_proj; "
                "the last line that matches decides; what none matches shares --bits.",
@@ -113,6 +118,13 @@ static void show_sample(void *user, size_t done, size_t total) {
     if (done >= total) stop(s);
 }
 
+static void show_measure(void *user, size_t done, size_t total) {
+    struct show *s = user;
+    start(s, "measuring tensors", total);
+    ml_progress_update(&s->progress, done, NULL);
+    if (done >= total) stop(s);
+}
+
 static void show_tensor(void *user, size_t layer, size_t layers, uint64_t done, uint64_t total,
                         double proxy) {
     struct show *s = user;
@@ -172,10 +184,12 @@ static marlin_status read_settings(struct ml_cli *cli, const struct ml_args *arg
         .seed = (uint64_t)ml_args_int(args, "seed"),
         .calib = ml_args_string(args, "calib"),
         .calib_tokens = (size_t)ml_args_int(args, "calib-tokens"),
+        .optimize = ml_args_flag(args, "optimize"),
         .resume = ml_args_flag(args, "resume"),
         .cancel = &interrupted,
         .on_memory = show_memory,
         .on_sample = show_sample,
+        .on_measure = show_measure,
         .on_tensor = show_tensor,
         .user = show,
     };

@@ -28,7 +28,7 @@ marlin_status ml_calibration_from_file(const char *path, const struct ml_tokeniz
                                        size_t width, struct ml_calibration *out,
                                        struct marlin_error *err) MARLIN_MUST_CHECK;
 
-enum { ML_CALIBRATION_LANES = 64 };
+enum { ML_CALIBRATION_LANES = 32 };
 
 /* Text sampled from the model at temperature 1 plus, every fourth row, random tokens. At most `lanes` rows
  * are made at once; they need a cache of lanes * width positions. Deterministic for a seed whatever the

@@ -4,6 +4,7 @@
  *
  *     job.json                   what is being made from what; another job is refused
  *     calibration.safetensors    rows of token ids
+ *     bits.safetensors           bits of each tensor, where they were measured
  *     layer-00012.safetensors    a finished layer
  *     hidden-00013.safetensors   activations that enter layer 13: saves recomputing them after a restart
  */
@@ -26,7 +27,8 @@
 #include <xxhash.h>
 
 enum { JOB_LIMIT = 16 << 20, SAMPLES = 16, SAMPLE_BYTES = 256 };
-static const char rows_name[] = "calibration.safetensors", job_name[] = "job.json";
+static const char rows_name[] = "calibration.safetensors", bits_name[] = "bits.safetensors",
+                  job_name[] = "job.json";
 
 /* ---- who is who ---- */
 
@@ -65,8 +67,9 @@ static marlin_status describe(const struct ml_job *job, struct ml_buf *b) {
     ML_TRY(ml_buf_addf(
         b, "\"bits\": \"%.9g\", \"head-bits\": \"%d\", \"effort\": \"%s\", \"seed\": \"%" PRIu64 "\", ",
         s->bits, s->head_bits, ml_effort_name(s->effort), s->seed));
-    ML_TRY(ml_buf_addf(b, "\"recipe\": \"%016" PRIx64 "\", \"calib-tokens\": \"%zu\", \"calib\": ",
-                       text_hash(s->recipe), s->calib_tokens));
+    ML_TRY(ml_buf_addf(b, "\"recipe\": \"%016" PRIx64 "\", \"calib-tokens\": \"%zu\", ", text_hash(s->recipe),
+                       s->calib_tokens));
+    ML_TRY(ml_buf_addf(b, "\"optimize\": \"%s\", \"calib\": ", s->optimize ? "yes" : "no"));
     ML_TRY(ml_buf_add_json(b, s->calib ? s->calib : "self", strlen(s->calib ? s->calib : "self")));
     ML_TRY(ml_buf_adds(b, "}\n"));
 out:
@@ -303,6 +306,50 @@ marlin_status ml_checkpoint_load_rows(struct ml_job *job, bool *found, struct ma
     if (!ml_path_exists(path)) goto out;
     ML_TRY(ml_part_open(path, &t, err));
     ML_TRY(take_rows(job, t, path, err));
+    *found = true;
+out:
+    ml_tensors_close(t);
+    return st;
+}
+
+static int *bits_array(const struct ml_job *job) {
+    int *bits = ml_calloc(job->plan.count, sizeof *bits);
+    for (size_t i = 0; bits && i < job->plan.count; i++) {
+        bits[i] = job->plan.tensors[i].bits;
+    }
+    return bits;
+}
+
+marlin_status ml_checkpoint_save_bits(const struct ml_job *job, struct marlin_error *err) {
+    char path[PATH_MAX];
+    int *bits = bits_array(job);
+    marlin_status st;
+    if (!bits) return ml_fail(err, MARLIN_ERR_MEMORY, "bits of %zu tensors: out of memory", job->plan.count);
+    ML_TRY(ml_path_join(path, sizeof path, job->work, bits_name, err));
+    ML_TRY(save(path, "bits", ML_I32, job->plan.count, 1, bits, err));
+out:
+    ml_free(bits);
+    return st;
+}
+
+marlin_status ml_checkpoint_load_bits(struct ml_job *job, bool *found, struct marlin_error *err) {
+    char path[PATH_MAX];
+    struct ml_tensors *t = NULL;
+    marlin_status st;
+    *found = false;
+    ML_TRY(ml_path_join(path, sizeof path, job->work, bits_name, err));
+    if (!ml_path_exists(path)) goto out;
+    ML_TRY(ml_part_open(path, &t, err));
+    const struct ml_tensor *x = find(t, "bits", ML_I32);
+    if (!x || x->shape[0] != job->plan.count || x->shape[1] != 1) {
+        st = ml_fail(err, MARLIN_ERR_FORMAT, "%s: not the bits of this job", path);
+        goto out;
+    }
+    for (size_t i = 0; i < job->plan.count; i++) {
+        int32_t bits;
+        memcpy(&bits, x->data + i * sizeof bits, sizeof bits);
+        job->plan.tensors[i].bits = bits;
+    }
     *found = true;
 out:
     ml_tensors_close(t);

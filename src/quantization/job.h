@@ -29,6 +29,27 @@ struct ml_job {
     struct ml_quantize_report *report;
 };
 
+/* ---- pipeline.c ---- */
+
+/* Bits for all tensors; loss NULL: built-in sensitivities (quantization/allocate.h). */
+marlin_status ml_job_allocate(struct ml_job *job, const double *loss,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
+/* The codec of so many bits, the job's. */
+marlin_status ml_job_codec(struct ml_job *job, int bits, const struct ml_codec **out,
+                           struct marlin_error *err) MARLIN_MUST_CHECK;
+/* One tensor with a trellis codec; h may be NULL. */
+marlin_status ml_job_quantize(struct ml_job *job, const struct ml_plan_tensor *t, int bits,
+                              const struct ml_hessian *h, struct ml_quantized_linear *q,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* ---- optimize.c ---- */
+
+enum { ML_SAMPLE_TOKENS = 4096 }; /* that divergence is measured on */
+
+/* Measures what each unit costs and gives the plan's tensors their bits. job->rows holds embeddings, and
+ * afterwards nothing of use. */
+marlin_status ml_job_optimize(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+
 /* ---- checkpoint.c ---- */
 
 /* Makes OUT and OUT/.quantize, or checks that they hold this very job (MARLIN_ERR_ARGUMENT naming what is
@@ -41,6 +62,10 @@ marlin_status ml_checkpoint_part(const struct ml_job *job, size_t layer, char pa
 marlin_status ml_checkpoint_load_rows(struct ml_job *job, bool *found,
                                       struct marlin_error *err) MARLIN_MUST_CHECK;
 marlin_status ml_checkpoint_save_rows(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Bits of each tensor as ml_job_optimize found them. */
+marlin_status ml_checkpoint_load_bits(struct ml_job *job, bool *found,
+                                      struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_checkpoint_save_bits(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Inputs of `layer`; older ones are removed. */
 marlin_status ml_checkpoint_save_hidden(const struct ml_job *job, size_t layer,
                                         struct marlin_error *err) MARLIN_MUST_CHECK;

@@ -80,6 +80,20 @@ static uint64_t hessian_bytes(const struct ml_job *job, size_t layer, size_t tok
            (l->moe.experts ? ml_hessian_bytes(l->moe.experts[0].down.in, workers) : 0);
 }
 
+/* Measuring: a role's weights in float32, sample rows three times, logits. */
+static uint64_t measuring_bytes(const struct ml_job *job, size_t layer) {
+    const size_t hidden = (size_t)job->model->config->hidden_size;
+    uint64_t role[ML_ROLES] = {0}, most = 0;
+    if (!job->settings->optimize) return 0;
+    for (size_t i = job->plan.first[layer]; i < job->plan.first[layer + 1]; i++) {
+        const struct ml_plan_tensor *t = &job->plan.tensors[i];
+        role[t->role] += ml_plan_weights(t) * sizeof(float);
+        most = larger(most, role[t->role]);
+    }
+    return most +
+           ((uint64_t)3 * ML_SAMPLE_TOKENS * hidden + (uint64_t)64 * job->model->head.out) * sizeof(float);
+}
+
 void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_memory *out) {
     const size_t hidden = (size_t)job->model->config->hidden_size;
     const uint64_t state = state_bytes(job);
@@ -90,7 +104,7 @@ void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_m
         struct ml_quantize_memory m = {.activations = activations};
         m.weights = source_bytes(job, l) + (l < job->plan.layers ? source_bytes(job, l + 1) : 0);
         m.hessians = hessian_bytes(job, l, tokens);
-        m.work = larger(state, matrix_bytes(job, l));
+        m.work = larger(state, matrix_bytes(job, l)) + measuring_bytes(job, l);
         m.total = m.weights + m.hessians + m.activations + m.work;
         if (m.total > out->total) *out = m;
     }

@@ -51,15 +51,17 @@ static marlin_status check_head_bits(const struct ml_quantize_settings *s, struc
                    exl3 ? "1 to 8" : "2 to 6, 8 (int8 rows)");
 }
 
-static marlin_status allocate(struct ml_job *job, struct marlin_error *err) {
+marlin_status ml_job_allocate(struct ml_job *job, const double *loss, struct marlin_error *err) {
     const struct ml_quantize_settings *s = job->settings;
     const bool exl3 = s->format == ML_QUANTIZE_EXL3;
+    const int least = exl3 ? ML_EXL3_MIN_BITS : ML_TAP_MIN_BITS;
     const struct ml_allocation a = {.bits = s->bits,
-                                    .least = exl3 ? ML_EXL3_MIN_BITS : ML_TAP_MIN_BITS,
+                                    .least = least,
                                     .most = exl3 ? ML_EXL3_MAX_BITS : ML_TAP_MAX_BITS,
-                                    .lowest = (int)floor(s->bits),
+                                    .lowest = loss ? least : (int)floor(s->bits),
                                     .head_bits = s->head_bits,
-                                    .recipe = s->recipe};
+                                    .recipe = s->recipe,
+                                    .loss = loss};
     const marlin_status st = check_head_bits(s, err);
     return st != MARLIN_OK ? st : ml_allocate(&job->plan, &a, err);
 }
@@ -80,6 +82,13 @@ static void set_size(struct ml_job *job) {
     }
 }
 
+static void refresh_report(struct ml_job *job) {
+    for (size_t i = 0; i < job->plan.count; i++) {
+        job->report->tensors[i].bits = job->plan.tensors[i].bits;
+    }
+    job->report->bits_per_weight = ml_plan_bits(&job->plan);
+}
+
 static marlin_status create_report(struct ml_job *job, struct marlin_error *err) {
     struct ml_quantize_report *r = job->report;
     struct ml_arena *arena = ml_calloc(1, sizeof *arena);
@@ -94,7 +103,7 @@ static marlin_status create_report(struct ml_job *job, struct marlin_error *err)
         if (!r->tensors[i].name) return ml_fail(err, MARLIN_ERR_MEMORY, "report: out of memory");
     }
     r->count = job->plan.count;
-    r->bits_per_weight = ml_plan_bits(&job->plan);
+    if (r->tensors) refresh_report(job);
     return r->tensors ? MARLIN_OK : ml_fail(err, MARLIN_ERR_MEMORY, "report: out of memory");
 }
 
@@ -121,7 +130,7 @@ static marlin_status open_job(struct ml_job *job, struct marlin_error *err) {
     ML_TRY(ml_model_load(s->source, &mo, &job->model, err));
     ML_TRY(ml_plan_create(job->model, &job->plan, err));
     ML_TRY(check_source(job, err));
-    ML_TRY(allocate(job, err));
+    ML_TRY(ml_job_allocate(job, NULL, err));
     set_size(job);
     ML_TRY(create_report(job, err));
     ML_TRY(ml_checkpoint_open(job, err));
@@ -196,8 +205,8 @@ static marlin_status embed(struct ml_job *job, struct marlin_error *err) {
 
 /* ---- one tensor ---- */
 
-static marlin_status get_codec(struct ml_job *job, int bits, const struct ml_codec **out,
-                               struct marlin_error *err) {
+marlin_status ml_job_codec(struct ml_job *job, int bits, const struct ml_codec **out,
+                           struct marlin_error *err) {
     const struct ml_quantize_settings *s = job->settings;
     struct ml_codec *c = &job->codec[bits];
     const enum ml_cpu_tier tier = ml_kernels()->tier;
@@ -243,25 +252,48 @@ static marlin_status remember(struct ml_part *part, const struct ml_quantize_ten
     return ml_part_note(part, key, t->fallback, err);
 }
 
-static marlin_status quantize_trellis(struct ml_job *job, const struct ml_plan_tensor *t, const float *w,
-                                      const struct ml_hessian *h, struct ml_part *part,
-                                      struct ml_quantize_tensor *result, struct marlin_error *err) {
+marlin_status ml_job_quantize(struct ml_job *job, const struct ml_plan_tensor *t, int bits,
+                              const struct ml_hessian *h, struct ml_quantized_linear *q,
+                              struct marlin_error *err) {
+    const struct ml_linear *l = t->linear;
     const struct ml_codec *codec = NULL;
-    struct ml_quantized_linear q = {0};
+    float *w = NULL;
     marlin_status st;
-    ML_TRY(get_codec(job, t->bits, &codec, err));
+    ML_TRY(ml_job_codec(job, bits, &codec, err));
+    ML_TRY(load_weights(job, l, &w, err));
     const struct ml_quantize_options o = {
         .codec = codec,
         .kernels = ml_kernels(),
         .pool = job->settings->pool,
         .sigma = sigma,
-        .seed = XXH3_64bits_withSeed(t->linear->name, strlen(t->linear->name), job->settings->seed)};
-    ML_TRY(ml_quantize_linear(w, t->linear->out, t->linear->in, h, &o, &q, err));
+        .seed = XXH3_64bits_withSeed(l->name, strlen(l->name), job->settings->seed)};
+    ML_TRY(ml_quantize_linear(w, l->out, l->in, h, &o, q, err));
+out:
+    ml_free(w);
+    return st;
+}
+
+static marlin_status quantize_trellis(struct ml_job *job, const struct ml_plan_tensor *t,
+                                      const struct ml_hessian *h, struct ml_part *part,
+                                      struct ml_quantize_tensor *result, struct marlin_error *err) {
+    struct ml_quantized_linear q = {0};
+    marlin_status st;
+    ML_TRY(ml_job_quantize(job, t, t->bits, h, &q, err));
     result->proxy_error = q.proxy_error;
     result->fallback = q.fallback;
-    ML_TRY(ml_part_add_linear(part, t->stored, &q, codec, err));
+    ML_TRY(ml_part_add_linear(part, t->stored, &q, &job->codec[t->bits], err));
 out:
     ml_quantized_linear_free(&q);
+    return st;
+}
+
+static marlin_status quantize_int8(struct ml_job *job, const struct ml_plan_tensor *t, struct ml_part *part,
+                                   struct ml_quantize_tensor *result, struct marlin_error *err) {
+    float *w = NULL;
+    marlin_status st = load_weights(job, t->linear, &w, err);
+    if (st == MARLIN_OK)
+        st = ml_part_add_int8(part, t->stored, w, t->linear->out, t->linear->in, &result->proxy_error, err);
+    ml_free(w);
     return st;
 }
 
@@ -270,14 +302,10 @@ static marlin_status quantize_tensor(struct ml_job *job, size_t index, const str
     const struct ml_quantize_settings *s = job->settings;
     const struct ml_plan_tensor *t = &job->plan.tensors[index];
     struct ml_quantize_tensor *result = &job->report->tensors[index];
-    float *w = NULL;
-    marlin_status st = MARLIN_OK;
-    if (t->bits == ML_BITS_PLAIN) return st;
-    ML_TRY(load_weights(job, t->linear, &w, err));
-    if (t->bits == ML_BITS_INT8 && s->format == ML_QUANTIZE_MARLIN)
-        st = ml_part_add_int8(part, t->stored, w, t->linear->out, t->linear->in, &result->proxy_error, err);
-    else
-        st = quantize_trellis(job, t, w, h, part, result, err);
+    if (t->bits == ML_BITS_PLAIN) return MARLIN_OK;
+    marlin_status st = t->bits == ML_BITS_INT8 && s->format == ML_QUANTIZE_MARLIN
+                           ? quantize_int8(job, t, part, result, err)
+                           : quantize_trellis(job, t, h, part, result, err);
     if (st != MARLIN_OK) {
         st = ml_fail_in(err, st, "%s", t->linear->name);
         goto out;
@@ -292,7 +320,6 @@ static marlin_status quantize_tensor(struct ml_job *job, size_t index, const str
     if (s->cancel && *s->cancel)
         st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in %s", t->linear->name);
 out:
-    ml_free(w);
     return st;
 }
 
@@ -431,12 +458,31 @@ out:
     return st;
 }
 
+/* Measured bits: found by an earlier run, or now. */
+static marlin_status optimize_bits(struct ml_job *job, struct marlin_error *err) {
+    bool found = false;
+    marlin_status st;
+    ML_TRY(ml_checkpoint_load_bits(job, &found, err));
+    if (!found) {
+        ML_TRY(reserve_activations(job, err));
+        ML_TRY(embed(job, err));
+        ML_TRY(ml_job_optimize(job, err));
+        ML_TRY(ml_checkpoint_save_bits(job, err));
+        ml_free(job->rows.x);
+        job->rows.x = NULL;
+    }
+    refresh_report(job);
+out:
+    return st;
+}
+
 static marlin_status do_layers(struct ml_job *job, struct marlin_error *err) {
+    marlin_status st;
+    ML_TRY(get_rows(job, err));
+    if (job->settings->optimize) ML_TRY(optimize_bits(job, err));
     const size_t done = count_done(job);
     double saved = ml_clock_seconds();
-    marlin_status st = MARLIN_OK;
     job->report->resumed_layers = done;
-    ML_TRY(get_rows(job, err));
     if (done > job->plan.layers) goto out;
     ML_TRY(reserve_activations(job, err));
     ML_TRY(reach(job, done, err));

@@ -45,6 +45,7 @@ struct ml_quantize_settings {
     const char *recipe;   /* text, or NULL */
     const char *calib;    /* path of a text or .jsonl, or NULL: the model's own text */
     size_t calib_tokens;  /* 0: by effort */
+    bool optimize;        /* measure what each tensor costs before giving bits */
     uint64_t max_memory;  /* bytes, 0 = no limit */
     uint64_t shard_bytes; /* 0 = 8 GiB */
     bool resume;
@@ -53,6 +54,7 @@ struct ml_quantize_settings {
     /* All may be NULL; called on the caller's thread. */
     void (*on_memory)(void *user, const struct ml_quantize_memory *m, size_t tokens, size_t fewer_than);
     void (*on_sample)(void *user, size_t done, size_t total);
+    void (*on_measure)(void *user, size_t done, size_t total);
     void (*on_tensor)(void *user, size_t layer, size_t layers, uint64_t weights_done, uint64_t weights,
                       double proxy_error);
     void *user;

@@ -330,6 +330,47 @@ static void interrupted_runs_end_with_the_same_bytes(void **state) {
     remove_tree(pieces);
 }
 
+/* Measured bits: as many as asked for, kept over a restart. */
+static void measured_bits_keep_the_budget(void **state) {
+    (void)state;
+    char source[PATH], whole[PATH], pieces[PATH];
+    struct ml_quantize_report r;
+    struct marlin_error err = {0};
+    int left = 3;
+    double bits = 0, weights = 0;
+    (void)snprintf(source, sizeof source, "%s", fixture("qwen3_moe"));
+    new_dir(whole);
+    new_dir(pieces);
+    struct ml_quantize_settings s = settings(source, whole);
+    s.optimize = true;
+    s.bits = 2.5;
+    quantize(&s, &r);
+    assert_true(r.bits_per_weight <= 2.5 + 1e-9 && r.bits_per_weight > 2.3);
+    for (size_t i = 0; i + 1 < r.count; i++) { /* experts of a layer agree */
+        const bool down =
+            strstr(r.tensors[i].name, "layers.1.mlp.experts.") && strstr(r.tensors[i].name, "down");
+        if (down) weights += 1;
+        if (down) bits += r.tensors[i].bits;
+    }
+    assert_int_equal((int)weights, 8);
+    assert_true(fmod(bits, 8) == 0);
+    ml_quantize_report_free(&r);
+    s.out = pieces;
+    s.cancel = &stop_now;
+    s.on_tensor = countdown;
+    s.user = &left;
+    stop_now = 0;
+    assert_int_equal(ml_quantize_model(&s, &r, &err), MARLIN_ERR_CANCELLED);
+    stop_now = 0;
+    s.resume = true;
+    s.on_tensor = NULL;
+    quantize(&s, &r);
+    ml_quantize_report_free(&r);
+    same_files(whole, pieces);
+    remove_tree(whole);
+    remove_tree(pieces);
+}
+
 static void other_jobs_are_refused(void **state) {
     (void)state;
     char source[PATH], other[PATH], out[PATH];
@@ -460,6 +501,7 @@ int main(void) {
         cmocka_unit_test(experts_marlin),
         cmocka_unit_test(experts_exl3),
         cmocka_unit_test(interrupted_runs_end_with_the_same_bytes),
+        cmocka_unit_test(measured_bits_keep_the_budget),
         cmocka_unit_test(other_jobs_are_refused),
         cmocka_unit_test(folders_with_other_things_are_refused),
         cmocka_unit_test(damaged_parts_are_made_again),
