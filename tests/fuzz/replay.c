@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Runs a fuzz target without a fuzzer: over every file of the corpus, then over deterministic truncations
- * and bit flips of each. A missing or empty corpus is an error; a broken property aborts.
+ * Runs a fuzz target without a fuzzer: over every file of the corpus, then over deterministic truncations,
+ * bit flips, repeated stretches and hostile bytes of each. A missing or empty corpus is an error; a broken
+ * property aborts.
  */
 #include <dirent.h>
 #include <stdint.h>
@@ -13,7 +14,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { MUTATIONS = 300, SECONDS = 5, INPUT_LIMIT = 16 << 20, PATH_BYTES = 4096 };
+enum { MUTATIONS = 300, SECONDS = 4, INPUT_LIMIT = 16 << 20, PATH_BYTES = 4096 };
 
 struct inputs {
     struct input {
@@ -77,15 +78,37 @@ static uint64_t next(uint64_t *s) {
     return *s;
 }
 
+static void flip_bits(uint8_t *data, size_t size, int flips, uint64_t *random) {
+    for (; flips > 0; flips--) {
+        data[next(random) % size] ^= (uint8_t)(1u << next(random) % 8);
+    }
+}
+
+static void put_hostile_bytes(uint8_t *data, size_t size, int n, uint64_t *random) {
+    static const uint8_t hostile[] = {0,   1,   0x7F, 0x80, 0xC3, 0xED, 0xFF, '0', '9',
+                                      '-', 'e', '"',  '\\', '[',  '{',  '}',  ','};
+    for (; n > 0; n--) {
+        data[next(random) % size] = hostile[next(random) % sizeof hostile];
+    }
+}
+
+/* A stretch of the input once more, somewhere else over what is there. */
+static void repeat_stretch(uint8_t *data, size_t size, uint64_t *random) {
+    const size_t from = (size_t)(next(random) % size), to = (size_t)(next(random) % size);
+    const size_t most = size - (from > to ? from : to);
+    memmove(data + to, data + from, 1 + (size_t)(next(random) % most));
+}
+
 /* A heap block of the exact size each time, so that a sanitizer sees a read past the end. */
 static void mutate(const struct input *in, int round, uint64_t *random) {
-    const size_t size = round % 2 ? in->size : (size_t)(next(random) % (in->size + 1));
+    const int kind = round % 4;
+    const size_t size = kind ? in->size : (size_t)(next(random) % (in->size + 1));
     uint8_t *copy = malloc(size ? size : 1);
     if (!copy) abort();
     memcpy(copy, in->data, size);
-    for (int flips = round % 2 ? 1 + round % 7 : 0; size && flips > 0; flips--) {
-        copy[next(random) % size] ^= (uint8_t)(1u << next(random) % 8);
-    }
+    if (size && kind == 1) flip_bits(copy, size, 1 + round / 4 % 7, random);
+    if (size && kind == 2) put_hostile_bytes(copy, size, 1 + round / 4 % 3, random);
+    if (size && kind == 3) repeat_stretch(copy, size, random);
     (void)LLVMFuzzerTestOneInput(copy, size);
     free(copy);
 }
