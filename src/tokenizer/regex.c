@@ -34,6 +34,10 @@ struct ml_regex_run {
 /* Oniguruma looks a lone \w up in its table of Latin-1, where the numbers \xb2 \xb3 \xb9 \xbc-\xbe are words;
  * a class takes the property, where they are not. */
 #define LONE_WORDS ML_WORD_CLASS "\\xb2\\xb3\\xb9\\xbc-\\xbe"
+#define WORD_LEFT  "(?<=[" LONE_WORDS "])"
+#define WORD_RIGHT "(?=[" LONE_WORDS "])"
+#define NONE_LEFT  "(?<![" LONE_WORDS "])"
+#define NONE_RIGHT "(?![" LONE_WORDS "])"
 
 static void *pcre_alloc(PCRE2_SIZE n, void *user) {
     (void)user;
@@ -96,6 +100,13 @@ static marlin_status rewrite_escape(struct rewriter *r) {
         if (r->in_class) return refuse(r, "\\W inside a class");
         with = "[^" LONE_WORDS "]";
         break;
+    case 'b': /* in a class: the backspace character, as in PCRE2 */
+        with = r->in_class ? NULL : "(?:" WORD_LEFT NONE_RIGHT "|" NONE_LEFT WORD_RIGHT ")";
+        break;
+    case 'B':
+        if (r->in_class) return refuse(r, "\\B inside a class");
+        with = "(?:" WORD_LEFT WORD_RIGHT "|" NONE_LEFT NONE_RIGHT ")";
+        break;
     case 'h':
         with = r->in_class ? "0-9a-fA-F" : "[0-9a-fA-F]";
         break;
@@ -141,6 +152,19 @@ static bool ahead(const struct rewriter *r, const char *what) {
     return r->len - r->at >= n && !memcmp(r->s + r->at, what, n);
 }
 
+/* At "{": Oniguruma reads {,n} as an interval from 0, which PCRE2 takes for text, and a + behind an interval
+ * as one more repetition, which PCRE2 takes for possessive. */
+static marlin_status check_interval(const struct rewriter *r) {
+    static const char digits[] = "0123456789";
+    size_t at = r->at + 1;
+    if (ahead(r, "{,")) return refuse(r, "an interval without a lower bound");
+    while (at < r->len && (strchr(digits, r->s[at]) || r->s[at] == ',') && r->s[at])
+        at++;
+    if (at > r->at + 1 && at + 1 < r->len && r->s[at] == '}' && r->s[at + 1] == '+')
+        return refuse(r, "an interval followed by +");
+    return MARLIN_OK;
+}
+
 /* One construct; classes keep Oniguruma's set operations from being read as plain characters. */
 static marlin_status rewrite_one(struct rewriter *r, size_t class_start) {
     const char c = r->s[r->at];
@@ -151,6 +175,9 @@ static marlin_status rewrite_one(struct rewriter *r, size_t class_start) {
         if (c == ']' && r->at > class_start) r->in_class = false;
     } else if (c == '[') {
         r->in_class = true;
+    } else if (c == '{') {
+        const marlin_status st = check_interval(r);
+        if (st != MARLIN_OK) return st;
     } else if (ahead(r, "(*") || ahead(r, "(?C") || ahead(r, "(?m") || ahead(r, "(?~") || ahead(r, "(?R") ||
                ahead(r, "(?|") || ahead(r, "(?#")) {
         return refuse(r, "a special group");

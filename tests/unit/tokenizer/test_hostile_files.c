@@ -179,6 +179,8 @@ static void broken_patterns(void **state) {
     refuse_pattern("[a[b]]", MARLIN_ERR_UNSUPPORTED, "a class inside a class at offset 2");
     refuse_pattern("a(?R)b", MARLIN_ERR_UNSUPPORTED, "a special group at offset 1");
     refuse_pattern("(*FAIL)", MARLIN_ERR_UNSUPPORTED, "a special group at offset 0");
+    refuse_pattern("a{,2}", MARLIN_ERR_UNSUPPORTED, "an interval without a lower bound at offset 1");
+    refuse_pattern("a{1,2}+", MARLIN_ERR_UNSUPPORTED, "an interval followed by + at offset 1");
     refuse_pattern("a\\\\Kb", MARLIN_ERR_UNSUPPORTED, "\\K at offset 1");
     refuse_pattern("((a{1,1000}){1,1000}){1,1000}", MARLIN_ERR_FORMAT, "too large");
     size_t len;
