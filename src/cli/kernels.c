@@ -27,8 +27,8 @@ const struct ml_verb ml_verb_kernels = {
     .args = "[FAMILY]",
     .help = "show, check or time the kernels of this machine",
     .details =
-        "FAMILY limits --check and --bench to matmul, attention, elementwise, convert, viterbi or exec "
-        "(products over all threads). --bench pool times one fork-join of the thread pool.",
+        "FAMILY limits --check and --bench to matmul, attention, elementwise, convert, viterbi, quant or "
+        "exec (products over all threads). --bench pool times one fork-join of the thread pool.",
     .options = options,
     .min_args = 0,
     .max_args = 1,

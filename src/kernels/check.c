@@ -13,16 +13,11 @@
 #include <string.h>
 
 extern const struct ml_check_family ml_check_matmul, ml_check_attention, ml_check_elementwise,
-    ml_check_convert, ml_check_viterbi, ml_check_exec;
+    ml_check_convert, ml_check_viterbi, ml_check_quant, ml_check_exec;
 
 static const struct ml_check_family *const families[] = {
-    &ml_check_matmul,
-    &ml_check_attention,
-    &ml_check_elementwise,
-    &ml_check_convert,
-    &ml_check_viterbi,
-    &ml_check_exec,
-    NULL,
+    &ml_check_matmul,  &ml_check_attention, &ml_check_elementwise, &ml_check_convert,
+    &ml_check_viterbi, &ml_check_quant,     &ml_check_exec,        NULL,
 };
 
 static void make_tables(struct ml_check_tables *t, enum ml_cpu_tier tier) {
