@@ -20,11 +20,14 @@
 #include "kernels/cpu/unroll_simd.h"
 #include "kernels/tiers.h"
 
-enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL };
+#include <stdbool.h>
+
+enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL, AHEAD = 8192 };
 
 /* sums[i] = the four row sums of token i over columns [c0, c0 + cols). row[] point at column c0. */
 V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *const row[TILE_ROWS],
-                       const float *const *x, size_t c0, size_t cols, v4 *sums) {
+                       const float *const *x, size_t c0, size_t cols, const bool prefetch, size_t ahead,
+                       v4 *sums) {
     vf acc[TILE_TOKENS][TILE_ROWS];
     UNROLL
     for (int i = 0; i < tokens; i++) {
@@ -41,6 +44,7 @@ V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *cons
         UNROLL
         for (int r = 0; r < TILE_ROWS; r++) {
             const vf w = v_load_as(t, row[r], c);
+            if (prefetch) __builtin_prefetch((const char *)row[r] + c * (t == ML_F32 ? 4 : 2) + ahead);
             UNROLL
             for (int i = 0; i < tokens; i++)
                 acc[i][r] = v_fma(w, in[i], acc[i][r]);
@@ -73,13 +77,14 @@ V_INLINE void tile_rows(const enum ml_dtype t, const void *w, size_t stride, siz
 /* y[i][r] = W[r] . x[i], for a constant number of tokens, straight from W. */
 V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, const void *w, size_t stride,
                      const float *const *x, size_t rows, size_t cols) {
+    const size_t tile = TILE_ROWS * stride * (t == ML_F32 ? 4 : 2), ahead = tile < AHEAD ? tile : AHEAD;
     for (size_t r = 0; r < rows; r += TILE_ROWS) {
         const size_t n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
         const void *row[TILE_ROWS];
         v4 total[TILE_TOKENS], sums[TILE_TOKENS];
         for (size_t c = 0; c < cols; c += BLOCK) {
             tile_rows(t, w, stride, r, rows, c, row);
-            dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, sums);
+            dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, tokens == 1, ahead, sums);
             for (int i = 0; i < tokens; i++)
                 total[i] = c == 0 ? sums[i] : v4_add(total[i], sums[i]);
         }
@@ -97,7 +102,7 @@ V_INLINE void panel_tile(const int tokens, float *const *y, const float *panel, 
         const void *row[TILE_ROWS];
         v4 sums[TILE_TOKENS];
         tile_rows(ML_F32, panel, ML_GEMM_PANEL_STRIDE, r, rows, 0, row);
-        dot_tile(ML_F32, tokens, row, x, c0, cols, sums);
+        dot_tile(ML_F32, tokens, row, x, c0, cols, false, 0, sums);
         for (int i = 0; i < tokens; i++)
             v4_storen(y[i] + r, c0 == 0 ? sums[i] : v4_add(v4_loadn(y[i] + r, n), sums[i]), n);
     }
