@@ -127,7 +127,7 @@ static marlin_status collect(struct export *x, struct marlin_error *err) {
             if (st != MARLIN_OK) return st;
         }
     }
-    qsort(x->items, x->count, sizeof *x->items, by_group_and_name);
+    if (x->count) qsort(x->items, x->count, sizeof *x->items, by_group_and_name);
     return MARLIN_OK;
 }
 

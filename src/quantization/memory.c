@@ -9,6 +9,7 @@
 #include <string.h>
 
 enum { LEAST_ROWS = 4 };
+static const uint64_t program_bytes = (uint64_t)16 << 20; /* code, tokenizer, tables, names of tensors */
 
 static uint64_t larger(uint64_t a, uint64_t b) {
     return a > b ? a : b;
@@ -106,11 +107,12 @@ void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_m
         m.hessians = hessian_bytes(job, l, tokens);
         m.work = larger(state, matrix_bytes(job, l)) + measuring_bytes(job, l);
         m.total = m.weights + m.hessians + m.activations + m.work;
+        m.work += program_bytes;
+        m.total += program_bytes;
         if (m.total > out->total) *out = m;
     }
-    /* Sampling comes before all else, with nothing of it in memory but the weights, which are read in turn.
-     */
-    const uint64_t lanes = job->settings->calib ? 0 : job->lanes * cache_bytes(job) + state;
+    /* Sampling comes before all else. It reads all weights, but the system can take their pages back. */
+    const uint64_t lanes = job->settings->calib ? 0 : job->lanes * cache_bytes(job) + state + program_bytes;
     if (lanes > out->total) *out = (struct ml_quantize_memory){.work = lanes, .total = lanes};
 }
 

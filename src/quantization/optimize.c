@@ -43,7 +43,7 @@ static double log_sum(const float *v, size_t n) {
     for (size_t i = 0; i < n; i++) {
         sum += (double)expf(v[i] - top);
     }
-    return (double)top + log(sum);
+    return (double)top + log(fmax(sum, 1)); /* the largest alone adds 1 */
 }
 
 static void kl_rows(void *arg, size_t begin, size_t end, int worker) {

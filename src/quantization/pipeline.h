@@ -25,7 +25,8 @@ enum ml_quantize_format { ML_QUANTIZE_MARLIN, ML_QUANTIZE_EXL3 };
 enum ml_quantize_effort { ML_EFFORT_LOW, ML_EFFORT_NORMAL, ML_EFFORT_HIGH, ML_EFFORTS };
 const char *ml_effort_name(enum ml_quantize_effort e);
 
-/* Peak memory beyond the program itself, in bytes. */
+/* Peak memory, in bytes. Sampling the model's own text besides maps all of the source; those pages are not
+ * counted, because the system takes them back when it needs them. */
 struct ml_quantize_memory {
     uint64_t weights;     /* mapped pages of two layers */
     uint64_t hessians;    /* of one layer */
