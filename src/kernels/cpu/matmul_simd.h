@@ -22,7 +22,7 @@
 
 #include <stdbool.h>
 
-enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL, AHEAD = 8192 };
+enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL, L1_SHARE = 32 << 10, SHORT_AHEAD = 4096 };
 
 /* sums[i] = the four row sums of token i over columns [c0, c0 + cols). row[] point at column c0. */
 V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *const row[TILE_ROWS],
@@ -74,10 +74,13 @@ V_INLINE void tile_rows(const enum ml_dtype t, const void *w, size_t stride, siz
     }
 }
 
-/* y[i][r] = W[r] . x[i], for a constant number of tokens, straight from W. */
+/* y[i][r] = W[r] . x[i], for a constant number of tokens, straight from W. For one token the next four rows
+ * are fetched at the same column as far as L1 has room for them: the processor's own prefetcher learns a row
+ * of 2 KiB only when it ends. Longer rows are fetched SHORT_AHEAD bytes ahead. */
 V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, const void *w, size_t stride,
                      const float *const *x, size_t rows, size_t cols) {
-    const size_t tile = TILE_ROWS * stride * (t == ML_F32 ? 4 : 2), ahead = tile < AHEAD ? tile : AHEAD;
+    const size_t tile = TILE_ROWS * stride * (t == ML_F32 ? 4 : 2),
+                 ahead = tile <= L1_SHARE ? tile : SHORT_AHEAD;
     for (size_t r = 0; r < rows; r += TILE_ROWS) {
         const size_t n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
         const void *row[TILE_ROWS];
