@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { K = 2560, N = 9728, MAX_COPIES = 64, SLICES = 60 };
+enum { K = 2560, N = 9728, MAX_COPIES = 64, PASSES = 15 };
 
 struct type {
     enum ml_quant_format format;
@@ -44,6 +44,7 @@ struct bench {
     struct ml_pool *pool;
     struct ml_exec exec;
     float *x, *y, *scale;
+    struct ml_peak_reader *reader;
 };
 
 static void *need(void *p) {
@@ -112,7 +113,7 @@ static void in_cache(const struct bench *b, const struct type *t) {
         for (int j = 0; j < 10; j++)
             b->k->quant.dot(z, &m, 0, one);
         dot = least(dot, ns_since(start) / 10);
-        if (i >= 20) continue;
+        if (i >= 40) continue;
         start = ml_clock_ns();
         b->k->quant.dots(z, 128, &m, 0, 8, many, 512, scratch);
         dots = least(dots, ns_since(start));
@@ -142,31 +143,14 @@ static double percentile(double *v, int n, double p) {
     return v[(int)(p * (n - 1))];
 }
 
-/* GB/s of one product. */
-static double product(const struct bench *b, const struct ml_quant_matrix *m, size_t rows) {
-    const struct ml_quant_job job = {m, b->y, N};
+/* GB/s of products with all matrices, one after the other. */
+static double products(const struct bench *b, const struct ml_quant_matrix *m, int copies, size_t rows) {
     const uint64_t start = ml_clock_ns();
-    ml_quant_matmul_many(&b->exec, ML_QUANT_FAST, &job, 1, b->x, K, rows);
-    return (double)N * K / 8 * m->bits / ns_since(start);
-}
-
-static void read_range(void *arg, size_t begin, size_t end, int worker) {
-    const uint64_t *p = arg;
-    static volatile uint64_t sink[64];
-    uint64_t sum[16] = {0};
-    for (size_t i = begin * 1024; i < end * 1024; i += 16)
-        for (size_t j = 0; j < 16; j++)
-            sum[j] += p[i + j];
-    for (size_t j = 1; j < 16; j++)
-        sum[0] += sum[j];
-    sink[worker & 63] = sum[0];
-}
-
-static double reading(const struct bench *b, const struct ml_quant_matrix *m) {
-    const size_t words = (size_t)N * K / 64 * (size_t)m->bits / 1024;
-    const uint64_t start = ml_clock_ns();
-    ml_pool_for(b->pool, words, 4, read_range, (void *)m->data);
-    return (double)words * 8192 / ns_since(start);
+    for (int i = 0; i < copies; i++) {
+        const struct ml_quant_job job = {&m[i], b->y, N};
+        ml_quant_matmul_many(&b->exec, ML_QUANT_FAST, &job, 1, b->x, K, rows);
+    }
+    return (double)copies * N * K / 8 * m->bits / ns_since(start);
 }
 
 static void run(const struct bench *b, const struct type *t) {
@@ -176,15 +160,17 @@ static void run(const struct bench *b, const struct type *t) {
     in_cache(b, t);
     while (copies < MAX_COPIES && copies * bytes < 400e6)
         m[copies++] = matrix(b, t, N);
-    double read[SLICES], one[SLICES], few[SLICES];
-    for (int i = 0; i < SLICES; i++) {
-        read[i] = reading(b, &m[3 * i % copies]);
-        one[i] = product(b, &m[(3 * i + 1) % copies], 1);
-        few[i] = product(b, &m[(3 * i + 2) % copies], 8);
+    double read[PASSES], one[PASSES], few[PASSES], share[PASSES];
+    for (int i = 0; i < PASSES; i++) {
+        read[i] = ml_peak_reader_gbps(b->reader, b->pool, 1);
+        one[i] = products(b, m, copies, 1);
+        few[i] = products(b, m, copies, 8);
+        share[i] = one[i] / read[i];
     }
-    const double r = percentile(read, SLICES, .9), o = percentile(one, SLICES, .9);
-    (void)printf(" | stream %5.1f of %5.1f GB/s, %3.0f %% | 8 rows %5.1f GB/s\n", o, r, 100 * o / r,
-                 percentile(few, SLICES, .9));
+    (void)printf(" | stream %5.1f of %5.1f GB/s, %3.0f %% (median of ratios %3.0f %%) | 8 rows %5.1f GB/s\n",
+                 percentile(one, PASSES, .9), percentile(read, PASSES, .9),
+                 100 * percentile(one, PASSES, .9) / percentile(read, PASSES, .9),
+                 100 * percentile(share, PASSES, .5), percentile(few, PASSES, .9));
     (void)fflush(stdout);
     for (int i = 0; i < copies; i++)
         ml_free_aligned((void *)m[i].data);
@@ -197,7 +183,8 @@ int main(int argc, char **argv) {
     b.k = ml_kernels();
     if (ml_pool_create(0, &b.pool, &err) != MARLIN_OK ||
         ml_exec_create(&b.exec, b.k, b.pool, K, &err) != MARLIN_OK ||
-        ml_exec_reserve_quant(&b.exec, K, N, 1, 512, &err) != MARLIN_OK)
+        ml_exec_reserve_quant(&b.exec, K, N, 1, 512, &err) != MARLIN_OK ||
+        ml_peak_reader_create(b.pool, &b.reader, &err) != MARLIN_OK)
         return 1;
     b.x = need(ml_alloc_aligned((size_t)512 * K * sizeof *b.x));
     b.y = need(ml_alloc_aligned((size_t)512 * N * sizeof *b.y));
@@ -212,6 +199,7 @@ int main(int argc, char **argv) {
     const char *only = argc > 2 ? argv[2] : "";
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (strncmp(types[i].name, only, strlen(only)) == 0) run(&b, &types[i]);
+    ml_peak_reader_free(b.reader);
     ml_exec_free(&b.exec);
     ml_pool_free(b.pool);
     return 0;

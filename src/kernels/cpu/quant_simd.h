@@ -50,9 +50,7 @@ V_INLINE void tap_dot_k(float *z, const struct ml_quant_matrix *m, size_t s, con
     for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
         const uint8_t *w = strip_at(m, s) + lane;
         const int8_t *a = x->a + lane;
-        vq acc[16];
-        for (int i = 0; i < 16; i++)
-            acc[i] = q_zero();
+        vq acc[16] = ROWS_16(ROW_ZERO);
 #define SINK(row, index) acc[row] = q_dot(acc[row], q_lookup(&lut, index, p), in)
         for (size_t g = 0; g < m->k / 128; g++, w += 256 * k, a += 2 * LINE) {
             const vq first = q_load(w);
@@ -62,8 +60,9 @@ V_INLINE void tap_dot_k(float *z, const struct ml_quant_matrix *m, size_t s, con
             TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
         }
 #undef SINK
+        const vq sums[16] = ROWS_16(ROW_OF);
         for (int i = 0; i < 16; i++)
-            q_store_sums(&sum[i][lane / 8], acc[i]);
+            q_store_sums(&sum[i][lane / 8], sums[i]);
     }
     finish_sums(z, sum, 16, x);
 }

@@ -89,26 +89,76 @@ V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
         ROW_SPREAD(SINK, 6, Q_FUNNEL(s2, n, 16), 0, u2, 16, (row) + 3);                                      \
     } while (0)
 
+/* Word i of a half, and the one after it: that is `wrap` after the last word of a group. */
+#define TAP_NEXT(k, w, i, last, wrap) ((last) && (i) == 2 * (k) ? (wrap) : q_load((w) + 64 * (i)))
+
+#define TAP_WORD(SINK, ROWS, k, three, taps, w, s, last, wrap, i)                                            \
+    do {                                                                                                     \
+        const vq n_ = TAP_NEXT(k, w, (i) + 1, last, wrap);                                                   \
+        const vq u_ = filtered(s, n_, taps, three);                                                          \
+        ROWS(SINK, s, n_, u_, (i) * (8 / (k)));                                                              \
+        s = n_;                                                                                              \
+    } while (0)
+
+#define TAP_THREE(SINK, ROWS, k, three, taps, w, s, last, wrap, i, row)                                      \
+    do {                                                                                                     \
+        const vq s1_ = q_load((w) + 64 * ((i) + 1)), s2_ = q_load((w) + 64 * ((i) + 2));                     \
+        const vq n_ = TAP_NEXT(k, w, (i) + 3, last, wrap);                                                   \
+        const vq u0_ = filtered(s, s1_, taps, three), u1_ = filtered(s1_, s2_, taps, three);                 \
+        const vq u2_ = filtered(s2_, n_, taps, three);                                                       \
+        ROWS(SINK, s, s1_, s2_, n_, u0_, u1_, u2_, row);                                                     \
+        s = n_;                                                                                              \
+    } while (0)
+
+#define TAP_FIVE(SINK, three, taps, w, s, last, wrap, i, row)                                                \
+    do {                                                                                                     \
+        const vq s1_ = q_load((w) + 64 * ((i) + 1)), s2_ = q_load((w) + 64 * ((i) + 2));                     \
+        const vq s3_ = q_load((w) + 64 * ((i) + 3)), s4_ = q_load((w) + 64 * ((i) + 4));                     \
+        const vq n_ = TAP_NEXT(5, w, (i) + 5, last, wrap);                                                   \
+        const vq u0_ = filtered(s, s1_, taps, three), u1_ = filtered(s1_, s2_, taps, three);                 \
+        const vq u2_ = filtered(s2_, s3_, taps, three), u3_ = filtered(s3_, s4_, taps, three);               \
+        const vq u4_ = filtered(s4_, n_, taps, three);                                                       \
+        ROWS_5(SINK, s, s1_, s2_, s3_, s4_, n_, u0_, u1_, u2_, u3_, u4_, row);                               \
+        s = n_;                                                                                              \
+    } while (0)
+
 /* One half of a group: words at w, `s` is the first of them on entry and the one after the last on return;
- * that is `wrap` when `last`. */
+ * that is `wrap` when `last`. Written out word by word: gcc keeps the accumulators in registers only when no
+ * index of theirs was ever a variable. */
 #define TAP_HALF(SINK, k, three, taps, w, s, last, wrap)                                                     \
     do {                                                                                                     \
-        const int words_ = 2 * (k), step_ = (k) == 2 || (k) == 4 ? 1 : (k) == 5 ? 5 : 3;                     \
-        UNROLL for (int i_ = 0; i_ < words_; i_ += step_) {                                                  \
-            vq s_[6], u_[5];                                                                                 \
-            s_[0] = s;                                                                                       \
-            UNROLL for (int j_ = 1; j_ <= step_; j_++) s_[j_] =                                              \
-                (last) && i_ + j_ == words_ ? (wrap) : q_load((w) + 64 * (i_ + j_));                         \
-            UNROLL for (int j_ = 0; j_ < step_; j_++) u_[j_] = filtered(s_[j_], s_[j_ + 1], taps, three);    \
-            if ((k) == 2) ROWS_2(SINK, s_[0], s_[1], u_[0], 4 * i_);                                         \
-            if ((k) == 4) ROWS_4(SINK, s_[0], s_[1], u_[0], 2 * i_);                                         \
-            if ((k) == 3) ROWS_3(SINK, s_[0], s_[1], s_[2], s_[3], u_[0], u_[1], u_[2], i_ / 3 * 8);         \
-            if ((k) == 5)                                                                                    \
-                ROWS_5(SINK, s_[0], s_[1], s_[2], s_[3], s_[4], s_[5], u_[0], u_[1], u_[2], u_[3], u_[4],    \
-                       i_ / 5 * 8);                                                                          \
-            if ((k) == 6) ROWS_6(SINK, s_[0], s_[1], s_[2], s_[3], u_[0], u_[1], u_[2], i_ / 3 * 4);         \
-            s = s_[step_];                                                                                   \
+        if ((k) == 2) {                                                                                      \
+            TAP_WORD(SINK, ROWS_2, 2, three, taps, w, s, last, wrap, 0);                                     \
+            TAP_WORD(SINK, ROWS_2, 2, three, taps, w, s, last, wrap, 1);                                     \
+            TAP_WORD(SINK, ROWS_2, 2, three, taps, w, s, last, wrap, 2);                                     \
+            TAP_WORD(SINK, ROWS_2, 2, three, taps, w, s, last, wrap, 3);                                     \
+        } else if ((k) == 4) {                                                                               \
+            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 0);                                     \
+            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 1);                                     \
+            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 2);                                     \
+            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 3);                                     \
+            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 4);                                     \
+            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 5);                                     \
+            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 6);                                     \
+            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 7);                                     \
+        } else if ((k) == 3) {                                                                               \
+            TAP_THREE(SINK, ROWS_3, 3, three, taps, w, s, last, wrap, 0, 0);                                 \
+            TAP_THREE(SINK, ROWS_3, 3, three, taps, w, s, last, wrap, 3, 8);                                 \
+        } else if ((k) == 5) {                                                                               \
+            TAP_FIVE(SINK, three, taps, w, s, last, wrap, 0, 0);                                             \
+            TAP_FIVE(SINK, three, taps, w, s, last, wrap, 5, 8);                                             \
+        } else {                                                                                             \
+            TAP_THREE(SINK, ROWS_6, 6, three, taps, w, s, last, wrap, 0, 0);                                 \
+            TAP_THREE(SINK, ROWS_6, 6, three, taps, w, s, last, wrap, 3, 4);                                 \
+            TAP_THREE(SINK, ROWS_6, 6, three, taps, w, s, last, wrap, 6, 8);                                 \
+            TAP_THREE(SINK, ROWS_6, 6, three, taps, w, s, last, wrap, 9, 12);                                \
         }                                                                                                    \
     } while (0)
+
+/* 16 of something, for accumulators without a loop. */
+#define ROWS_16(f)                                                                                           \
+    { f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15) }
+#define ROW_ZERO(i) q_zero()
+#define ROW_OF(i)   acc[i]
 
 #endif

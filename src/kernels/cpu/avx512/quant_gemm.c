@@ -12,42 +12,65 @@
 
 #include <string.h>
 
-enum { TOKENS = 6, VECTORS = PANEL_ROWS / VL };
+enum { TOKENS = 6 };
+
+/* The sums of 64 rows with one row of x. Members, not an array: gcc leaves arrays in memory. */
+struct sums {
+    __m512i v0, v1, v2, v3;
+};
+
+V_INLINE struct sums sums_of(int32_t start) {
+    const __m512i v = _mm512_set1_epi32(start);
+    const struct sums s = {v, v, v, v};
+    return s;
+}
+
+V_INLINE __m512i multiply_lanes(const bool wide, __m512i acc, __m512i w, __m512i in) {
+    return wide ? _mm512_dpwssd_epi32(acc, w, in) : q_dot(acc, w, in);
+}
+
+V_INLINE void add_vector(float *z, __m512i sum, float f, float base, bool first) {
+    const vf part = v_mul(_mm512_cvtepi32_ps(sum), v_set1(f));
+    v_store(z, v_add(first ? v_set1(base) : v_load(z), part));
+}
+
+V_INLINE void add_sums(float *z, const struct sums *s, const struct ml_quant_x *x, int q, bool first) {
+    add_vector(z, s->v0, x->f[q], x->base, first);
+    add_vector(z + VL, s->v1, x->f[q], x->base, first);
+    add_vector(z + 2 * VL, s->v2, x->f[q], x->base, first);
+    add_vector(z + 3 * VL, s->v3, x->f[q], x->base, first);
+}
+
+#define EACH_TOKEN(f) f(0) f(1) f(2) f(3) f(4) f(5)
 
 /* One run of `groups` groups: z[t][64] += f * (sums - offset * sum of x), beginning at base. */
 V_INLINE void run_tile(const int tokens, const bool wide, float *const *z, const uint8_t *panel,
                        const int8_t *const *a, size_t groups, const struct ml_quant_x *x, int q, bool first) {
-    __m512i acc[TOKENS][VECTORS];
-    UNROLL
-    for (int t = 0; t < tokens; t++) {
-        UNROLL
-        for (int v = 0; v < VECTORS; v++)
-            acc[t][v] = _mm512_set1_epi32(wide ? 0 : -Q_OFFSET * x[t].sum[q]);
-    }
+#define START(t)                                                                                             \
+    struct sums s##t = sums_of(wide || tokens <= t ? 0 : -Q_OFFSET * x[t].sum[q]);                           \
+    const int8_t *a##t = a[t < tokens ? t : 0];
+    EACH_TOKEN(START)
     for (size_t i = 0; i < groups; i++, panel += PANEL_BYTES) {
-        __m512i w[VECTORS];
-        UNROLL
-        for (int v = 0; v < VECTORS; v++)
-            w[v] = q_load(panel + 64 * v);
-        UNROLL
-        for (int t = 0; t < tokens; t++) {
-            int32_t group;
-            memcpy(&group, a[t] + 4 * i, sizeof group);
-            const __m512i in = _mm512_set1_epi32(group);
-            UNROLL
-            for (int v = 0; v < VECTORS; v++)
-                acc[t][v] = wide ? _mm512_dpwssd_epi32(acc[t][v], w[v], in) : q_dot(acc[t][v], w[v], in);
-        }
+        const __m512i w0 = q_load(panel), w1 = q_load(panel + 64);
+        const __m512i w2 = q_load(panel + 128), w3 = q_load(panel + 192);
+#define STEP(t)                                                                                              \
+    if (t < tokens) {                                                                                        \
+        int32_t group;                                                                                       \
+        memcpy(&group, a##t + 4 * i, sizeof group);                                                          \
+        const __m512i in = _mm512_set1_epi32(group);                                                         \
+        s##t.v0 = multiply_lanes(wide, s##t.v0, w0, in);                                                     \
+        s##t.v1 = multiply_lanes(wide, s##t.v1, w1, in);                                                     \
+        s##t.v2 = multiply_lanes(wide, s##t.v2, w2, in);                                                     \
+        s##t.v3 = multiply_lanes(wide, s##t.v3, w3, in);                                                     \
     }
-    UNROLL
-    for (int t = 0; t < tokens; t++) {
-        UNROLL
-        for (int v = 0; v < VECTORS; v++) {
-            const vf part = v_mul(_mm512_cvtepi32_ps(acc[t][v]), v_set1(x[t].f[q]));
-            const vf before = first ? v_set1(x[t].base) : v_load(z[t] + VL * v);
-            v_store(z[t] + VL * v, v_add(before, part));
-        }
+        EACH_TOKEN(STEP)
     }
+#define FINISH(t)                                                                                            \
+    if (t < tokens) add_sums(z[t], &s##t, &x[t], q, first);
+    EACH_TOKEN(FINISH)
+#undef START
+#undef STEP
+#undef FINISH
 }
 
 static void run_tokens(size_t tokens, bool wide, float *const *z, const uint8_t *panel,

@@ -27,9 +27,7 @@ V_INLINE void dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const s
     const int8_t *a = x->a;
     const struct taps taps = q_taps(m->code);
     const struct lut lut = table_of(m->code, p);
-    vq acc[16];
-    for (int i = 0; i < 16; i++)
-        acc[i] = q_zero();
+    vq acc[16] = ROWS_16(ROW_ZERO);
 #define SINK(row, index) acc[row] = q_dot(acc[row], q_lookup(&lut, index, p), in)
     for (size_t g = 0; g < m->k / 128; g++, w += 256 * k, a += 128) {
         const vq first = q_load(w);
@@ -41,7 +39,8 @@ V_INLINE void dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const s
         TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
     }
 #undef SINK
-    finish_rows(z, acc, x, Q_OFFSET);
+    const vq sums[16] = ROWS_16(ROW_OF);
+    finish_rows(z, sums, x, Q_OFFSET);
 }
 
 V_INLINE void panel_half(uint8_t *panel, const vq rows[16], size_t run, size_t quad) {
