@@ -132,7 +132,7 @@ static bool is_arranged(const struct call *c, const struct ml_quant_matrix *m) {
 }
 
 static float *worker_z(const struct call *c, int worker) {
-    return (float *)(c->q->worker + (size_t)worker * c->q->worker_stride);
+    return (float *)(void *)(c->q->worker + (size_t)worker * c->q->worker_stride);
 }
 
 static void *worker_space(const struct call *c, int worker) {
@@ -140,7 +140,7 @@ static void *worker_space(const struct call *c, int worker) {
 }
 
 static float *rotated_at(const struct call *c, size_t job, size_t t) {
-    return (float *)(c->q->x + job * c->q->job_stride) + t * c->q->max_k;
+    return (float *)(void *)(c->q->x + job * c->q->job_stride) + t * c->q->max_k;
 }
 
 /* ---- x of job j, row t ---- */

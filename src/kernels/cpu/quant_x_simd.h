@@ -117,7 +117,7 @@ V_INLINE void spread(int8_t *to, const int8_t *a, enum ml_quant_format format, s
     for (size_t i = 0; i < 4; i++) {
         int16_t wide[4];
         for (size_t j = 0; j < 4; j++)
-            wide[j] = pairs[8 * i + 2 * j];
+            wide[j] = (int16_t)pairs[8 * i + 2 * j];
         memcpy(to + g * 256 + i * 64 + q * 8, EXL3_WIDE ? (const void *)wide : pairs + 8 * i, 8);
     }
 }
@@ -134,7 +134,7 @@ static void round_spread(int8_t *to, int32_t *sum, const struct ml_quant_matrix 
 
 static void widen_bytes(int16_t *to, const int8_t *a, size_t n) {
     for (size_t i = n; i-- > 0;)
-        to[i] = a[i];
+        to[i] = (int16_t)a[i];
 }
 
 /* Columns in their own order. */

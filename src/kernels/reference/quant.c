@@ -97,7 +97,7 @@ static void whole_tile(const struct ml_quant_matrix *m, size_t s, size_t t, int1
         int8_t entry[ML_TAP_TILE];
         ml_tap_decode(m->code, m->data + (s * (m->k / 16) + t) * bytes, entry);
         for (int i = 0; i < ML_TAP_TILE; i++)
-            w[i] = entry[i];
+            w[i] = (int16_t)entry[i];
         return;
     }
     uint16_t state[ML_EXL3_TILE];

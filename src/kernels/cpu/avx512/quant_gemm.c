@@ -48,7 +48,7 @@ V_INLINE void run_tile(const int tokens, const bool wide, float *const *z, const
                        const int8_t *const *a, size_t groups, const struct ml_quant_x *x, int q, bool first) {
 #define START(t)                                                                                             \
     struct sums s##t = sums_of(wide || tokens <= t ? 0 : -Q_OFFSET * x[t].sum[q]);                           \
-    const int8_t *a##t = a[t < tokens ? t : 0];
+    const int8_t *a##t = a[tokens > t ? t : tokens - 1];
     EACH_TOKEN(START)
     for (size_t i = 0; i < groups; i++, panel += PANEL_BYTES) {
         const __m512i w0 = q_load(panel), w1 = q_load(panel + 64);

@@ -9,10 +9,10 @@
 
 /* The table with 128 added, repeated to 2^p entries when the code has fewer. */
 V_INLINE struct lut table_of(const struct ml_tap_code *code, const int p) {
-    struct lut l;
     if (code->index_bits == p) {
+        struct lut l = q_lut((const uint8_t *)code->table, p);
         for (int i = 0; i < 1 << (p - 6); i++)
-            l.t[i] = _mm512_xor_si512(q_load(code->table + 64 * i), q_set8(0x80));
+            l.t[i] = q_xor(l.t[i], q_set8(0x80));
         return l;
     }
     uint8_t table[256];
