@@ -144,7 +144,9 @@ static void faults_are_noticed(void **state) {
         }
         assert_int_equal(failures, total.checked - 2); /* all but the reference's own two */
         assert_non_null(strstr(first, "n=1024: "));
-        assert_non_null(strstr(first, said[fault]));
+        /* Where ends are not guarded there is room for the masked loads of a vector, and a pattern in it. */
+        const bool roomy = fault == LONG && total.reads_unguarded;
+        assert_non_null(strstr(first, roomy ? "wrote beside operand 1" : said[fault]));
     }
 }
 
