@@ -11,9 +11,13 @@
 #include <string.h>
 
 enum {
-    ROW_UNIT = 64,           /* rows of a piece are a multiple of this: gemm's panel */
-    GEMV_PIECE = 128 * 1024, /* bytes of W worth a visit to the shared counter */
-    ATTENTION_ROWS = 48,     /* query rows of a piece */
+    ROW_UNIT = 64, /* rows of a piece are a multiple of this: gemm's panel */
+    /* gemv: bytes of W worth a visit to the shared counter, and at the end of which what was fetched ahead is
+     * another worker's; small matrices still give every worker some. */
+    SHARES = 8,
+    LEAST_PIECE = 64 << 10,
+    MOST_PIECE = 512 << 10,
+    ATTENTION_ROWS = 48, /* query rows of a piece */
     MAX_GROUP_JOBS = 16
 };
 
@@ -48,8 +52,9 @@ struct matmul {
 
 static size_t rows_of_piece(const struct ml_matrix *w, size_t n) {
     if (n > 1) return ROW_UNIT;
-    const size_t row_bytes = w->cols * ml_dtype_size(w->dtype) + 1;
-    const size_t rows = GEMV_PIECE / row_bytes / 4 * 4;
+    const size_t row_bytes = w->cols * ml_dtype_size(w->dtype) + 1, share = w->rows * row_bytes / SHARES;
+    const size_t bytes = share < LEAST_PIECE ? LEAST_PIECE : share > MOST_PIECE ? MOST_PIECE : share;
+    const size_t rows = bytes / row_bytes / 4 * 4;
     return rows < 4 ? 4 : rows;
 }
 
