@@ -3,7 +3,8 @@
  * The table of bench/results/distortion.md: mean squared error of every code on N(0, 1) samples that no
  * training saw, in tail-biting rings of 256, and the speed of the search that finds the rings.
  *
- *     bench_distortion [TIER]     Markdown on stdout; TIER is generic, avx2, avx512 or neon
+ *     bench_distortion [TIER [speed]]     Markdown on stdout; TIER is generic, avx2, avx512 or neon; `speed`:
+ * no more than a moment for each code, distortions are rough
  */
 #include "rings.h"
 
@@ -13,6 +14,7 @@
 #include "quantization/codec.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 enum { RINGS = 4096 };
@@ -23,15 +25,17 @@ struct bench {
     struct ml_viterbi_kernels kernels;
     float *x;
     void *scratch;
+    bool only_speed;
 };
 
 /* Samples enough for a standard error of about 0.15 % (0.3 % where the search is slow). */
-static unsigned rings_for(unsigned window) {
+static unsigned rings_for(const struct bench *b, unsigned window) {
+    if (b->only_speed) return 4;
     return window <= 12 ? RINGS : window == 14 ? RINGS / 2 : RINGS / 4;
 }
 
 static double speed(const struct bench *b, const struct ml_viterbi_code *c) {
-    return rings_speed(&b->kernels, c, b->x, c->window <= 12 ? 32 : 4, 12, b->scratch);
+    return rings_speed(&b->kernels, c, b->x, c->window <= 12 ? 8 : 1, 80, b->scratch);
 }
 
 /* ---- Lloyd-Max: the best scalar quantizer of N(0, 1) with 2^bits levels, by its two conditions */
@@ -70,7 +74,7 @@ static void tap_row(struct bench *b, const struct ml_tap_code *t) {
     struct marlin_error err;
     if (ml_viterbi_code_tap(&c, t, NULL, &err) != MARLIN_OK) rings_fail(err.text);
     const struct rings_distortion d =
-        rings_measure(&b->kernels, &c, 1, b->x, rings_for(t->window), b->scratch);
+        rings_measure(&b->kernels, &c, 1, b->x, rings_for(b, t->window), b->scratch);
     const double scalar = lloyd_max(t->bits), bound = pow(4, -(double)t->bits);
     printf("| %u | %u | %u | %u", t->bits, t->window, t->index_bits, t->taps[0]);
     for (int i = 1; i < ML_TAP_MAX_TAPS && t->taps[i]; i++)
@@ -107,7 +111,7 @@ static void exl3_row(struct bench *b, int bits, enum ml_exl3_codebook cb) {
     struct marlin_error err;
     if (ml_codec_exl3(&codec, bits, cb, b->kernels.tier, &err) != MARLIN_OK) rings_fail(err.text);
     const struct rings_distortion d =
-        rings_measure(&b->kernels, &codec.viterbi, codec.unit, b->x, rings_for(16), b->scratch);
+        rings_measure(&b->kernels, &codec.viterbi, codec.unit, b->x, rings_for(b, 16), b->scratch);
     printf("| %d | %s | %.3f | %.6f +- %.6f | %.3f | ", bits, name[cb], (double)codec.unit, d.mean, d.error,
            d.mean / pow(4, -bits));
     if (bits <= 6 && cb != ML_EXL3_MCG) printf("%.5f", published[bits][cb == ML_EXL3_MUL1]);
@@ -133,7 +137,7 @@ static void scalar_table(void) {
 }
 
 int main(int argc, char **argv) {
-    struct bench b;
+    struct bench b = {.only_speed = argc > 2};
     if (argc > 1 && !ml_cpu_set_mask(argv[1])) rings_fail("a tier that this machine lacks");
     const enum ml_cpu_tier tier = ml_cpu()->tier;
     ml_viterbi_kernels_init(&b.kernels, tier);

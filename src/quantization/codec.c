@@ -30,13 +30,6 @@ marlin_status ml_codec_tap(struct ml_codec *c, int bits, int window, enum ml_cpu
     return ml_viterbi_code_tap(&c->viterbi, c->tap, NULL, err);
 }
 
-/* Root mean square of Gaussian targets, in codebook units, that gives the least distortion: found by
- * tools/train_codes over 0.7..1.2 times the codebook's own. */
-static float exl3_unit(int bits, enum ml_exl3_codebook codebook) {
-    static const float relative[9] = {0, 1.10f, 1.00f, 1.02f, 0.98f, 0.92f, 0.88f, 0.85f, 0.82f};
-    return relative[bits] * (codebook == ML_EXL3_MUL1 ? 1.0003102f : 1.2437109f);
-}
-
 marlin_status ml_codec_exl3(struct ml_codec *c, int bits, enum ml_exl3_codebook codebook,
                             enum ml_cpu_tier tier, struct marlin_error *err) {
     memset(c, 0, sizeof *c);
@@ -46,7 +39,7 @@ marlin_status ml_codec_exl3(struct ml_codec *c, int bits, enum ml_exl3_codebook 
     c->bits = bits;
     c->codebook = codebook;
     c->tile_bytes = ml_exl3_tile_bytes((unsigned)bits);
-    c->unit = exl3_unit(bits, codebook);
+    c->unit = ml_exl3_unit(bits, codebook);
     const uint8_t *order = ml_exl3_order();
     for (int i = 0; i < ML_TILE_WEIGHTS; i++) {
         c->order[i] = (uint8_t)((order[i] & 15) << 4 | order[i] >> 4);

@@ -42,6 +42,10 @@ marlin_status ml_codec_exl3(struct ml_codec *c, int bits, enum ml_exl3_codebook 
 
 void ml_codec_free(struct ml_codec *c);
 
+/* The unit of an EXL3 codebook with 1..8 bits; made by tools/train_units. A tap code's is 1: its table was
+ * trained for that. */
+float ml_exl3_unit(int bits, enum ml_exl3_codebook codebook);
+
 /* Quantizes one tile. in: [16 outputs][16 inputs], row `stride` floats apart. values: [16][16], what the
  * decoder will produce. bytes: tile_bytes. scratch: ml_viterbi_scratch(&c->viterbi) bytes, 64-byte aligned,
  * one a thread. */
