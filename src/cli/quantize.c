@@ -42,22 +42,22 @@ const struct ml_verb ml_verb_quantize = {
     .name = "quantize",
     .args = "SRC",
     .help = "make a smaller model of 2 to 6 bits a weight",
-    .details = "SRC is a plain model directory. Layers are read, quantized and written one at a time, so "
-               "that SRC may be "
-               "larger than memory. A run that was interrupted goes on with --resume and the same options, "
-               "and ends with "
-               "the same bytes.\n\n"
-               "--effort low and normal search a trellis of 2^12 states, on less and on more calibration "
-               "text; high searches "
-               "2^16 states, which takes 10 to 20 times as long and loses 2 to 3 % less. The result is as "
-               "fast whatever the "
-               "effort.\n\n"
-               "--optimize quantizes one tensor after the other, measures how far the model's output moves, "
-               "and solves for the "
-               "mean of --bits; it takes several times as long.\n\n"
-               "A recipe has lines 'PATTERN BITS', patterns as in a shell over names such as "
-               "model.layers.0.mlp.down_proj; "
-               "the last line that matches decides; what none matches shares --bits.",
+    .details =
+        "SRC is a plain model directory. Layers are read, quantized and written one at a time, so "
+        "that SRC may be "
+        "larger than memory. A run that was interrupted goes on with --resume and the same options, "
+        "and ends with "
+        "the same bytes.\n\n"
+        "--effort low and normal search a trellis of 2^12 states (normal: 2^14 beyond 4 bits), on less and "
+        "on "
+        "more calibration text; high searches 2^16 states, which takes 10 to 20 times as long and loses 2 "
+        "to 3 % less. The result is as fast whatever the effort.\n\n"
+        "--optimize quantizes one tensor after the other, measures how far the model's output moves, and "
+        "solves "
+        "for the mean of --bits; it takes several times as long.\n\n"
+        "A recipe has lines 'PATTERN BITS', patterns as in a shell over names such as "
+        "model.layers.0.mlp.down_proj; "
+        "the last line that matches decides; what none matches shares --bits.",
     .options = options,
     .min_args = 1,
     .max_args = 1,
