@@ -2,13 +2,15 @@
  *
  * Times products of quantized matrices by themselves. Not a part of the program.
  *
- *   bench_quant [TIER] [NAME]
+ *   bench_quant [TIER] [NAME] [THREADS]
  *
  *   cache   one strip over and over on one thread, least time: weights a nanosecond, GB/s
  *   gemm    128 rows of the matrix by 512 of x on one thread, least time: share of the int8 peak of one
- * thread exact   decoding to float32, weights a nanosecond stream  matrices of Qwen3-4B's size, 400 MiB and
- * more in all: one row of x, all threads; slices of a matrix alternate with slices of plain reading. 90th
- * percentiles, since neighbours can only slow things down 8 rows  the same for 8 rows of x
+ *           thread
+ *   exact   decoding to float32, weights a nanosecond
+ *   stream  matrices of Qwen3-4B's size, 400 MB and more in all: one row of x, all threads; passes alternate
+ *           with plain reading. 90th percentiles, since neighbours can only slow things down
+ *   rows    the same for 2, 4 and 8 rows of x: time of that over the time of one row, median of the passes
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -160,17 +162,20 @@ static void run(const struct bench *b, const struct type *t) {
     in_cache(b, t);
     while (copies < MAX_COPIES && copies * bytes < 400e6)
         m[copies++] = matrix(b, t, N);
-    double read[PASSES], one[PASSES], few[PASSES], share[PASSES];
+    double read[PASSES], one[PASSES], more[3][PASSES], share[PASSES];
     for (int i = 0; i < PASSES; i++) {
         read[i] = ml_peak_reader_gbps(b->reader, b->pool, 1);
         one[i] = products(b, m, copies, 1);
-        few[i] = products(b, m, copies, 8);
+        for (int r = 0; r < 3; r++)
+            more[r][i] = one[i] / products(b, m, copies, (size_t)2 << r);
         share[i] = one[i] / read[i];
     }
-    (void)printf(" | stream %5.1f of %5.1f GB/s, %3.0f %% (median of ratios %3.0f %%) | 8 rows %5.1f GB/s\n",
+    (void)printf(" | stream %5.1f of %5.1f GB/s, %3.0f %% (median of ratios %3.0f %%) | rows 2: %.2f 4: %.2f "
+                 "8: %.2f\n",
                  percentile(one, PASSES, .9), percentile(read, PASSES, .9),
                  100 * percentile(one, PASSES, .9) / percentile(read, PASSES, .9),
-                 100 * percentile(share, PASSES, .5), percentile(few, PASSES, .9));
+                 100 * percentile(share, PASSES, .5), percentile(more[0], PASSES, .5),
+                 percentile(more[1], PASSES, .5), percentile(more[2], PASSES, .5));
     (void)fflush(stdout);
     for (int i = 0; i < copies; i++)
         ml_free_aligned((void *)m[i].data);
@@ -181,7 +186,7 @@ int main(int argc, char **argv) {
     struct marlin_error err;
     if (argc > 1 && !ml_cpu_set_mask(argv[1])) return 1;
     b.k = ml_kernels();
-    if (ml_pool_create(0, &b.pool, &err) != MARLIN_OK ||
+    if (ml_pool_create(argc > 3 ? (int)strtol(argv[3], NULL, 10) : 0, &b.pool, &err) != MARLIN_OK ||
         ml_exec_create(&b.exec, b.k, b.pool, K, &err) != MARLIN_OK ||
         ml_exec_reserve_quant(&b.exec, K, N, 1, 512, &err) != MARLIN_OK ||
         ml_peak_reader_create(b.pool, &b.reader, &err) != MARLIN_OK)

@@ -27,9 +27,10 @@ size_t ml_quant_x_bytes(size_t k) {
     return (2 * k + 63) / 64 * 64 + 64;
 }
 
-/* 64 rows of 16-bit whole numbers, or bytes, whatever a tier makes of them. */
+/* 64 rows of 16-bit whole numbers, or bytes, whatever a tier makes of them; for a few rows of x their sums
+ * too, 1 KiB each. */
 size_t ml_quant_dots_scratch(size_t k) {
-    return 64 * (2 * k + 64);
+    return 64 * (2 * k + 128);
 }
 
 static size_t strip_bytes(const struct ml_quant_matrix *m) {

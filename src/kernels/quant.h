@@ -58,6 +58,7 @@ enum {
     ML_QUANT_RUNS = 8,         /* runs of columns with a scale of their own */
     ML_QUANT_STRIP = 16,       /* rows that kernels take at a time: one row of tiles */
     ML_QUANT_BLOCK = 128,      /* a Hadamard block */
+    ML_QUANT_FEW_ROWS = 8,     /* rows of x that are multiplied as tiles are decoded */
     ML_QUANT_MAX_COLS = 65536, /* of FAST: no int32 sum overflows. Wider matrices are multiplied exactly */
 };
 
@@ -122,8 +123,9 @@ struct ml_quant_x {
 };
 size_t ml_quant_x_bytes(size_t k);
 
-/* Which order of `a` a product wants: one row of x (`dot`), or many (`dots`). */
-enum ml_quant_rows { ML_QUANT_ONE, ML_QUANT_MANY };
+/* Which order of `a` a product wants: one row of x (`dot`), up to ML_QUANT_FEW_ROWS (`few`) or many (`dots`).
+ */
+enum ml_quant_rows { ML_QUANT_ONE, ML_QUANT_FEW, ML_QUANT_MANY };
 
 struct ml_quant_kernels {
     /* out[k] = Hk (su * x), x[cols] extended by zeros. */
@@ -133,6 +135,10 @@ struct ml_quant_kernels {
                   const float *rotated);
     /* z[16] of strip s (fewer rows at the end of an INT8 matrix: the rest of z is left alone). */
     void (*dot)(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
+    /* z[t * ldz + r], r < 16, for strip s (fewer rows as in `dot`) and rows x[t], t < n <= ML_QUANT_FEW_ROWS.
+     * scratch: as for `dots`. */
+    void (*few)(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x,
+                size_t n, void *scratch);
     /* z[t * ldz + 16 i + r] for strips s + i, i < strips <= 8, and rows x[t], t < n; each row of z has room
      * for 128 whatever `strips` is. scratch: ml_quant_dots_scratch(k) bytes, 64-byte aligned. */
     void (*dots)(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
@@ -141,7 +147,7 @@ struct ml_quant_kernels {
     void (*unrotate)(float *y, float *z, const float *sv, size_t rows);
     /* EXACT: the 16 rows of strip s of Q as float32, row r at q + r * k, from `data`. */
     void (*decode)(float *q, const struct ml_quant_matrix *m, size_t s);
-    bool arranged; /* dot and dots read `arranged` for TAP and EXL3 */
+    bool arranged; /* dot, few and dots read `arranged` for TAP and EXL3 */
 };
 size_t ml_quant_dots_scratch(size_t k);
 

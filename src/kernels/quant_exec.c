@@ -2,10 +2,13 @@
  *
  * Products with quantized matrices spread over the pool.
  *
- *   one row of x      the caller prepares x for each job; pieces are a few strips of 16 rows, numbered
- * through all jobs; whoever finishes the last strip of a block of 128 rows rotates the block back many rows
- * a fork-join prepares x, a row a piece; then pieces are blocks of 128 rows, whose products stay with one
- * worker. Rows of x go in chunks, to bound the memory
+ *   one to eight rows of x   pieces are a few strips of 16 rows, numbered through all jobs; whoever finishes
+ *                            the last strip of a block of 128 rows rotates the block back. Until then its z
+ *                            stands in y
+ *   more rows                pieces are blocks of 128 rows, whose products stay with one worker. Rows of x go
+ *                            in chunks, to bound the memory
+ *
+ * Rows of x are prepared before, a row of a job a piece (one row: by the caller).
  *
  * Who computes what is left to chance, what is computed is not: every sum belongs to one piece.
  */
@@ -23,7 +26,8 @@ enum {
     PIECE = 48 * 1024,   /* bytes of weights worth a visit to the shared counter */
     MAX_GROUP_JOBS = 16, /* of a call, more go in several */
     STRIP = ML_QUANT_STRIP,
-    BLOCK = ML_QUANT_BLOCK
+    BLOCK = ML_QUANT_BLOCK,
+    FEW = ML_QUANT_FEW_ROWS
 };
 
 struct ml_quant_scratch {
@@ -31,8 +35,8 @@ struct ml_quant_scratch {
     size_t x_stride, job_stride;         /* bytes of an int8 row; of all rows of a job */
     uint8_t *x;                          /* [max_jobs][job_stride]: rows of int8 or of float32 */
     struct ml_quant_x *info;             /* [max_jobs][rows] */
-    float *z;                            /* [max_jobs][max_n], one row of x */
-    atomic_uint *left;                   /* [max_jobs][max_n / 128] strips to come, one row of x */
+    float *last;                         /* [max_jobs][8][128]: z of a last block that y cuts off, few rows */
+    atomic_uint *left;                   /* [max_jobs][max_n / 128] strips to come, few rows */
     uint8_t *worker;                     /* per worker: z [rows][128], then rotated x or what dots wants */
     size_t worker_stride;
 };
@@ -53,7 +57,7 @@ void ml_quant_scratch_free(struct ml_quant_scratch *q) {
     if (!q) return;
     ml_free_aligned(q->x);
     ml_free_aligned(q->info);
-    ml_free_aligned(q->z);
+    ml_free_aligned(q->last);
     ml_free_aligned(q->left);
     ml_free_aligned(q->worker);
     ml_free(q);
@@ -82,8 +86,8 @@ static void set_sizes(struct ml_quant_scratch *q, size_t max_k, size_t max_n, si
 size_t ml_exec_quant_bytes(size_t workers, size_t max_k, size_t max_n, size_t max_jobs, size_t max_batch) {
     struct ml_quant_scratch q = {0};
     set_sizes(&q, max_k, max_n, max_jobs, max_batch);
-    const size_t job =
-        q.job_stride + q.rows * sizeof *q.info + q.max_n * sizeof *q.z + q.max_n / BLOCK * sizeof *q.left;
+    const size_t job = q.job_stride + q.rows * sizeof *q.info + FEW * BLOCK * sizeof *q.last +
+                       q.max_n / BLOCK * sizeof *q.left;
     return q.max_jobs * job + workers * q.worker_stride;
 }
 
@@ -94,10 +98,10 @@ marlin_status ml_exec_reserve_quant(struct ml_exec *e, size_t max_k, size_t max_
     set_sizes(q, max_k, max_n, max_jobs, max_batch);
     q->x = take(q->max_jobs, q->job_stride, 1);
     q->info = take(q->max_jobs, q->rows, sizeof *q->info);
-    q->z = take(q->max_jobs, q->max_n, sizeof *q->z);
+    q->last = take(q->max_jobs, (size_t)FEW * BLOCK, sizeof *q->last);
     q->left = take(q->max_jobs, q->max_n / BLOCK, sizeof *q->left);
     q->worker = take((size_t)ml_pool_size(e->pool), q->worker_stride, 1);
-    if (!q->x || !q->info || !q->z || !q->left || !q->worker) {
+    if (!q->x || !q->info || !q->last || !q->left || !q->worker) {
         ml_quant_scratch_free(q);
         return ml_fail(err, MARLIN_ERR_MEMORY, "products of quantized matrices of %zu columns: out of memory",
                        max_k);
@@ -111,6 +115,7 @@ struct call {
     const struct ml_exec *e;
     struct ml_quant_scratch *q;
     enum ml_quant_mode mode;
+    enum ml_quant_rows rows;
     const struct ml_quant_job *jobs;
     size_t n_jobs;
     const float *x; /* of this chunk */
@@ -158,8 +163,8 @@ static void prepare(const struct call *c, size_t j, size_t t, int worker) {
     if (!fast) return;
     struct ml_quant_x *info = &c->q->info[j * c->q->rows + t];
     info->a = (int8_t *)c->q->x + j * c->q->job_stride + t * c->q->x_stride;
-    (is_arranged(c, m) ? k->round : ml_quant_round_reference)(
-        info, m, c->n == 1 ? ML_QUANT_ONE : ML_QUANT_MANY, m->format == ML_QUANT_INT8 ? x : rotated);
+    (is_arranged(c, m) ? k->round : ml_quant_round_reference)(info, m, c->rows,
+                                                              m->format == ML_QUANT_INT8 ? x : rotated);
 }
 
 static void prepare_range(void *arg, size_t begin, size_t end, int worker) {
@@ -168,35 +173,52 @@ static void prepare_range(void *arg, size_t begin, size_t end, int worker) {
         prepare(c, i / c->n, i % c->n, worker);
 }
 
-/* ---- one row of x ---- */
+/* ---- one to eight rows of x ---- */
 
 static size_t strips_of(const struct ml_quant_matrix *m) {
     return (m->n + STRIP - 1) / STRIP;
 }
 
+/* Where z of a block and the first row of x stands; *ld floats further that of the next. */
+static float *z_of_block(const struct call *c, size_t j, size_t block, size_t *ld) {
+    const struct ml_quant_job *job = &c->jobs[j];
+    const bool whole = job->w->format == ML_QUANT_INT8 || (block + 1) * BLOCK <= job->w->rows;
+    *ld = whole ? job->ldy : BLOCK;
+    return whole ? job->y + c->row * job->ldy + block * BLOCK : c->q->last + j * FEW * BLOCK;
+}
+
 static void finish_int8(const struct call *c, size_t j, size_t s) {
-    const struct ml_quant_matrix *m = c->jobs[j].w;
-    const float *z = c->q->z + j * c->q->max_n;
-    for (size_t r = s * STRIP; r < smaller((s + 1) * STRIP, m->rows); r++)
-        c->jobs[j].y[c->row * c->jobs[j].ldy + r] = m->sv[r] * z[r];
+    const struct ml_quant_job *job = &c->jobs[j];
+    for (size_t t = 0; t < c->n; t++) {
+        float *y = job->y + (c->row + t) * job->ldy;
+        for (size_t r = s * STRIP; r < smaller((s + 1) * STRIP, job->w->rows); r++)
+            y[r] = job->w->sv[r] * y[r];
+    }
 }
 
 static void finish_strip(const struct call *c, size_t j, size_t s) {
-    const struct ml_quant_matrix *m = c->jobs[j].w;
+    const struct ml_quant_job *job = &c->jobs[j];
+    const struct ml_quant_matrix *m = job->w;
     const size_t block = s * STRIP / BLOCK, at = block * BLOCK;
     atomic_uint *left = &c->q->left[j * (c->q->max_n / BLOCK) + block];
     if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) != 1 || at >= m->rows) return;
-    kernels_of(c)->unrotate(c->jobs[j].y + c->row * c->jobs[j].ldy + at, c->q->z + j * c->q->max_n + at,
-                            m->sv + at, smaller(BLOCK, m->rows - at));
+    size_t ld;
+    float *z = z_of_block(c, j, block, &ld);
+    for (size_t t = 0; t < c->n; t++)
+        kernels_of(c)->unrotate(job->y + (c->row + t) * job->ldy + at, z + t * ld, m->sv + at,
+                                smaller(BLOCK, m->rows - at));
 }
 
-static void gemv_strip(const struct call *c, size_t j, size_t s) {
+static void gemv_strip(const struct call *c, size_t j, size_t s, int worker) {
     const struct ml_quant_matrix *m = c->jobs[j].w;
-    float *z = c->q->z + j * c->q->max_n + s * STRIP;
-    if (is_arranged(c, m))
-        kernels_of(c)->dot(z, m, s, &c->q->info[j * c->q->rows]);
+    const struct ml_quant_x *x = &c->q->info[j * c->q->rows];
+    size_t ld;
+    float *z = z_of_block(c, j, s * STRIP / BLOCK, &ld) + s * STRIP % BLOCK;
+    if (c->rows == ML_QUANT_ONE)
+        (is_arranged(c, m) ? kernels_of(c)->dot : ml_quant_dot_reference)(z, m, s, x);
     else
-        ml_quant_dot_reference(z, m, s, &c->q->info[j * c->q->rows]);
+        (is_arranged(c, m) ? kernels_of(c)->few : ml_quant_few_reference)(z, ld, m, s, x, c->n,
+                                                                          worker_space(c, worker));
     if (m->format == ML_QUANT_INT8)
         finish_int8(c, j, s);
     else
@@ -206,11 +228,10 @@ static void gemv_strip(const struct call *c, size_t j, size_t s) {
 static void gemv_range(void *arg, size_t begin, size_t end, int worker) {
     const struct call *c = arg;
     size_t j = 0;
-    (void)worker;
     for (size_t i = begin; i < end; i++) {
         while (i >= c->first[j + 1])
             j++;
-        gemv_strip(c, j, i - c->first[j]);
+        gemv_strip(c, j, i - c->first[j], worker);
     }
 }
 
@@ -226,12 +247,14 @@ static void gemv(struct call *c) {
         c->first[j + 1] = c->first[j] + strips_of(c->jobs[j].w);
         for (size_t b = 0; b < c->jobs[j].w->n / BLOCK; b++)
             atomic_init(&c->q->left[j * (c->q->max_n / BLOCK) + b], BLOCK / STRIP);
-        prepare(c, j, 0, 0);
     }
+    if (c->n > 1) ml_pool_for(c->e->pool, c->n_jobs * c->n, 1, prepare_range, c);
+    for (size_t j = 0; c->n == 1 && j < c->n_jobs; j++)
+        prepare(c, j, 0, 0);
     ml_pool_for(c->e->pool, c->first[c->n_jobs], gemv_grain(c), gemv_range, c);
 }
 
-/* ---- many rows of x ---- */
+/* ---- more rows of x ---- */
 
 static void exact_block(const struct call *c, size_t j, size_t s, size_t strips, int worker) {
     const struct ml_quant_matrix *m = c->jobs[j].w;
@@ -293,6 +316,10 @@ static void gemm(struct call *c) {
     ml_pool_for(c->e->pool, c->first[c->n_jobs], 1, gemm_range, c);
 }
 
+static enum ml_quant_rows path_of(size_t n) {
+    return n == 1 ? ML_QUANT_ONE : n <= FEW ? ML_QUANT_FEW : ML_QUANT_MANY;
+}
+
 static bool all_fast(const struct call *c) {
     for (size_t j = 0; j < c->n_jobs; j++)
         if (!is_fast(c, c->jobs[j].w)) return false;
@@ -308,10 +335,8 @@ static void group(const struct ml_exec *e, enum ml_quant_mode mode, const struct
         c.x = x + t * ldx;
         c.n = smaller(chunk, n - t);
         c.row = t;
-        if (fast && c.n == 1)
-            gemv(&c);
-        else
-            gemm(&c);
+        c.rows = fast ? path_of(c.n) : ML_QUANT_MANY;
+        (c.rows == ML_QUANT_MANY ? gemm : gemv)(&c);
     }
 }
 

@@ -34,6 +34,8 @@ void ml_quant_round_reference(struct ml_quant_x *x, const struct ml_quant_matrix
                               const float *rotated);
 void ml_quant_scratch_free(struct ml_quant_scratch *q); /* NULL is fine */
 void ml_quant_dot_reference(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
+void ml_quant_few_reference(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
+                            const struct ml_quant_x *x, size_t n, void *scratch);
 void ml_quant_dots_reference(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
                              const struct ml_quant_x *x, size_t n, void *scratch);
 /* `decode` in fast plain C. */

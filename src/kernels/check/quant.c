@@ -39,6 +39,7 @@ static const char *name_of(const struct type *t) {
 GETTER(rotate)
 GETTER(unrotate)
 GETTER(dot)
+GETTER(few)
 GETTER(dots)
 GETTER(decode)
 
@@ -140,6 +141,13 @@ static void call_dot(const struct ml_check_tables *t, void *arg) {
         t->k.quant.dot(a->out + s * ML_QUANT_STRIP, &a->m, s, a->rounded);
 }
 
+static void call_few(const struct ml_check_tables *t, void *arg) {
+    const struct call *a = arg;
+    round_rows(t, a, ML_QUANT_FEW);
+    for (size_t s = 0; s < strips_of(&a->m); s++)
+        t->k.quant.few(a->out + s * ML_QUANT_STRIP, a->m.n, &a->m, s, a->rounded, a->n, a->scratch);
+}
+
 static void call_dots(const struct ml_check_tables *t, void *arg) {
     const struct call *a = arg;
     round_rows(t, a, ML_QUANT_MANY);
@@ -148,10 +156,20 @@ static void call_dots(const struct ml_check_tables *t, void *arg) {
                         a->scratch);
 }
 
+struct product {
+    const char *name;
+    ml_check_get_fn *get;
+    ml_check_call_fn *call;
+    bool streams;
+};
+static const struct product dot = {"dot", get_dot, call_dot, true};
+static const struct product few = {"few", get_few, call_few, true};
+static const struct product dots = {"dots", get_dots, call_dots, false};
+
 /* `dots` writes blocks of 128 rows, each [n][128]. */
 static void product_case(struct ml_check *c, const struct type *t, size_t n, size_t rows, size_t cols,
-                         enum ml_check_fill fill, bool many) {
-    if (!ml_check_begin(c, many ? "dots" : "dot", name_of(t), many ? get_dots : get_dot, 0)) return;
+                         enum ml_check_fill fill, const struct product *p) {
+    if (!ml_check_begin(c, p->name, name_of(t), p->get, 0)) return;
     describe(c, t, n, rows, cols);
     struct call a = {.n = n};
     make_matrix(c, &a, t, rows, cols);
@@ -162,8 +180,8 @@ static void product_case(struct ml_check *c, const struct type *t, size_t n, siz
     a.scratch = ml_check_scratch(c, ml_quant_dots_scratch(cols));
     const double weights = (double)rows * (double)cols;
     ml_check_cost(c, weights * t->bits / 8, 2 * weights * (double)n, ML_PEAK_INT8);
-    if (!many) ml_check_streams(c);
-    ml_check_call(c, many ? call_dots : call_dot, &a);
+    if (p->streams) ml_check_streams(c);
+    ml_check_call(c, p->call, &a);
 }
 
 static void call_decode(const struct ml_check_tables *t, void *arg) {
@@ -188,18 +206,29 @@ enum { N_FILLS = sizeof fills / sizeof *fills };
 
 static void check_dot(struct ml_check *c, const struct type *t) {
     for (int i = 0; i < N_FILLS; i++)
-        product_case(c, t, 1, 128, 256, fills[i], false);
-    product_case(c, t, 1, 128, 384, ML_CHECK_NORMAL, false);
+        product_case(c, t, 1, 128, 256, fills[i], &dot);
+    product_case(c, t, 1, 128, 384, ML_CHECK_NORMAL, &dot);
     if (t->format != ML_QUANT_INT8) return;
-    product_case(c, t, 1, 5, 1, ML_CHECK_NORMAL, false);
-    product_case(c, t, 1, 19, 77, ML_CHECK_NORMAL, false);
+    product_case(c, t, 1, 5, 1, ML_CHECK_NORMAL, &dot);
+    product_case(c, t, 1, 19, 77, ML_CHECK_NORMAL, &dot);
+}
+
+static void check_few(struct ml_check *c, const struct type *t) {
+    for (int i = 0; i < N_FILLS; i++)
+        product_case(c, t, 3, 128, 256, fills[i], &few);
+    for (size_t n = 1; n <= ML_QUANT_FEW_ROWS; n++)
+        product_case(c, t, n, 128, 128 * n, ML_CHECK_NORMAL, &few);
+    if (t->format != ML_QUANT_INT8) return;
+    for (size_t n = 1; n <= ML_QUANT_FEW_ROWS; n++)
+        product_case(c, t, n, 19, 77, ML_CHECK_NORMAL, &few);
+    product_case(c, t, 8, 5, 1, ML_CHECK_NORMAL, &few);
 }
 
 static void check_dots(struct ml_check *c, const struct type *t) {
     for (int i = 0; i < N_FILLS; i++)
-        product_case(c, t, 3, 128, 256, fills[i], true);
-    product_case(c, t, 13, 256, 128, ML_CHECK_NORMAL, true);
-    if (t->format == ML_QUANT_INT8) product_case(c, t, 2, 128, 131, ML_CHECK_NORMAL, true);
+        product_case(c, t, 3, 128, 256, fills[i], &dots);
+    product_case(c, t, 13, 256, 128, ML_CHECK_NORMAL, &dots);
+    if (t->format == ML_QUANT_INT8) product_case(c, t, 2, 128, 131, ML_CHECK_NORMAL, &dots);
 }
 
 static void check_decode(struct ml_check *c, const struct type *t) {
@@ -208,12 +237,17 @@ static void check_decode(struct ml_check *c, const struct type *t) {
 }
 
 static void time_dot(struct ml_check *c, const struct type *t) {
-    product_case(c, t, 1, 4096, 4096, ML_CHECK_NORMAL, false);
+    product_case(c, t, 1, 4096, 4096, ML_CHECK_NORMAL, &dot);
+}
+
+static void time_few(struct ml_check *c, const struct type *t) {
+    for (size_t n = 2; n <= ML_QUANT_FEW_ROWS; n *= 2)
+        product_case(c, t, n, 4096, 4096, ML_CHECK_NORMAL, &few);
 }
 
 static void time_dots(struct ml_check *c, const struct type *t) {
-    product_case(c, t, 8, 1024, 4096, ML_CHECK_NORMAL, true);
-    product_case(c, t, 128, 1024, 4096, ML_CHECK_NORMAL, true);
+    product_case(c, t, 8, 1024, 4096, ML_CHECK_NORMAL, &dots);
+    product_case(c, t, 128, 1024, 4096, ML_CHECK_NORMAL, &dots);
 }
 
 static void time_decode(struct ml_check *c, const struct type *t) {
@@ -224,9 +258,9 @@ typedef void walk_fn(struct ml_check *c, const struct type *t);
 
 /* One entry after the other, so that a row of the report is an entry of a format. */
 static void walk(struct ml_check *c, struct type t, int from, int to) {
-    static walk_fn *const check[] = {check_dot, check_dots, check_decode};
-    static walk_fn *const time[] = {time_dot, time_dots, time_decode};
-    for (int i = 0; i < 3; i++) {
+    static walk_fn *const check[] = {check_dot, check_few, check_dots, check_decode};
+    static walk_fn *const time[] = {time_dot, time_few, time_dots, time_decode};
+    for (int i = 0; i < 4; i++) {
         for (t.bits = from; t.bits <= to; t.bits++)
             (ml_check_timing(c) ? time : check)[i](c, &t);
     }

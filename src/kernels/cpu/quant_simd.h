@@ -339,11 +339,17 @@ static void quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, si
     }
 }
 
+static void quant_few(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
+                      const struct ml_quant_x *x, size_t n, void *scratch) {
+    quant_dots(z, ldz, m, s, 1, x, n, scratch);
+}
+
 static void quant_fill(struct ml_kernels *k) {
     k->quant.rotate = quant_rotate;
     k->quant.round = quant_round;
     k->quant.unrotate = quant_unrotate;
     k->quant.dot = quant_dot;
+    k->quant.few = quant_few;
     k->quant.dots = quant_dots;
     k->quant.decode = ml_quant_decode;
     k->quant.arranged = true;

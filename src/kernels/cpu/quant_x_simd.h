@@ -7,7 +7,8 @@
  *   one row, TAP    per group of 8 tiles, per half: 8 bytes of run 0, of run 1, ... (64 bytes)
  *   one row, EXL3   per group, per pair of columns 2 i, i < 4: of each run the columns 2 i, 2 i + 1, 2 i + 8,
  *                   2 i + 9, each byte twice or (EXL3_WIDE) widened to 16 bits (64 bytes)
- *   many rows       the same (MANY_SPREAD), or as it is; EXL3 widened to 16 bits
+ *   few rows        the same; EXL3 always widened
+ *   many rows       the same as few (MANY_SPREAD), or as it is; EXL3 widened to 16 bits
  *   INT8            as it is, followed by zeros up to 64
  */
 #ifndef ML_KERNELS_CPU_QUANT_X_SIMD_H
@@ -105,7 +106,8 @@ static const uint8_t exl3_pairs[2][16] = {
 };
 
 /* 16 columns of run q, tile g, to their places. */
-V_INLINE void spread(int8_t *to, const int8_t *a, enum ml_quant_format format, size_t g, size_t q) {
+V_INLINE void spread(int8_t *to, const int8_t *a, enum ml_quant_format format, bool widen, size_t g,
+                     size_t q) {
     if (format == ML_QUANT_TAP) {
         memcpy(to + g * 128 + q * 8, a, 8);
         memcpy(to + g * 128 + 64 + q * 8, a + 8, 8);
@@ -118,17 +120,17 @@ V_INLINE void spread(int8_t *to, const int8_t *a, enum ml_quant_format format, s
         int16_t wide[4];
         for (size_t j = 0; j < 4; j++)
             wide[j] = (int16_t)pairs[8 * i + 2 * j];
-        memcpy(to + g * 256 + i * 64 + q * 8, EXL3_WIDE ? (const void *)wide : pairs + 8 * i, 8);
+        memcpy(to + g * 256 + i * 64 + q * 8, widen ? (const void *)wide : pairs + 8 * i, 8);
     }
 }
 
 static void round_spread(int8_t *to, int32_t *sum, const struct ml_quant_matrix *m, const float *x, size_t q,
-                         float inverse) {
+                         float inverse, bool widen) {
     int8_t a[16];
     *sum = 0;
     for (size_t g = 0; g < m->k / 128; g++) {
         *sum += round_columns(a, x + 16 * g, 16, inverse);
-        spread(to, a, m->format, g, q);
+        spread(to, a, m->format, widen, g, q);
     }
 }
 
@@ -164,8 +166,8 @@ static void quant_round(struct ml_quant_x *x, const struct ml_quant_matrix *m, e
         scale[q] = live || isnan(most) ? most / 127.0f : 0;
         if (isnan(most)) {
             memset(x->a, 0, ml_quant_x_bytes(m->k)); /* whatever the sums are: their factor is NaN */
-        } else if ((rows == ML_QUANT_ONE || MANY_SPREAD) && m->format != ML_QUANT_INT8) {
-            round_spread(x->a, &x->sum[q], m, from, q, inverse);
+        } else if ((rows != ML_QUANT_MANY || MANY_SPREAD) && m->format != ML_QUANT_INT8) {
+            round_spread(x->a, &x->sum[q], m, from, q, inverse, EXL3_WIDE || rows != ML_QUANT_ONE);
         } else {
             round_plain(x, m, from, q, n, inverse);
         }

@@ -171,6 +171,11 @@ void ml_quant_dots_reference(float *z, size_t ldz, const struct ml_quant_matrix 
     }
 }
 
+void ml_quant_few_reference(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
+                            const struct ml_quant_x *x, size_t n, void *scratch) {
+    ml_quant_dots_reference(z, ldz, m, s, 1, x, n, scratch);
+}
+
 void ml_quant_tile(const struct ml_quant_matrix *m, size_t s, size_t t, float *q, size_t stride) {
     const size_t bytes = (size_t)32 * (size_t)m->bits;
     if (m->format == ML_QUANT_TAP) {
@@ -204,6 +209,7 @@ void ml_reference_quant(struct ml_kernels *k) {
         .rotate = rotate,
         .round = ml_quant_round_reference,
         .dot = ml_quant_dot_reference,
+        .few = ml_quant_few_reference,
         .dots = ml_quant_dots_reference,
         .unrotate = unrotate,
         .decode = decode,

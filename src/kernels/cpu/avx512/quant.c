@@ -58,6 +58,7 @@ void ml_quant_init_avx512(struct ml_kernels *k) {
     k->quant.round = quant_round;
     k->quant.unrotate = quant_unrotate;
     k->quant.dot = quant_dot;
+    k->quant.few = ml_avx512_quant_few;
     k->quant.dots = ml_avx512_quant_dots;
     k->quant.decode = ml_quant_decode;
     k->quant.arranged = true;

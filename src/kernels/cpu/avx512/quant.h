@@ -40,15 +40,21 @@ V_INLINE void transpose_rows(__m512i low[8], __m512i high[8], const __m512i rows
     transpose_8x8(high, odd);
 }
 
-/* z[16] from the sums of 16 rows; `offset` was added to every whole number. */
-V_INLINE void finish_rows(float *z, const __m512i acc[16], const struct ml_quant_x *x, int32_t offset) {
-    __m512i sums[8], by_run[8];
+/* by_run[q]: lane r has the sum of row r over the two 32-bit lanes of run q. */
+V_INLINE void sums_by_lane(__m512i by_run[8], const __m512i acc[16]) {
+    __m512i sums[8];
     for (int i = 0; i < 8; i++) {
         const __m512i a = acc[2 * i], b = acc[2 * i + 1];
         sums[i] = _mm512_add_epi32(_mm512_mask_blend_epi32(0xaaaa, a, _mm512_slli_epi64(b, 32)),
                                    _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(a, 32), b));
     }
     transpose_8x8(by_run, sums);
+}
+
+/* z[16] from the sums of 16 rows; `offset` was added to every whole number. */
+V_INLINE void finish_rows(float *z, const __m512i acc[16], const struct ml_quant_x *x, int32_t offset) {
+    __m512i by_run[8];
+    sums_by_lane(by_run, acc);
     vf sum = v_set1(x->base);
     for (int q = 0; q < 8; q++) {
         const __m512i whole = _mm512_sub_epi32(by_run[q], _mm512_set1_epi32(offset * x->sum[q]));
@@ -69,6 +75,11 @@ void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, cons
 void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
 void ml_avx512_exl3_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
 void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
+/* What `few` multiplies: groups [g, g + count) of strip s, a step of 16 rows of 64 bytes after the other. */
+void ml_avx512_tap_spread(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count);
+void ml_avx512_exl3_spread(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count);
+void ml_avx512_quant_few(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
+                         const struct ml_quant_x *x, size_t n, void *scratch);
 void ml_avx512_quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
                           const struct ml_quant_x *x, size_t n, void *scratch);
 

@@ -131,6 +131,30 @@ V_INLINE vq whole(const enum ml_exl3_codebook cb, const struct lut *lut, vq s) {
     return _mm512_maddubs_epi16(magnitude, _mm512_mask_blend_epi8(negative, ones, q_set8(-1)));
 }
 
+V_INLINE void spread_k(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count,
+                       const int K, const enum ml_exl3_codebook cb) {
+    const uint8_t *w = strip_at(m, s) + g * 256 * (size_t)K;
+    const struct lut lut = magnitudes();
+    for (size_t j = 0; j < count; j++, to += (size_t)4 * 16 * 64) {
+        vq word[9];
+        word[0] = q_load(w + 64 * (4 * K - 1));
+        for (int p = 0; p < 4; p++, w += 64 * K) {
+            UNROLL
+            for (int i = 0; i < K; i++) {
+                word[1 + i] = q_load(w + 64 * i);
+                _mm_prefetch((const char *)w + PREFETCH + 64 * i, _MM_HINT_T0);
+            }
+            UNROLL
+            for (int l = 0; l < 8; l++) {
+                uint8_t *row = to + 64 * (16 * (l % 4) + 2 * p + l / 4);
+                q_store(row, whole(cb, &lut, states(word, K, l, 0)));
+                q_store(row + 64 * 8, whole(cb, &lut, states(word, K, l, 1)));
+            }
+            word[0] = word[K];
+        }
+    }
+}
+
 V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int K,
                       const enum ml_exl3_codebook cb) {
     const uint8_t *w = strip_at(m, s);
@@ -164,6 +188,7 @@ V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s,
 
 typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
 typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
+typedef void spread_fn(uint8_t *, const struct ml_quant_matrix *, size_t, size_t, size_t);
 
 #define VERSION(name, cb, K)                                                                                 \
     static void dot_##name##_##K(float *z, const struct ml_quant_matrix *m, size_t s,                        \
@@ -172,6 +197,10 @@ typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
     }                                                                                                        \
     static void panel_##name##_##K(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {              \
         panel_k(panel, m, s, K, cb);                                                                         \
+    }                                                                                                        \
+    static void spread_##name##_##K(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g,        \
+                                    size_t count) {                                                          \
+        spread_k(to, m, s, g, count, K, cb);                                                                 \
     }
 #define VERSIONS(name, cb)                                                                                   \
     VERSION(name, cb, 1)                                                                                     \
@@ -201,4 +230,10 @@ void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_
     static panel_fn *const version[ML_EXL3_CODEBOOKS][8] = {LIST(panel, inst), LIST(panel, mcg),
                                                             LIST(panel, mul)};
     version[m->codebook][m->bits - 1](panel, m, s);
+}
+
+void ml_avx512_exl3_spread(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count) {
+    static spread_fn *const version[ML_EXL3_CODEBOOKS][8] = {LIST(spread, inst), LIST(spread, mcg),
+                                                             LIST(spread, mul)};
+    version[m->codebook][m->bits - 1](to, m, s, g, count);
 }

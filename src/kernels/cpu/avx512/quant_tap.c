@@ -43,6 +43,24 @@ V_INLINE void dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const s
     finish_rows(z, sums, x, Q_OFFSET);
 }
 
+V_INLINE void spread_k(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count,
+                       const int k, const int p, const bool three) {
+    const uint8_t *w = strip_at(m, s) + g * 256 * k;
+    const struct taps taps = q_taps(m->code);
+    const struct lut lut = table_of(m->code, p);
+#define SINK(row, index) q_store(to + (row)*64, q_lookup(&lut, index, p))
+    for (size_t i = 0; i < count; i++, w += 256 * k, to += 16 * 64) {
+        const vq first = q_load(w);
+        vq now = first;
+        for (int j = 0; j < 4 * k; j++)
+            _mm_prefetch((const char *)w + PREFETCH + 64 * j, _MM_HINT_T0);
+        TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+        to += 16 * 64;
+        TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+    }
+#undef SINK
+}
+
 V_INLINE void panel_half(uint8_t *panel, const vq rows[16], size_t run, size_t quad) {
     vq low[8], high[8];
     transpose_rows(low, high, rows);
@@ -87,6 +105,13 @@ V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s,
             panel_k(panel, m, s, k, p, true);                                                                \
         else                                                                                                 \
             panel_k(panel, m, s, k, p, false);                                                               \
+    }                                                                                                        \
+    static void spread_##k##_##p(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g,           \
+                                 size_t count) {                                                             \
+        if (m->code->taps[2] || !m->code->taps[1])                                                           \
+            spread_k(to, m, s, g, count, k, p, true);                                                        \
+        else                                                                                                 \
+            spread_k(to, m, s, g, count, k, p, false);                                                       \
     }
 VERSION(2, 6)
 VERSION(2, 8)
@@ -99,6 +124,7 @@ VERSION(6, 8)
 
 typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
 typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
+typedef void spread_fn(uint8_t *, const struct ml_quant_matrix *, size_t, size_t, size_t);
 
 void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
     static dot_fn *const small[] = {dot_2_6, dot_3_7, dot_4_7, dot_5_8, dot_6_8};
@@ -112,4 +138,11 @@ void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t
     static panel_fn *const wide[] = {panel_2_8, panel_3_8, panel_4_8, panel_5_8, panel_6_8};
     const bool is_small = m->code->index_bits <= (m->bits == 2 ? 6 : 7);
     (is_small ? small : wide)[m->bits - 2](panel, m, s);
+}
+
+void ml_avx512_tap_spread(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count) {
+    static spread_fn *const small[] = {spread_2_6, spread_3_7, spread_4_7, spread_5_8, spread_6_8};
+    static spread_fn *const wide[] = {spread_2_8, spread_3_8, spread_4_8, spread_5_8, spread_6_8};
+    const bool is_small = m->code->index_bits <= (m->bits == 2 ? 6 : 7);
+    (is_small ? small : wide)[m->bits - 2](to, m, s, g, count);
 }
