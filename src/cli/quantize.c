@@ -224,6 +224,7 @@ static marlin_status add_json(struct ml_buf *b, const struct ml_quantize_report 
             ML_TRY(ml_buf_adds(b, ",\"fallback\":"));
             ML_TRY(ml_buf_add_json(b, t->fallback, strlen(t->fallback)));
         }
+        if (t->dropped) ML_TRY(ml_buf_addf(b, ",\"dropped_tokens\":%llu", (unsigned long long)t->dropped));
         ML_TRY(ml_buf_adds(b, "}"));
     }
     ML_TRY(ml_buf_adds(b, "]}\n"));
@@ -234,9 +235,10 @@ out:
 static marlin_status add_text(struct ml_buf *b, const struct ml_quantize_settings *s,
                               const struct ml_quantize_report *r, double seconds) {
     double proxy = 0;
-    size_t fallbacks = 0, counted = 0;
+    size_t fallbacks = 0, dropped = 0, counted = 0;
     for (size_t i = 0; i < r->count; i++) {
         fallbacks += r->tensors[i].fallback != NULL;
+        dropped += !r->tensors[i].fallback && r->tensors[i].dropped;
         if (i + 1 == r->count) continue; /* the head has bits of its own */
         proxy += r->tensors[i].proxy_error;
         counted++;
@@ -245,6 +247,9 @@ static marlin_status add_text(struct ml_buf *b, const struct ml_quantize_setting
     ML_TRY(ml_buf_addf(
         b, "%s: %.3f bits a weight, %.1f MiB, mean error %.5f, %zu calibration tokens, %.1f s\n", s->out,
         r->bits_per_weight, mib(r->bytes), counted ? proxy / (double)counted : 0, r->calib_tokens, seconds));
+    if (dropped)
+        ML_TRY(
+            ml_buf_addf(b, "%zu tensors were calibrated on fewer tokens: inputs were not finite\n", dropped));
     if (fallbacks) ML_TRY(ml_buf_addf(b, "%zu tensors were quantized without feedback\n", fallbacks));
 out:
     return st;

@@ -106,13 +106,13 @@ static marlin_status create_scratch(struct ml_state *s, struct marlin_error *err
     return ml_scratch_layout(c, s->max_batch, s, &bytes, err);
 }
 
-static struct ml_kv_shape kv_shape(const struct ml_model *m, size_t ctx) {
+static struct ml_kv_shape kv_shape(const struct ml_model *m, size_t ctx, enum ml_dtype dtype) {
     const struct ml_config *c = m->config;
     return (struct ml_kv_shape){.layers = (size_t)c->num_layers,
                                 .kv_heads = (size_t)c->num_kv_heads,
                                 .head_dim = (size_t)c->head_dim,
                                 .max_positions = ctx,
-                                .dtype = m->kv_dtype};
+                                .dtype = dtype};
 }
 
 static marlin_status reserve_quant(struct ml_state *s, struct marlin_error *err) {
@@ -139,7 +139,12 @@ out:
 
 marlin_status ml_state_create(const struct ml_model *m, struct ml_pool *pool, size_t ctx, size_t max_batch,
                               struct ml_state **out, struct marlin_error *err) {
-    const struct ml_kv_shape shape = kv_shape(m, ctx);
+    return ml_state_create_as(m, pool, ctx, max_batch, m->kv_dtype, out, err);
+}
+
+marlin_status ml_state_create_as(const struct ml_model *m, struct ml_pool *pool, size_t ctx, size_t max_batch,
+                                 enum ml_dtype kv_dtype, struct ml_state **out, struct marlin_error *err) {
+    const struct ml_kv_shape shape = kv_shape(m, ctx, kv_dtype);
     struct ml_state *s = NULL;
     marlin_status st;
 

@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "models/model_int.h"
@@ -118,41 +119,67 @@ out:
 
 /* ---- the model's own text ---- */
 
+/* One of the rows that are sampled side by side. */
+struct lane {
+    struct ml_sampler *sampler;
+    struct ml_rng fallback; /* tokens where the model has none to offer */
+    size_t lost;            /* tokens taken from it */
+};
+
 /* Rows are sampled side by side, so that weights are read once for all of them. */
 struct sampling {
     const struct ml_model *model;
+    struct ml_pool *pool;
     struct ml_state *state;
-    struct ml_sampler **sampler; /* [lanes] */
-    float *logits;               /* [lanes, vocab] */
-    int32_t *last;               /* [lanes] */
+    struct lane *lane; /* [lanes] */
+    float *logits;     /* [lanes, vocab] */
+    int32_t *last;     /* [lanes] */
     size_t lanes, vocab;
     uint64_t seed;
     const volatile sig_atomic_t *cancel;
     ml_calibration_fn *on_token;
     void *user;
-    size_t done, total;
+    size_t done, total, lost;
 };
 
 static bool is_random(size_t row) {
     return row % RANDOM_EVERY == RANDOM_EVERY - 1;
 }
 
+static uint64_t row_seed(const struct sampling *s, size_t row) {
+    return s->seed + 0x9e3779b97f4a7c15u * (row + 1);
+}
+
 static void fill_random(const struct sampling *s, size_t row, int32_t *ids, size_t width) {
     struct ml_rng rng;
-    ml_rng_seed(&rng, s->seed + 0x9e3779b97f4a7c15u * (row + 1));
+    ml_rng_seed(&rng, row_seed(s, row));
     for (size_t i = 0; i < width; i++) {
         ids[i] = (int32_t)(ml_rng_u64(&rng) % s->vocab);
     }
 }
 
-static marlin_status new_sampler(struct sampling *s, size_t lane, size_t row, size_t width,
-                                 struct marlin_error *err) {
+static marlin_status begin_lane(struct sampling *s, struct lane *l, size_t row, size_t width,
+                                struct marlin_error *err) {
     struct ml_sampling settings;
     ml_sampling_default(&settings);
-    settings.seed = s->seed + 0x9e3779b97f4a7c15u * (row + 1);
-    ml_sampler_free(s->sampler[lane]);
-    s->sampler[lane] = NULL;
-    return ml_sampler_create(&settings, s->vocab, width, &s->sampler[lane], err);
+    settings.seed = row_seed(s, row);
+    ml_rng_seed(&l->fallback, ~settings.seed);
+    s->lost += l->lost;
+    l->lost = 0;
+    ml_sampler_free(l->sampler);
+    l->sampler = NULL;
+    return ml_sampler_create(&settings, s->vocab, width, &l->sampler, err);
+}
+
+static void draw_lanes(void *arg, size_t begin, size_t end, int worker) {
+    struct sampling *s = arg;
+    (void)worker;
+    for (size_t j = begin; j < end; j++) {
+        struct lane *l = &s->lane[j];
+        if (ml_sampler_next(l->sampler, s->logits + j * s->vocab, &s->last[j], NULL) == MARLIN_OK) continue;
+        s->last[j] = (int32_t)(ml_rng_u64(&l->fallback) % s->vocab); /* NaN, or all infinite */
+        l->lost++;
+    }
 }
 
 /* A row starts with the model's first token, or a random one where it has none. An end of text is followed by
@@ -160,20 +187,19 @@ static marlin_status new_sampler(struct sampling *s, size_t lane, size_t row, si
 static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, const size_t *rows, size_t n,
                                   struct marlin_error *err) {
     const int64_t bos = ml_model_config(s->model)->bos_id;
-    marlin_status st;
+    marlin_status st = MARLIN_OK;
     for (size_t j = 0; j < n; j++) {
         int32_t *row = c->ids + rows[j] * c->width;
         fill_random(s, rows[j], row, 1);
         if (bos >= 0 && (size_t)bos < s->vocab) row[0] = (int32_t)bos;
         s->last[j] = row[0];
-        ML_TRY(new_sampler(s, j, rows[j], c->width, err));
+        ML_TRY(begin_lane(s, &s->lane[j], rows[j], c->width, err));
     }
     for (size_t i = 1; i < c->width; i++) {
         ml_lanes_forward(s->model, s->state, c->width, s->last, n, i - 1, s->logits);
-        for (size_t j = 0; j < n; j++) {
-            ML_TRY(ml_sampler_next(s->sampler[j], s->logits + j * s->vocab, &s->last[j], err));
+        ml_pool_for(s->pool, n, 1, draw_lanes, s);
+        for (size_t j = 0; j < n; j++)
             c->ids[rows[j] * c->width + i] = s->last[j];
-        }
         s->done += n;
         if (s->on_token) s->on_token(s->user, s->done, s->total);
         if (s->cancel && *s->cancel) {
@@ -181,7 +207,6 @@ static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, 
             goto out;
         }
     }
-    st = MARLIN_OK;
 out:
     return st;
 }
@@ -196,29 +221,42 @@ static marlin_status sample_rows(struct sampling *s, struct ml_calibration *c, s
         if (st != MARLIN_OK) return st;
         n = 0;
     }
+    for (size_t j = 0; j < s->lanes; j++)
+        s->lost += s->lane[j].lost;
+    if (s->lost)
+        ml_log(ML_LOG_WARN, "the model's logits are not finite for %zu of %zu tokens: random ones instead",
+               s->lost, s->total);
     if (s->model->tensors) return ml_tensors_check(s->model->tensors, err);
     return MARLIN_OK;
 }
 
-static marlin_status create_sampling(struct sampling *s, struct ml_pool *pool, size_t width,
-                                     struct marlin_error *err) {
-    const marlin_status st = ml_state_create(s->model, pool, s->lanes * width, s->lanes, &s->state, err);
+static marlin_status create_sampling(struct sampling *s, size_t width, struct marlin_error *err) {
+    const marlin_status st = ml_state_create_as(s->model, s->pool, s->lanes * width, s->lanes,
+                                                (enum ml_dtype)ML_CALIBRATION_KV, &s->state, err);
     if (st != MARLIN_OK) return st;
-    s->sampler = ml_calloc(s->lanes, sizeof(struct ml_sampler *));
+    s->lane = ml_calloc(s->lanes, sizeof *s->lane);
     s->last = ml_calloc(s->lanes, sizeof *s->last);
     s->logits = ml_alloc_aligned(s->lanes * s->vocab * sizeof *s->logits);
-    if (s->sampler && s->last && s->logits) return MARLIN_OK;
+    if (s->lane && s->last && s->logits) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_MEMORY, "sampling %zu rows of %zu tokens: out of memory", s->lanes, width);
 }
 
 static void free_sampling(struct sampling *s) {
-    for (size_t j = 0; s->sampler && j < s->lanes; j++) {
-        ml_sampler_free(s->sampler[j]);
+    for (size_t j = 0; s->lane && j < s->lanes; j++) {
+        ml_sampler_free(s->lane[j].sampler);
     }
-    ml_free((void *)s->sampler);
+    ml_free(s->lane);
     ml_free(s->last);
     ml_free_aligned(s->logits);
     ml_state_free(s->state);
+}
+
+/* Groups of about equal size: the last one costs as much time as the others. */
+size_t ml_calibration_lanes(size_t rows, size_t most) {
+    const size_t own = rows - rows / RANDOM_EVERY;
+    if (most > ML_CALIBRATION_LANES) most = ML_CALIBRATION_LANES;
+    const size_t groups = (own + most - 1) / most;
+    return (own + groups - 1) / groups;
 }
 
 marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *pool, size_t tokens,
@@ -226,8 +264,8 @@ marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *po
                                     const volatile sig_atomic_t *cancel, ml_calibration_fn *on_token,
                                     void *user, struct ml_calibration *out, struct marlin_error *err) {
     struct sampling s = {.model = m,
+                         .pool = pool,
                          .vocab = (size_t)ml_model_config(m)->vocab_size,
-                         .lanes = lanes < ML_CALIBRATION_LANES ? lanes : ML_CALIBRATION_LANES,
                          .seed = seed,
                          .cancel = cancel,
                          .on_token = on_token,
@@ -235,8 +273,8 @@ marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *po
     marlin_status st;
     ML_TRY(reserve(out, tokens / width ? tokens / width : 1, width, err));
     s.total = (out->rows - out->rows / RANDOM_EVERY) * (width - 1);
-    if (s.lanes > out->rows) s.lanes = out->rows;
-    ML_TRY(create_sampling(&s, pool, width, err));
+    s.lanes = ml_calibration_lanes(out->rows, lanes);
+    ML_TRY(create_sampling(&s, width, err));
     ML_TRY(sample_rows(&s, out, err));
 out:
     free_sampling(&s);

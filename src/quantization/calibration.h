@@ -28,11 +28,17 @@ marlin_status ml_calibration_from_file(const char *path, const struct ml_tokeniz
                                        size_t width, struct ml_calibration *out,
                                        struct marlin_error *err) MARLIN_MUST_CHECK;
 
-enum { ML_CALIBRATION_LANES = 32 };
+/* Rows sampled at once at most, and the type of their keys and values: a step reads all of them, and half
+ * precision halves what it reads. */
+enum { ML_CALIBRATION_LANES = 64, ML_CALIBRATION_KV = ML_F16 };
+
+/* How many of `rows` rows are sampled at once when there is room for `most` >= 1. */
+size_t ml_calibration_lanes(size_t rows, size_t most);
 
 /* Text sampled from the model at temperature 1 plus, every fourth row, random tokens. At most `lanes` rows
- * are made at once; they need a cache of lanes * width positions. Deterministic for a seed whatever the
- * number of threads. on_token (may be NULL) is told how many tokens are sampled. */
+ * are made at once; they need a cache of lanes * width positions. Where logits are not finite a random token
+ * is taken, and a warning logged. Deterministic for a seed whatever the number of threads and lanes. on_token
+ * (may be NULL) is told how many tokens are sampled. */
 typedef void ml_calibration_fn(void *user, size_t done, size_t total);
 marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *pool, size_t tokens,
                                     size_t width, size_t lanes, uint64_t seed,

@@ -2,6 +2,8 @@
  *
  * X'X by the gemm kernel: a chunk of tokens is transposed, then every block of rows of the lower triangle is
  * one product of rows that are contiguous in tokens.
+ *
+ *     x [tokens][channels]  ->  xt [k][STRIDE], the first CHUNK of each row used, rows past `channels` zero
  */
 #include "quantization/hessian.h"
 
@@ -10,7 +12,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { CHUNK = 256, ROWS = 32, PAD = 128 };
+/* STRIDE: rows a power of two apart would share sets of the L1 cache. */
+enum { CHUNK = 512, STRIDE = CHUNK + 16, ROWS = 32, PAD = 128, LINE = 16 };
 
 static size_t pad64(size_t bytes) {
     return (bytes + 63) & ~(size_t)63;
@@ -24,9 +27,13 @@ static size_t worker_bytes(size_t k) {
     return pad64(ROWS * k * sizeof(float)) + pad64(ml_gemm_scratch(CHUNK));
 }
 
-/* The transposed chunk [k][CHUNK] is shared; each worker has a block of products and gemm's scratch. */
+static size_t chunk_bytes(size_t k) {
+    return pad64(k * STRIDE * sizeof(float));
+}
+
+/* The transposed chunk is shared; each worker has a block of products and gemm's scratch. */
 static size_t scratch_bytes(size_t k, int workers) {
-    return pad64(k * CHUNK * sizeof(float)) + (size_t)workers * worker_bytes(k);
+    return chunk_bytes(k) + (size_t)workers * worker_bytes(k);
 }
 
 size_t ml_hessian_bytes(size_t channels, int workers) {
@@ -45,7 +52,10 @@ marlin_status ml_hessian_create(struct ml_hessian *h, size_t channels, int worke
     h->stride = worker_bytes(h->k);
     h->h = ml_calloc(h->k * h->k, sizeof *h->h);
     h->scratch = ml_alloc_aligned(scratch_bytes(h->k, workers));
-    if (h->h && h->scratch) return MARLIN_OK;
+    if (h->h && h->scratch) {
+        memset(h->scratch, 0, chunk_bytes(h->k));
+        return MARLIN_OK;
+    }
     ml_hessian_free(h);
     return ml_fail(err, MARLIN_ERR_MEMORY, "Hessian of %zu channels: out of memory", channels);
 }
@@ -57,62 +67,95 @@ void ml_hessian_free(struct ml_hessian *h) {
 }
 
 static bool all_finite(const float *x, size_t n) {
-    float sum = 0; /* NaN and infinity survive multiplication by zero as NaN */
+    const uint32_t exponent = 0x7f800000;
+    uint32_t bad = 0;
     for (size_t i = 0; i < n; i++) {
-        sum += x[i] * 0.0f;
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (uint32_t)((bits & exponent) == exponent);
     }
-    return sum == 0.0f;
+    return bad == 0;
 }
 
+/* One chunk of tokens. */
 struct add {
     struct ml_hessian *h;
     const struct ml_kernels *kernels;
-    size_t n;
+    const float *x;
+    size_t ldx, n; /* n: tokens looked at, then those that are left */
+    uint16_t from[CHUNK];
+    bool finite[CHUNK];
 };
+
+static void look_at_tokens(void *arg, size_t begin, size_t end, int worker) {
+    struct add *a = arg;
+    (void)worker;
+    for (size_t t = begin; t < end; t++)
+        a->finite[t] = all_finite(a->x + t * a->ldx, a->h->channels);
+}
+
+/* width channels of all tokens; unrolled where width is constant. */
+static inline void transpose_line(const struct add *a, size_t c0, size_t width) {
+    float *restrict xt = (float *)a->h->scratch + c0 * STRIDE;
+    for (size_t t = 0; t < a->n; t++) {
+        const float *restrict row = a->x + a->from[t] * a->ldx + c0;
+        for (size_t i = 0; i < width; i++)
+            xt[i * STRIDE + t] = row[i];
+    }
+}
+
+/* A cache line of channels at a time: what is read is used whole, what is written stays in L1. */
+static void transpose(void *arg, size_t begin, size_t end, int worker) {
+    const struct add *a = arg;
+    const size_t channels = a->h->channels;
+    (void)worker;
+    for (size_t c0 = begin * LINE; c0 < end * LINE && c0 < channels; c0 += LINE) {
+        if (channels - c0 >= LINE)
+            transpose_line(a, c0, LINE);
+        else
+            transpose_line(a, c0, channels - c0);
+    }
+}
 
 static void add_rows(void *arg, size_t begin, size_t end, int worker) {
     const struct add *a = arg;
     const size_t k = a->h->k;
     const float *xt = a->h->scratch;
-    char *own = (char *)a->h->scratch + pad64(k * CHUNK * sizeof(float)) + (size_t)worker * a->h->stride;
+    char *own = (char *)a->h->scratch + chunk_bytes(k) + (size_t)worker * a->h->stride;
     float *product = (float *)(void *)own;
     void *scratch = own + pad64(ROWS * k * sizeof(float));
     for (size_t block = begin; block < end; block++) {
         const size_t i0 = block * ROWS, i1 = i0 + ROWS;
-        a->kernels->gemm[ML_F32](product, k, xt, CHUNK, xt + i0 * CHUNK, CHUNK, ROWS, i1, a->n, scratch);
+        a->kernels->gemm[ML_F32](product, k, xt, STRIDE, xt + i0 * STRIDE, STRIDE, ROWS, i1, a->n, scratch);
         for (size_t i = i0; i < i1; i++) {
             a->kernels->add(a->h->h + i * k, product + (i - i0) * k, i + 1);
         }
     }
 }
 
-static void add_chunk(struct ml_hessian *h, const struct ml_kernels *kernels, struct ml_pool *pool,
-                      size_t n) {
-    struct add a = {.h = h, .kernels = kernels, .n = n};
-    ml_pool_for(pool, h->k / ROWS, 1, add_rows, &a);
-    h->count += n;
+static void add_chunk(struct add *a, struct ml_pool *pool) {
+    struct ml_hessian *h = a->h;
+    size_t kept = 0;
+    ml_pool_for(pool, a->n, 64, look_at_tokens, a);
+    for (size_t t = 0; t < a->n; t++) {
+        if (a->finite[t]) a->from[kept++] = (uint16_t)t;
+    }
+    h->count += kept;
+    h->dropped += a->n - kept;
+    a->n = kept;
+    if (kept == 0) return;
+    ml_pool_for(pool, (h->channels + LINE - 1) / LINE, 1, transpose, a);
+    ml_pool_for(pool, h->k / ROWS, 1, add_rows, a);
 }
 
 void ml_hessian_add(struct ml_hessian *h, const struct ml_kernels *kernels, struct ml_pool *pool,
                     const float *x, size_t ldx, size_t n) {
-    float *xt = h->scratch;
-    memset(xt, 0, h->k * CHUNK * sizeof(float));
-    size_t filled = 0;
-    for (size_t t = 0; t < n; t++) {
-        const float *row = x + t * ldx;
-        if (!all_finite(row, h->channels)) {
-            h->dropped++;
-            continue;
-        }
-        for (size_t i = 0; i < h->channels; i++) {
-            xt[i * CHUNK + filled] = row[i];
-        }
-        if (++filled == CHUNK) {
-            add_chunk(h, kernels, pool, filled);
-            filled = 0;
-        }
+    struct add a = {.h = h, .kernels = kernels, .ldx = ldx};
+    for (size_t t = 0; t < n; t += CHUNK) {
+        a.x = x + t * ldx;
+        a.n = n - t < CHUNK ? n - t : CHUNK;
+        add_chunk(&a, pool);
     }
-    if (filled) add_chunk(h, kernels, pool, filled);
 }
 
 /* The square at row a and column b of the lower triangle, and its mirror image; k is a multiple of ROWS. */
@@ -122,17 +165,27 @@ static void mirror(const struct ml_hessian *h, float scale, size_t a, size_t b, 
             out[i * h->k + j] = out[j * h->k + i] = h->h[i * h->k + j] * scale;
 }
 
+static double mean_diagonal(const struct ml_hessian *h) {
+    double trace = 0;
+    for (size_t i = 0; i < h->k; i++) {
+        trace += h->h[i * h->k + i];
+    }
+    return h->count ? trace / (double)h->count / (double)h->channels : 0;
+}
+
+const char *ml_hessian_useless(const struct ml_hessian *h) {
+    const double mean = mean_diagonal(h);
+    if (h->count == 0) return "the Hessian is empty: no calibration token has finite inputs";
+    if (!isfinite(mean)) return "the Hessian is not finite: inputs are too large";
+    return mean < 1e-20 ? "the Hessian is zero: so are all inputs" : NULL;
+}
+
 marlin_status ml_hessian_finish(const struct ml_hessian *h, double sigma, float *out,
                                 struct marlin_error *err) {
     const size_t k = h->k;
-    double trace = 0;
-    for (size_t i = 0; i < k; i++) {
-        trace += h->h[i * k + i];
-    }
-    const double mean = h->count ? trace / (double)h->count / (double)h->channels : 0;
-    if (!isfinite(mean) || mean < 1e-20)
-        return ml_fail(err, MARLIN_ERR_NUMERIC, "Hessian has mean diagonal %g over %llu tokens", mean,
-                       (unsigned long long)h->count);
+    const double mean = mean_diagonal(h);
+    const char *useless = ml_hessian_useless(h);
+    if (useless) return ml_fail(err, MARLIN_ERR_NUMERIC, "%s", useless);
     const float scale = (float)(1.0 / (double)h->count), ridge = (float)(sigma * mean);
     for (size_t a = 0; a < k; a += ROWS)
         for (size_t b = 0; b <= a; b += ROWS)

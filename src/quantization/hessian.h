@@ -34,9 +34,11 @@ void ml_hessian_free(struct ml_hessian *h);
 void ml_hessian_add(struct ml_hessian *h, const struct ml_kernels *kernels, struct ml_pool *pool,
                     const float *x, size_t ldx, size_t n);
 
+/* NULL, or why nothing can be learnt from it (static text): no tokens, all zero, not finite. */
+const char *ml_hessian_useless(const struct ml_hessian *h);
+
 /* Mean over tokens plus sigma times the mean of the diagonal on the diagonal, both triangles, into out [k,
- * k]. MARLIN_ERR_NUMERIC when there is nothing to scale by (no tokens, all zero, not finite): the caller
- * falls back. h keeps its sums. */
+ * k]. MARLIN_ERR_NUMERIC when it is useless: the caller falls back. h keeps its sums. */
 marlin_status ml_hessian_finish(const struct ml_hessian *h, double sigma, float *out,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;
 

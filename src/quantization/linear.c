@@ -85,7 +85,7 @@ static marlin_status factor(struct work *s, const struct ml_hessian *hessian, co
     double sigma = o->sigma;
     for (int try = 0; try < RIDGE_TRIES; try++) {
         if (ml_hessian_finish(hessian, 0, s->h, NULL) != MARLIN_OK) {
-            *fallback = "the Hessian is empty, zero or not finite";
+            *fallback = ml_hessian_useless(hessian);
             break;
         }
         ml_rotation_hessian(r, s->h);

@@ -46,7 +46,7 @@ static uint64_t cache_bytes(const struct ml_job *job) {
                                     .kv_heads = (size_t)c->num_kv_heads,
                                     .head_dim = (size_t)c->head_dim,
                                     .max_positions = job->width,
-                                    .dtype = job->model->kv_dtype};
+                                    .dtype = (enum ml_dtype)ML_CALIBRATION_KV};
     size_t kv = 0;
     if (ml_kv_bytes(&row, &kv, NULL) != MARLIN_OK) return UINT64_MAX / 8;
     return (uint64_t)kv + (uint64_t)c->vocab_size * sizeof(float);
@@ -112,8 +112,9 @@ void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_m
         if (m.total > out->total) *out = m;
     }
     /* Sampling comes before all else. It reads all weights, but the system can take their pages back. */
-    const uint64_t lanes = job->settings->calib ? 0 : job->lanes * cache_bytes(job) + state + program_bytes;
-    if (lanes > out->total) *out = (struct ml_quantize_memory){.work = lanes, .total = lanes};
+    const size_t lanes = ml_calibration_lanes(tokens / job->width, job->lanes);
+    const uint64_t sampling = job->settings->calib ? 0 : lanes * cache_bytes(job) + state + program_bytes;
+    if (sampling > out->total) *out = (struct ml_quantize_memory){.work = sampling, .total = sampling};
 }
 
 static double mib(uint64_t bytes) {

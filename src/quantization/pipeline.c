@@ -248,10 +248,15 @@ static marlin_status remember(struct ml_part *part, const struct ml_quantize_ten
     char key[512], value[64];
     (void)snprintf(key, sizeof key, "proxy %.480s", t->name);
     (void)snprintf(value, sizeof value, "%.17g", t->proxy_error);
-    marlin_status st = ml_part_note(part, key, value, err);
-    if (st != MARLIN_OK || !t->fallback) return st;
+    marlin_status st;
+    ML_TRY(ml_part_note(part, key, value, err));
+    (void)snprintf(key, sizeof key, "dropped %.480s", t->name);
+    (void)snprintf(value, sizeof value, "%llu", (unsigned long long)t->dropped);
+    if (t->dropped) ML_TRY(ml_part_note(part, key, value, err));
     (void)snprintf(key, sizeof key, "fallback %.480s", t->name);
-    return ml_part_note(part, key, t->fallback, err);
+    if (t->fallback) ML_TRY(ml_part_note(part, key, t->fallback, err));
+out:
+    return st;
 }
 
 marlin_status ml_job_quantize(struct ml_job *job, const struct ml_plan_tensor *t, int bits,
@@ -283,6 +288,7 @@ static marlin_status quantize_trellis(struct ml_job *job, const struct ml_plan_t
     ML_TRY(ml_job_quantize(job, t, t->bits, h, &q, err));
     result->proxy_error = q.proxy_error;
     result->fallback = q.fallback;
+    result->dropped = h ? h->dropped : 0;
     ML_TRY(ml_part_add_linear(part, t->stored, &q, &job->codec[t->bits], err));
 out:
     ml_quantized_linear_free(&q);
@@ -314,6 +320,9 @@ static marlin_status quantize_tensor(struct ml_job *job, size_t index, const str
     }
     if (result->fallback)
         ml_log(ML_LOG_WARN, "%s: quantized without feedback: %s", t->linear->name, result->fallback);
+    else if (result->dropped)
+        ml_log(ML_LOG_WARN, "%s: %llu calibration tokens left out: their inputs are not finite",
+               t->linear->name, (unsigned long long)result->dropped);
     ML_TRY(remember(part, result, err));
     job->weights_done += ml_plan_weights(t);
     if (s->on_tensor)
@@ -418,6 +427,9 @@ static void recall(struct ml_job *job, size_t layer, const struct ml_tensors *t)
         (void)snprintf(key, sizeof key, "proxy %.480s", r->name);
         const char *proxy = ml_tensors_metadata(t, key);
         r->proxy_error = proxy ? strtod(proxy, NULL) : NAN;
+        (void)snprintf(key, sizeof key, "dropped %.480s", r->name);
+        const char *dropped = ml_tensors_metadata(t, key);
+        r->dropped = dropped ? strtoull(dropped, NULL, 10) : 0;
         (void)snprintf(key, sizeof key, "fallback %.480s", r->name);
         const char *why = ml_tensors_metadata(t, key);
         r->fallback = why ? ml_arena_strndup(job->report->arena, why, strlen(why)) : NULL;

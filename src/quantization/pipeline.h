@@ -66,6 +66,7 @@ struct ml_quantize_tensor {
     int bits;
     double proxy_error;
     const char *fallback; /* NULL, or why no feedback was used */
+    uint64_t dropped;     /* calibration tokens whose inputs were NaN or infinite, and were left out */
 };
 
 struct ml_quantize_report {

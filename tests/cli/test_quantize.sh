@@ -100,6 +100,27 @@ grep -q 'no room for\|cannot write' "$dir/err" || fail "a full disk: $(cat "$dir
 "$marlin" quantize "$small" -o "$dir/d" $options --resume >"$dir/out" 2>"$dir/err" || fail "resume: $(cat "$dir/err")"
 diff -r "$dir/a" "$dir/d" || fail "resumed after a full disk differs"
 
+# ---- a model whose first layer is fed zeros: nothing to learn from, which the result says ----
+
+bad=$dir/bad
+mkdir "$bad"
+cp "$source"/tests/golden/fixtures/llama3/config.json "$source"/tests/golden/fixtures/llama3/model.safetensors "$bad"
+chmod u+w "$bad"/*
+header=$(od -An -tu8 -N8 "$bad/model.safetensors" | tr -d ' ')
+range=$(head -c $((8 + header)) "$bad/model.safetensors" | tr -d ' ' |
+    grep -a -o '"model.layers.0.input_layernorm.weight":{[^}]*}' | sed 's/.*offsets":\[\([0-9]*\),\([0-9]*\)\].*/\1 \2/')
+begin=${range% *} end=${range#* }
+dd if=/dev/zero of="$bad/model.safetensors" bs=1 conv=notrunc seek=$((8 + header + begin)) count=$((end - begin)) 2>"$dir/err"
+"$marlin" quantize "$bad" -o "$dir/h" -b 2 --calib-tokens 64 --json >"$dir/json" 2>"$dir/err" ||
+    fail "a Hessian of zeros: $(cat "$dir/err")"
+for name in q k v o; do
+    grep -q "\"name\":\"model.layers.0.self_attn.${name}_proj\",[^}]*\"fallback\":\"the Hessian is zero" "$dir/json" ||
+        fail "${name}_proj fell back without saying so"
+    grep -q "^marlin: .*layers.0.self_attn.${name}_proj: quantized without feedback" "$dir/err" || fail "no warning: $(cat "$dir/err")"
+done
+[ "$(grep -o '"fallback"' "$dir/json" | wc -l)" -eq 4 ] || fail "fallbacks: $(cat "$dir/json")"
+"$marlin" verify "$dir/h" >"$dir/out" 2>"$dir/err" || fail "verify: $(cat "$dir/out" "$dir/err")"
+
 # ---- recipes and wrong usage ----
 
 printf '# more for the values\n*.v_proj 4\nmodel.layers.0.* 3\n' >"$dir/recipe"
