@@ -19,7 +19,8 @@ enum ml_input { ML_INPUT_QKV, ML_INPUT_O, ML_INPUT_GATE_UP, ML_INPUT_DOWN, ML_IN
 enum ml_input ml_role_input(enum ml_role role); /* of a layer's role, not of the head */
 
 /* Hessians of one layer. In a mixture of experts GATE_UP is that of the block's input over all tokens, and
- * DOWN is made for one expert at a time from the inputs kept in `block_in`. */
+ * DOWN is made for one expert at a time from the inputs kept in `block_in`. Every expert sees every token, so
+ * none can have seen too few: that an expert falls back to a Hessian shared by all has no case here. */
 struct ml_capture {
     struct ml_hessian h[ML_INPUTS];
     float *block_in; /* [tokens, H], NULL in a dense layer */

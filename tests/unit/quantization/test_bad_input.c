@@ -64,13 +64,13 @@ static struct ml_quantize_settings settings(void) {
 
 /* All elements of a bfloat16 tensor become `half`. */
 static void fill(const char *name, uint16_t half) {
-    static uint16_t values[4][VOCAB];
+    static uint16_t values[4][8 * HIDDEN];
     static size_t used;
     const size_t i = make_find(&k, name);
     uint16_t *v = values[used++ % 4];
     assert_int_equal(k.decls[i].dtype, ML_BF16);
     assert_true(k.bytes[i] <= sizeof *values);
-    for (size_t j = 0; j < VOCAB; j++)
+    for (size_t j = 0; j < 8 * HIDDEN; j++)
         v[j] = half;
     k.data[i] = v;
 }
@@ -190,6 +190,27 @@ static void fewer_tokens_than_channels(void **state) {
     make_end(&k);
 }
 
+/* A router of zeros always takes the first experts; the others are calibrated all the same. */
+static void experts_that_are_never_chosen(void **state) {
+    (void)state;
+    struct ml_quantize_report r;
+    struct marlin_error err = {0};
+    size_t down = 0;
+    make_begin(&k, "qwen3_moe");
+    fill("model.layers.1.mlp.gate.weight", 0);
+    make_write(&k);
+    const struct ml_quantize_settings s = settings();
+    if (ml_quantize_model(&s, &r, &err) != MARLIN_OK) fail_msg("%s", err.text);
+    for (size_t i = 0; i < r.count; i++) {
+        expect(&r, r.tensors[i].name, NULL);
+        down += strstr(r.tensors[i].name, "layers.1.mlp.experts.") && strstr(r.tensors[i].name, "down_proj");
+    }
+    assert_int_equal(down, 8);
+    ml_quantize_report_free(&r);
+    check_output();
+    make_end(&k);
+}
+
 /* What a layer fell back to is remembered over an interruption. */
 static volatile sig_atomic_t stop_now;
 
@@ -295,6 +316,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(useless_hessians_fall_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(bad_tokens_are_left_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(fewer_tokens_than_channels, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(experts_that_are_never_chosen, set_up, tear_down),
         cmocka_unit_test_setup_teardown(fallbacks_survive_a_restart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(bad_weights_are_named, set_up, tear_down),
         cmocka_unit_test(own_text_depends_on_the_seed_alone),
