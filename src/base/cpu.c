@@ -31,6 +31,17 @@ const char *ml_cpu_tier_name(enum ml_cpu_tier t) {
     return t < ML_CPU_TIERS ? names[t] : "unknown";
 }
 
+const char *ml_cpu_feature_name(int i) {
+    static const char *const names[ML_CPU_FEATURES] = {"avxvnni", "avx512bf16", "amx_int8",
+                                                       "dotprod", "i8mm",       "bf16"};
+    return names[i];
+}
+
+bool ml_cpu_has(const struct ml_cpu *c, int i) {
+    const bool has[ML_CPU_FEATURES] = {c->avxvnni, c->avx512bf16, c->amx_int8, c->dotprod, c->i8mm, c->bf16};
+    return has[i];
+}
+
 static int count_cores(void) {
 #if defined(__linux__)
     cpu_set_t set;
@@ -39,6 +50,35 @@ static int count_cores(void) {
     const long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (int)n : 1;
 }
+
+#if defined(__APPLE__)
+static size_t cache_bytes(const char *name) {
+    int64_t bytes = 0;
+    size_t size = sizeof bytes;
+    return sysctlbyname(name, &bytes, &size, NULL, 0) == 0 && bytes > 0 ? (size_t)bytes : 0;
+}
+
+static void detect_caches(struct ml_cpu *c) {
+    c->l1d = cache_bytes("hw.l1dcachesize");
+    c->l2 = cache_bytes("hw.l2cachesize");
+    c->l3 = cache_bytes("hw.l3cachesize");
+}
+#elif defined(_SC_LEVEL1_DCACHE_SIZE)
+static size_t cache_bytes(int name) {
+    const long bytes = sysconf(name);
+    return bytes > 0 ? (size_t)bytes : 0;
+}
+
+static void detect_caches(struct ml_cpu *c) {
+    c->l1d = cache_bytes(_SC_LEVEL1_DCACHE_SIZE);
+    c->l2 = cache_bytes(_SC_LEVEL2_CACHE_SIZE);
+    c->l3 = cache_bytes(_SC_LEVEL3_CACHE_SIZE);
+}
+#else
+static void detect_caches(struct ml_cpu *c) {
+    (void)c;
+}
+#endif
 
 #if defined(__x86_64__)
 
@@ -168,6 +208,7 @@ static void detect(void) {
     if (!detected.name[0])
         (void)snprintf(detected.name, sizeof detected.name, "%s", ml_cpu_tier_name(detected.tier));
     detected.cores = count_cores();
+    detect_caches(&detected);
     current = detected;
     (void)apply_mask(getenv("MARLIN_CPU_MASK"));
 }

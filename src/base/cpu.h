@@ -21,8 +21,9 @@ struct ml_cpu {
     enum ml_cpu_tier tier; /* the best tier allowed by hardware, OS and mask */
     /* extras inside a tier, false where masked off */
     bool avxvnni, avx512bf16, amx_int8, dotprod, i8mm, bf16;
-    char name[64]; /* model name for people, e.g. "Intel(R) Xeon(R) Processor" */
-    int cores;     /* processors this process may run on */
+    char name[64];      /* model name for people, e.g. "Intel(R) Xeon(R) Processor" */
+    int cores;          /* processors this process may run on */
+    size_t l1d, l2, l3; /* bytes of each level of data cache, 0 where the system does not tell */
 };
 
 /* Detects once with CPUID/XGETBV (x86) or HWCAP (Arm) and applies the mask. Any thread. */
@@ -33,5 +34,10 @@ const struct ml_cpu *ml_cpu(void);
  * is read first; this overrides it. */
 bool ml_cpu_set_mask(const char *tier);
 const char *ml_cpu_tier_name(enum ml_cpu_tier t);
+
+/* The extras by number, i < ML_CPU_FEATURES: the name is the field's. */
+enum { ML_CPU_FEATURES = 6 };
+const char *ml_cpu_feature_name(int i);
+bool ml_cpu_has(const struct ml_cpu *c, int i);
 
 #endif

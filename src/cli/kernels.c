@@ -1,123 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * `marlin kernels`: which tier computes what on this machine, whether it computes what the reference does,
- * how fast, and what a fork-join costs.
+ * `marlin kernels`: whether each kernel computes what the reference does, how fast, and what a fork-join
+ * costs. What is used for what is kernels_list.c.
  */
 #include "kernels/kernels.h"
 
 #include "base/cpu.h"
 #include "cli/cli.h"
+#include "cli/kernels_list.h"
 #include "cli/pool_bench.h"
 #include "kernels/check.h"
 
-#include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { OUT_LIMIT = 16 << 20 };
 
 static const struct ml_option options[] = {
-    {"list", 0, ML_OPT_FLAG, NULL, "show which tier each kernel is taken from (the default)", NULL, 0, 0},
+    {"list", 0, ML_OPT_FLAG, NULL, "show what is used for which weights, and why (the default)", NULL, 0, 0},
     {"check", 0, ML_OPT_FLAG, NULL, "compare every kernel of every tier with the reference", NULL, 0, 0},
     {"bench", 0, ML_OPT_FLAG, NULL, "time every kernel of the best tier", NULL, 0, 0},
+    {"tune", 0, ML_OPT_FLAG, NULL, "measure what choices are made from, and keep it for this machine", NULL,
+     0, 0},
+    {"shape", 0, ML_OPT_STRING, "ROWSxCOLS", "the matrix that --list chooses for", "4096x4096", 0, 0},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
 };
 
 const struct ml_verb ml_verb_kernels = {
     .name = "kernels",
-    .args = "[FAMILY]",
+    .args = "[FAMILY|KIND]",
     .help = "show, check or time the kernels of this machine",
     .details =
         "FAMILY limits --check and --bench to matmul, attention, elementwise, convert, viterbi, quant or "
-        "exec (products over all threads). --bench pool times one fork-join of the thread pool.",
+        "exec (products over all threads). --bench pool times one fork-join of the thread pool.\n\n"
+        "--list shows the tier of every kernel, and for each kind of weights and number of rows of x how "
+        "they "
+        "are multiplied; its argument is the beginning of a kind: bf16, int8, tap4, exl3-mul1. Costs are "
+        "estimates in units of one row of x. --tune measures what they are made from and writes it to "
+        "$XDG_CACHE_HOME/marlin (or ~/.cache/marlin), where every later run finds it. No result depends on "
+        "it.",
     .options = options,
     .min_args = 0,
     .max_args = 1,
 };
-
-/* An entry of the table of kernels, or one for each type of weights. */
-struct entry {
-    const char *name;
-    size_t offset;
-    bool by_kind;
-};
-
-#define AT(field) offsetof(struct ml_kernels, field)
-static const struct entry entries[] = {
-    {"gemv", AT(gemv), true},
-    {"gemm", AT(gemm), true},
-    {"attention", AT(attention), true},
-    {"rmsnorm", AT(rmsnorm), false},
-    {"rope half", AT(rope_half), false},
-    {"rope interleaved", AT(rope_interleaved), false},
-    {"silu glu", AT(silu_glu), false},
-    {"gelu glu", AT(gelu_glu), false},
-    {"add", AT(add), false},
-    {"axpy", AT(axpy), false},
-    {"softcap", AT(softcap), false},
-    {"softmax", AT(softmax), false},
-    {"widen", AT(widen), true},
-    {"narrow", AT(narrow), true},
-};
-#undef AT
-
-typedef void any_fn(void);
-
-static any_fn *get(const struct ml_kernels *k, size_t offset) {
-    any_fn *fn;
-    memcpy(&fn, (const char *)k + offset, sizeof fn);
-    return fn;
-}
-
-static bool runs(enum ml_cpu_tier best, enum ml_cpu_tier tier) {
-    return tier == ML_CPU_GENERIC || tier == best || (tier == ML_CPU_AVX2 && best == ML_CPU_AVX512);
-}
-
-/* The lowest tier whose table already holds the entry that is in use; NULL for an entry that is nowhere. */
-static const char *tier_of(size_t offset) {
-    const struct ml_cpu *cpu = ml_cpu();
-    any_fn *used = get(ml_kernels(), offset);
-    if (!used) return NULL;
-    for (int t = 0; t < ML_CPU_TIERS; t++) {
-        struct ml_kernels table = {0};
-        if (!runs(cpu->tier, (enum ml_cpu_tier)t)) continue;
-        ml_kernels_init(&table, cpu, (enum ml_cpu_tier)t);
-        if (get(&table, offset) == used) return ml_cpu_tier_name((enum ml_cpu_tier)t);
-    }
-    return "unknown";
-}
-
-static marlin_status list_entry(const struct ml_cli *cli, const struct entry *e, const char **separator,
-                                struct ml_buf *b) {
-    marlin_status st = MARLIN_OK;
-    for (size_t kind = 0; kind < (e->by_kind ? ML_FLOAT_KINDS : 1); kind++) {
-        const char *tier = tier_of(e->offset + kind * sizeof(any_fn *));
-        const char *type = e->by_kind ? ml_dtype_name((enum ml_dtype)kind) : "";
-        if (!tier) continue;
-        if (cli->json)
-            ML_TRY(ml_buf_addf(b, "%s{\"kernel\":\"%s\",\"dtype\":\"%s\",\"tier\":\"%s\"}", *separator,
-                               e->name, type, tier));
-        else
-            ML_TRY(ml_buf_addf(b, "  %-18s %-5s %s\n", e->name, type, tier));
-        *separator = ",";
-    }
-out:
-    return st;
-}
-
-static marlin_status list(const struct ml_cli *cli, struct ml_buf *b) {
-    marlin_status st = MARLIN_OK;
-    const char *best = ml_cpu_tier_name(ml_cpu()->tier), *separator = "";
-    if (cli->json)
-        ML_TRY(ml_buf_addf(b, "{\"tier\":\"%s\",\"rows\":[", best));
-    else
-        ML_TRY(ml_buf_addf(b, "%s, best tier %s\n", ml_cpu()->name, best));
-    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
-        ML_TRY(list_entry(cli, &entries[i], &separator, b));
-    }
-    if (cli->json) ML_TRY(ml_buf_adds(b, "]}\n"));
-out:
-    return st;
-}
 
 static marlin_status bench_pool(struct ml_cli *cli, struct ml_buf *b, struct marlin_error *err) {
     struct ml_pool *pool = ml_cli_pool(cli, err);
@@ -262,26 +187,56 @@ out:
     return st;
 }
 
+/* "4096x1024". */
+static bool parse_shape(const char *text, size_t *n, size_t *k) {
+    unsigned long long a, b;
+    int end = 0;
+    if (sscanf(text, "%8llux%8llu%n", &a, &b, &end) != 2 || text[end] || a == 0 || b == 0) return false;
+    *n = (size_t)a;
+    *k = (size_t)b;
+    return text[0] >= '0' && text[0] <= '9';
+}
+
+/* What was asked for in a way that cannot be done, as an exit status; else 0. */
+static int refuse(const struct ml_cli *cli, const struct ml_args *args, size_t *n, size_t *k) {
+    const bool timing = ml_args_flag(args, "bench"), checking = ml_args_flag(args, "check");
+    const bool tuning = ml_args_flag(args, "tune");
+    const char *name = ml_args_at(args, 0), *shape = ml_args_string(args, "shape");
+    if (timing + checking + tuning + ml_args_flag(args, "list") > 1)
+        return ml_cli_failf(cli, MARLIN_ERR_ARGUMENT,
+                            "kernels: one of --list, --check, --bench and --tune at a time");
+    if (name && tuning)
+        return ml_cli_failf(cli, MARLIN_ERR_ARGUMENT,
+                            "kernels: --tune measures every kind, not '%.40s' alone", name);
+    if (name && !timing && !checking && !ml_kernels_is_kind(name))
+        return ml_cli_failf(cli, MARLIN_ERR_ARGUMENT,
+                            "kernels: no kind of weights begins with '%.40s' (families of kernels go with "
+                            "--check or --bench)",
+                            name);
+    if (!parse_shape(shape, n, k))
+        return ml_cli_failf(cli, MARLIN_ERR_ARGUMENT, "kernels: --shape '%.40s' is not ROWSxCOLS", shape);
+    return ML_EXIT_DONE;
+}
+
 int ml_cmd_kernels(struct ml_cli *cli, const struct ml_args *args) {
     const bool timing = ml_args_flag(args, "bench"), checking = ml_args_flag(args, "check");
-    const char *family = ml_args_at(args, 0);
+    const char *name = ml_args_at(args, 0);
     struct marlin_error err = {0};
     struct ml_buf b;
-    size_t failed = 0;
+    size_t failed = 0, n, k;
     marlin_status st;
-    if (timing + checking + ml_args_flag(args, "list") > 1)
-        return ml_cli_failf(cli, MARLIN_ERR_ARGUMENT,
-                            "kernels: one of --list, --check and --bench at a time");
-    if (family && !timing && !checking)
-        return ml_cli_failf(cli, MARLIN_ERR_ARGUMENT, "kernels: '%s' goes with --check or --bench", family);
+    int rc = refuse(cli, args, &n, &k);
+    if (rc != ML_EXIT_DONE) return rc;
     ml_buf_init(&b, OUT_LIMIT);
-    if (timing && family && strcmp(family, "pool") == 0)
+    if (timing && name && strcmp(name, "pool") == 0)
         st = bench_pool(cli, &b, &err);
     else if (timing || checking)
-        st = check(cli, family, timing, &b, &failed, &err);
+        st = check(cli, name, timing, &b, &failed, &err);
+    else if (ml_args_flag(args, "tune"))
+        st = ml_kernels_tune(cli, &b, &err);
     else
-        st = list(cli, &b);
-    int rc = st == MARLIN_OK ? ml_cli_write(cli, &b) : ml_cli_fail(cli, st, &err);
+        st = ml_kernels_list(cli, name, n, k, &b);
+    rc = st == MARLIN_OK ? ml_cli_write(cli, &b) : ml_cli_fail(cli, st, &err);
     if (rc == ML_EXIT_DONE && failed)
         rc = ml_cli_failf(cli, MARLIN_ERR_INTERNAL, "kernels: %zu cases differ from the reference", failed);
     ml_buf_free(&b);

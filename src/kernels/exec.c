@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "kernels/ops.h"
 #include "kernels/tiers.h"
+#include "kernels/tune.h"
 
 #include <string.h>
 
@@ -21,6 +22,15 @@ enum {
     MAX_GROUP_JOBS = 16
 };
 
+void ml_exec_bind(struct ml_exec *e) {
+    struct ml_machine here = ml_machine_here(ml_pool_size(e->pool));
+    e->select = *ml_selection();
+    e->select.machine.threads = here.threads;
+    if (e->k->tier == here.cpu.tier) return;
+    here.cpu.tier = e->k->tier; /* ml_selection is of the best tier alone */
+    ml_selection_default(&e->select, &here);
+}
+
 marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool,
                              size_t max_cols, struct marlin_error *err) {
     const size_t stride = (ml_gemm_scratch(max_cols) + 63) / 64 * 64;
@@ -28,6 +38,7 @@ marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, stru
     if (!ml_mul_size(stride, (size_t)ml_pool_size(pool), &bytes))
         return ml_fail(err, MARLIN_ERR_LIMIT, "kernels: scratch of %d threads overflows", ml_pool_size(pool));
     *e = (struct ml_exec){.k = k, .pool = pool, .scratch_stride = stride};
+    ml_exec_bind(e);
     e->scratch = ml_alloc_aligned(bytes);
     if (!e->scratch)
         return ml_fail(err, MARLIN_ERR_MEMORY, "kernels: %zu bytes of scratch: out of memory", bytes);
@@ -47,7 +58,7 @@ struct matmul {
     const struct ml_matmul_job *jobs;
     size_t n_jobs, unit[MAX_GROUP_JOBS], first[MAX_GROUP_JOBS + 1];
     const float *x;
-    size_t ldx, n;
+    size_t ldx, n, block; /* rows of x; those of one call of a kernel, 1: gemv */
 };
 
 static size_t rows_of_piece(const struct ml_matrix *w, size_t n) {
@@ -68,11 +79,16 @@ static void matmul_piece(const struct matmul *m, size_t piece, int worker) {
     const size_t row = (piece - m->first[j]) * m->unit[j];
     const size_t rows = w->rows - row < m->unit[j] ? w->rows - row : m->unit[j];
     const void *data = (const char *)w->data + row * w->stride * ml_dtype_size(w->dtype);
-    if (m->n == 1)
-        e->k->gemv[w->dtype](job->y + row, data, w->stride, m->x, rows, w->cols);
-    else
-        e->k->gemm[w->dtype](job->y + row, job->ldy, data, w->stride, m->x, m->ldx, m->n, rows, w->cols,
-                             (char *)e->scratch + (size_t)worker * e->scratch_stride);
+    void *scratch = (char *)e->scratch + (size_t)worker * e->scratch_stride;
+    for (size_t t = 0; t < m->n; t += m->block) {
+        const size_t n = m->n - t < m->block ? m->n - t : m->block;
+        const float *x = m->x + t * m->ldx;
+        float *y = job->y + t * job->ldy + row;
+        if (n == 1)
+            e->k->gemv[w->dtype](y, data, w->stride, x, rows, w->cols);
+        else
+            e->k->gemm[w->dtype](y, job->ldy, data, w->stride, x, m->ldx, n, rows, w->cols, scratch);
+    }
 }
 
 static void matmul_range(void *arg, size_t begin, size_t end, int worker) {
@@ -83,6 +99,11 @@ static void matmul_range(void *arg, size_t begin, size_t end, int worker) {
 static void matmul_group(const struct ml_exec *e, const struct ml_matmul_job *jobs, size_t n_jobs,
                          const float *x, size_t ldx, size_t n) {
     struct matmul m = {.e = e, .jobs = jobs, .n_jobs = n_jobs, .x = x, .ldx = ldx, .n = n};
+    struct ml_product products[MAX_GROUP_JOBS];
+    for (size_t j = 0; j < n_jobs; j++)
+        products[j] = (struct ml_product){
+            .kind = ml_kind_of_float(jobs[j].w->dtype), .n = jobs[j].w->rows, .k = jobs[j].w->cols};
+    m.block = ml_select(&e->select, products, n_jobs, n).block;
     for (size_t j = 0; j < n_jobs; j++) {
         m.unit[j] = rows_of_piece(jobs[j].w, n);
         m.first[j + 1] = m.first[j] + (jobs[j].w->rows + m.unit[j] - 1) / m.unit[j];

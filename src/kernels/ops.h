@@ -8,6 +8,7 @@
 #include "base/pool.h"
 #include "kernels/kernels.h"
 #include "kernels/quant.h"
+#include "kernels/selection.h"
 
 struct ml_exec {
     const struct ml_kernels *k;
@@ -15,6 +16,7 @@ struct ml_exec {
     void *scratch;        /* per worker, ml_exec_scratch bytes each, made by ml_exec_create */
     size_t scratch_stride;
     struct ml_quant_scratch *quant; /* NULL until ml_exec_reserve_quant */
+    struct ml_selection select; /* bound by ml_exec_create: ml_selection() for the tier and threads at hand */
 };
 
 /* max_cols: the widest input of any matrix that will be multiplied. */
@@ -22,8 +24,11 @@ marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, stru
                              size_t max_cols, struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_exec_free(struct ml_exec *e);
 
-/* y[t, r] = W x[t] for n rows of x; gemv for few rows, gemm for many. ldx, ldy in floats. Never allocates.
- * Each y value is the same for any number of threads. */
+/* Sets e->select from e->k and e->pool: for who makes a struct ml_exec by hand. */
+void ml_exec_bind(struct ml_exec *e);
+
+/* y[t, r] = W x[t] for n rows of x, the way that kernels/selection.h chooses. ldx, ldy in floats. Never
+ * allocates. Each y value is the same for any number of threads. */
 void ml_matmul(const struct ml_exec *e, const struct ml_matrix *w, const float *x, size_t ldx, size_t n,
                float *y, size_t ldy);
 

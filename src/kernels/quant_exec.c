@@ -2,10 +2,10 @@
  *
  * Products with quantized matrices spread over the pool.
  *
- *   one to eight rows of x   pieces are a few strips of 16 rows, numbered through all jobs; whoever finishes
+ *   gemv, of a few rows of x pieces are a few strips of 16 rows, numbered through all jobs; whoever finishes
  *                            the last strip of a block of 128 rows rotates the block back. Until then its z
  *                            stands in y
- *   more rows                pieces are blocks of 128 rows, whose products stay with one worker. Rows of x go
+ *   gemm                     pieces are blocks of 128 rows, whose products stay with one worker. Rows of x go
  *                            in chunks, to bound the memory
  *
  * Rows of x are prepared before, a row of a job a piece (one row: by the caller).
@@ -21,8 +21,8 @@
 #include <string.h>
 
 enum {
-    FAST_ROWS = 512,     /* of x in a chunk: decoding a tile is little beside that many products */
-    EXACT_ROWS = 256,    /* the same memory in float32 */
+    FAST_ROWS = ML_GEMM_ROWS, /* of x in a chunk */
+    EXACT_ROWS = ML_GEMM_EXACT_ROWS,
     PIECE = 48 * 1024,   /* bytes of weights worth a visit to the shared counter */
     MAX_GROUP_JOBS = 16, /* of a call, more go in several */
     STRIP = ML_QUANT_STRIP,
@@ -316,26 +316,25 @@ static void gemm(struct call *c) {
     ml_pool_for(c->e->pool, c->first[c->n_jobs], 1, gemm_range, c);
 }
 
-static enum ml_quant_rows path_of(size_t n) {
-    return n == 1 ? ML_QUANT_ONE : n <= FEW ? ML_QUANT_FEW : ML_QUANT_MANY;
-}
-
-static bool all_fast(const struct call *c) {
-    for (size_t j = 0; j < c->n_jobs; j++)
-        if (!is_fast(c, c->jobs[j].w)) return false;
-    return true;
+static struct ml_choice choose(const struct call *c, size_t rows) {
+    struct ml_product products[MAX_GROUP_JOBS];
+    for (size_t j = 0; j < c->n_jobs; j++) {
+        const struct ml_quant_matrix *m = c->jobs[j].w;
+        products[j] = (struct ml_product){ml_kind_of_quant(m), !is_fast(c, m), m->n, m->k};
+    }
+    return ml_select(&c->e->select, products, c->n_jobs, rows);
 }
 
 static void group(const struct ml_exec *e, enum ml_quant_mode mode, const struct ml_quant_job *jobs,
                   size_t n_jobs, const float *x, size_t ldx, size_t n) {
+    static const enum ml_quant_rows order[] = {ML_QUANT_ONE, ML_QUANT_FEW, ML_QUANT_MANY};
     struct call c = {.e = e, .q = e->quant, .mode = mode, .jobs = jobs, .n_jobs = n_jobs, .ldx = ldx};
-    const bool fast = all_fast(&c);
-    const size_t chunk = fast ? c.q->rows : smaller(c.q->rows, EXACT_ROWS);
     for (size_t t = 0; t < n; t += c.n) {
+        const struct ml_choice choice = choose(&c, smaller(c.q->rows, n - t));
         c.x = x + t * ldx;
-        c.n = smaller(chunk, n - t);
+        c.n = choice.block;
         c.row = t;
-        c.rows = fast ? path_of(c.n) : ML_QUANT_MANY;
+        c.rows = order[choice.path];
         (c.rows == ML_QUANT_MANY ? gemm : gemv)(&c);
     }
 }

@@ -40,6 +40,32 @@ done
 "$marlin" kernels --bench pool --threads 1 >"$dir/out" 2>"$dir/err" || fail "--bench pool"
 grep -q '^fork-join of 1 workers: p10 ' "$dir/out" || fail "what a fork-join costs"
 
+# What is used for what, and why: the table of the source, then what is measured here.
+export XDG_CACHE_HOME="$dir/cache"
+"$marlin" kernels >"$dir/out" 2>"$dir/err" || fail "the list"
+grep -Eq '^.*, best tier [a-z0-9]+.*, threads [0-9]+, caches of ' "$dir/out" || fail "the machine"
+grep -Eq '^  gemv +BF16 +[a-z0-9]+$' "$dir/out" || fail "the tier of a kernel"
+grep -Eq '^  tap4 +1  gemv +1  one row' "$dir/out" || fail "a choice and its reason"
+grep -q 'table of the source' "$dir/out" || fail "where figures come from"
+"$marlin" kernels --list exl3-mul1 --shape 1024x2560 --json >"$dir/out" 2>"$dir/err" || fail "--list --json"
+grep -q '"measured":false' "$dir/out" || fail "measured"
+grep -q '"n":1024,"k":2560,"choices":\[{"kind":"exl3-mul1-1","batch":1,"path":"gemv"' "$dir/out" || fail "choices"
+if grep -q '"kind":"tap4"' "$dir/out"; then fail "another kind"; fi
+"$marlin" kernels --tune --threads 1 >"$dir/out" 2>"$dir/err" || fail "--tune"
+[ "$(ls "$dir/cache/marlin" | wc -l)" -eq 1 ] || fail "one file"
+grep -q "written to $dir/cache/marlin/kernels-" "$dir/err" || fail "the name of the file"
+"$marlin" kernels --list --json >"$dir/out" 2>"$dir/err" || fail "--list after --tune"
+grep -q '"measured":true' "$dir/out" || fail "not measured"
+echo '{' >"$(echo "$dir"/cache/marlin/kernels-*)"
+"$marlin" kernels --list --json >"$dir/out" 2>"$dir/err" || fail "--list with a damaged file"
+grep -q '"measured":false' "$dir/out" || fail "a damaged file is used"
+grep -q "^marlin: warning: .*$dir/cache/marlin/kernels-" "$dir/err" || fail "no warning"
+
+refused --tune tap4
+refused --list --tune
+refused --shape 12
+refused --shape 0x4
+refused --shape 12x34x
 refused --check fish
 refused --bench fish
 refused fish

@@ -37,8 +37,9 @@ static ml_check_entry *get_gemm(const struct ml_check_tables *t, int kind) {
 
 static void call_matmul(const struct ml_check_tables *t, void *arg) {
     const struct call *a = arg;
-    const struct ml_exec e = {
+    struct ml_exec e = {
         .k = &t->k, .pool = a->pool, .scratch = a->scratch, .scratch_stride = a->scratch_stride};
+    ml_exec_bind(&e);
     ml_matmul(&e, a->w, a->x, a->w->cols, a->n, a->y, a->w->rows);
 }
 
