@@ -381,14 +381,15 @@ static bool keep_latest(void *user, const char *dir, const char *name) {
     return true;
 }
 
-marlin_status ml_checkpoint_save_hidden(const struct ml_job *job, size_t layer, struct marlin_error *err) {
+marlin_status ml_checkpoint_save_hidden(const struct ml_job *job, size_t layer, bool all,
+                                        struct marlin_error *err) {
     char path[PATH_MAX];
     const struct ml_rows *r = &job->rows;
     marlin_status st;
     ML_TRY(numbered(job, "hidden", layer, path, err));
     ML_TRY(
         save(path, "hidden", ML_F32, r->rows * r->width, (size_t)job->model->config->hidden_size, r->x, err));
-    (void)each_name(job->work, remove_older, &layer);
+    if (!all) (void)each_name(job->work, remove_older, &layer);
 out:
     return st;
 }

@@ -37,10 +37,26 @@ marlin_status ml_job_allocate(struct ml_job *job, const double *loss,
 /* The codec of so many bits, the job's. */
 marlin_status ml_job_codec(struct ml_job *job, int bits, const struct ml_codec **out,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
-/* One tensor with a trellis codec; h may be NULL. */
+/* One tensor with a trellis codec; h, of its inputs, and outputs may be NULL. */
 marlin_status ml_job_quantize(struct ml_job *job, const struct ml_plan_tensor *t, int bits,
-                              const struct ml_hessian *h, struct ml_quantized_linear *q,
-                              struct marlin_error *err) MARLIN_MUST_CHECK;
+                              const struct ml_hessian *h, const struct ml_hessian *outputs,
+                              struct ml_quantized_linear *q, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Tensor `index` of the plan into a part, its errors into the report. */
+marlin_status ml_job_quantize_tensor(struct ml_job *job, size_t index, const struct ml_hessian *h,
+                                     const struct ml_hessian *outputs, struct ml_part *part,
+                                     struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_job_write_part(struct ml_job *job, size_t layer, const struct ml_part *part,
+                                struct marlin_error *err) MARLIN_MUST_CHECK;
+/* job->rows become embeddings. */
+marlin_status ml_job_embed(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* The head; job->rows are the output of the last layer. */
+marlin_status ml_job_quantize_head(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* ---- descent.c ---- */
+
+/* All layers from the last to the first, each against the loss at the end; `done` of them, counted from the
+ * head, are written already. job->rows has room for the activations. */
+marlin_status ml_job_descend(struct ml_job *job, size_t done, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* ---- optimize.c ---- */
 
@@ -66,8 +82,8 @@ marlin_status ml_checkpoint_save_rows(const struct ml_job *job, struct marlin_er
 marlin_status ml_checkpoint_load_bits(struct ml_job *job, bool *found,
                                       struct marlin_error *err) MARLIN_MUST_CHECK;
 marlin_status ml_checkpoint_save_bits(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
-/* Inputs of `layer`; older ones are removed. */
-marlin_status ml_checkpoint_save_hidden(const struct ml_job *job, size_t layer,
+/* Inputs of `layer`; older ones are removed unless `all` are to be kept. */
+marlin_status ml_checkpoint_save_hidden(const struct ml_job *job, size_t layer, bool all,
                                         struct marlin_error *err) MARLIN_MUST_CHECK;
 /* The latest inputs at or before `layer` into job->rows; *from is their layer, *found false when there are
  * none. */

@@ -2,7 +2,7 @@
  *
  * LDLQ: quantize input channels from the last to the first, feeding the error of what is done into what is
  * not yet done, weighted by the block-LDL factors of the Hessian (QuIP, arXiv 2307.13304; GPTQ is the same
- * update).
+ * update). With a Hessian of the outputs too, errors are fed back along both sides (YAQA, arXiv 2505.22988).
  */
 #ifndef ML_QUANTIZATION_LDLQ_H
 #define ML_QUANTIZATION_LDLQ_H
@@ -29,13 +29,16 @@ struct ml_ldlq_job {
     struct ml_pool *pool;
     const float *w; /* targets [n, k]; n, k multiples of 16 */
     size_t n, k;
-    const float *lt; /* [k, k] from ml_ldl_factor, or NULL: no feedback */
+    const float *lt; /* [k, k] from ml_ldl_factor, or NULL: no feedback between inputs */
+    const float *lo; /* [n, n] the same of a Hessian of the outputs, or NULL: no feedback between them */
     float *q;        /* out: decoded values [n, k] */
     uint8_t *bytes;  /* out: tiles [n/16][k/16][tile_bytes] */
 };
 
-/* Rows of 16 outputs are independent given the Hessian, so they are what threads share: the result does not
- * depend on how many there are. */
+/* Without lo, rows of 16 outputs are independent, so they are what threads share. With it a thread follows,
+ * some columns behind, the one that has the rows below. Either way the result does not depend on how many
+ * there are.
+ */
 marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Bytes of working memory a thread for k input channels, whatever the codec. */

@@ -18,9 +18,11 @@ static size_t pad(size_t n) {
 }
 
 /* Targets and values, the Hessian and its factor, tiles of up to 8 bits, scratch of each thread. */
-size_t ml_quantize_linear_memory(size_t n, size_t k, int workers) {
-    const size_t weights = pad(n) * pad(k), channels = pad(k) * pad(k);
-    return (2 * weights + 2 * channels) * sizeof(float) + weights + (size_t)workers * ml_ldlq_scratch(pad(k));
+size_t ml_quantize_linear_memory(size_t n, size_t k, bool outputs, int workers) {
+    const size_t weights = pad(n) * pad(k), channels = pad(k) * pad(k) + (outputs ? pad(n) * pad(n) : 0);
+    const size_t widest = outputs && n > k ? pad(n) : pad(k);
+    return ((outputs ? 3 : 2) * weights + 2 * channels) * sizeof(float) + weights +
+           (size_t)workers * ml_ldlq_scratch(widest);
 }
 
 /* Work of one call; zero-initialised and freed as a whole. */
@@ -29,6 +31,7 @@ struct work {
     float *values; /* [n_pad, k_pad] decoded */
     float *h;      /* [k_pad, k_pad] Hessian in the rotated basis, or NULL */
     float *lt;     /* [k_pad, k_pad] feedback, or NULL */
+    float *lo;     /* [n_pad, n_pad] feedback between outputs, or NULL */
 };
 
 static void free_work(struct work *s) {
@@ -36,6 +39,7 @@ static void free_work(struct work *s) {
     ml_free(s->values);
     ml_free(s->h);
     ml_free(s->lt);
+    ml_free(s->lo);
 }
 
 static marlin_status alloc_floats(float **p, size_t rows, size_t cols, struct marlin_error *err) {
@@ -73,34 +77,62 @@ static void add_ridge(float *h, size_t k, size_t channels, double sigma) {
         h[i * k + i] += ridge;
 }
 
-/* h and lt of the rotated basis, or both NULL with a reason in *fallback. Only running out of memory fails.
- */
-static marlin_status factor(struct work *s, const struct ml_hessian *hessian, const struct ml_rotation *r,
+/* One side of the matrix: its Hessian in the rotated basis in *h, and the feedback made from it in *lt; both
+ * NULL with a reason in *fallback when there is none. Only running out of memory fails. */
+struct side {
+    const struct ml_hessian *hessian;
+    void (*rotate)(const struct ml_rotation *r, float *h);
+    size_t channels; /* padded */
+    float **h, **lt;
+};
+
+static marlin_status try_factor(const struct side *s, const struct ml_rotation *r, double sigma,
+                                const struct ml_quantize_options *o, const char **fallback,
+                                struct marlin_error *err) {
+    const size_t k = s->channels;
+    if (ml_hessian_finish(s->hessian, 0, *s->h, NULL) != MARLIN_OK) {
+        *fallback = ml_hessian_useless(s->hessian);
+        return MARLIN_ERR_NUMERIC;
+    }
+    s->rotate(r, *s->h);
+    add_ridge(*s->h, k, s->hessian->channels, sigma);
+    memcpy(*s->lt, *s->h, k * k * sizeof **s->lt);
+    const marlin_status st = ml_ldl_factor(*s->lt, k, o->kernels, o->pool, err);
+    *fallback = st == MARLIN_OK ? NULL : "the Hessian could not be factored";
+    return st;
+}
+
+static marlin_status factor(const struct side *s, const struct ml_rotation *r,
                             const struct ml_quantize_options *o, const char **fallback,
                             struct marlin_error *err) {
-    const size_t k = r->k;
-    marlin_status st = alloc_floats(&s->h, k, k, err);
-    if (st == MARLIN_OK) st = alloc_floats(&s->lt, k, k, err);
-    if (st != MARLIN_OK) return st;
     double sigma = o->sigma;
+    marlin_status st = alloc_floats(s->h, s->channels, s->channels, err);
+    if (st == MARLIN_OK) st = alloc_floats(s->lt, s->channels, s->channels, err);
+    if (st != MARLIN_OK) return st;
     for (int try = 0; try < RIDGE_TRIES; try++) {
-        if (ml_hessian_finish(hessian, 0, s->h, NULL) != MARLIN_OK) {
-            *fallback = ml_hessian_useless(hessian);
-            break;
-        }
-        ml_rotation_hessian(r, s->h);
-        add_ridge(s->h, k, hessian->channels, sigma);
-        memcpy(s->lt, s->h, k * k * sizeof *s->lt);
-        *fallback = NULL;
-        st = ml_ldl_factor(s->lt, k, o->kernels, o->pool, err);
-        if (st == MARLIN_OK || st == MARLIN_ERR_MEMORY) return st;
-        *fallback = "the Hessian could not be factored";
+        struct marlin_error why;
+        st = try_factor(s, r, sigma, o, fallback, &why);
+        if (st == MARLIN_OK) return st;
+        if (st == MARLIN_ERR_MEMORY) return ml_fail(err, st, "%s", why.text);
         sigma = sigma * 3 + 0.01;
     }
-    ml_free(s->h);
-    ml_free(s->lt);
-    s->h = s->lt = NULL;
+    ml_free(*s->h);
+    ml_free(*s->lt);
+    *s->h = *s->lt = NULL;
     return MARLIN_OK;
+}
+
+/* Feedback along both sides. Without that between inputs there is none between outputs either. */
+static marlin_status factor_sides(struct work *w, const struct ml_hessian *inputs,
+                                  const struct ml_rotation *r, const struct ml_quantize_options *o,
+                                  const char **fallback, struct marlin_error *err) {
+    float *h = NULL;
+    const struct side in = {inputs, ml_rotation_hessian, r->k, &w->h, &w->lt};
+    const struct side out = {o->outputs, ml_rotation_out_hessian, r->n, &h, &w->lo};
+    marlin_status st = factor(&in, r, o, fallback, err);
+    if (st == MARLIN_OK && o->outputs && w->lt) st = factor(&out, r, o, fallback, err);
+    ml_free(h);
+    return st;
 }
 
 static double relative_error(const float *w, const float *q, size_t count) {
@@ -127,6 +159,7 @@ static marlin_status run_ldlq(struct work *s, const struct ml_quantize_options *
                                     .n = n,
                                     .k = k,
                                     .lt = s->lt,
+                                    .lo = s->lo,
                                     .q = s->values,
                                     .bytes = out->bytes};
     const marlin_status st = ml_ldlq(&job, err);
@@ -149,7 +182,7 @@ marlin_status ml_quantize_linear(const float *w, size_t n, size_t k, const struc
     ML_TRY(ml_rotation_create(&out->rotation, pad(n), pad(k), err));
     ml_rotation_fit(&out->rotation, s.target, options->codec->unit, options->seed);
     if (hessian)
-        ML_TRY(factor(&s, hessian, &out->rotation, options, &out->fallback, err));
+        ML_TRY(factor_sides(&s, hessian, &out->rotation, options, &out->fallback, err));
     else
         out->fallback = "no calibration";
     ML_TRY(run_ldlq(&s, options, out, err));

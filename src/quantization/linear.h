@@ -17,8 +17,9 @@ struct ml_quantize_options {
     const struct ml_codec *codec;
     const struct ml_kernels *kernels;
     struct ml_pool *pool;
-    double sigma;  /* ridge on the Hessian, relative to its mean diagonal; 0.025 */
-    uint64_t seed; /* of the signs */
+    double sigma;                     /* ridge on the Hessian, relative to its mean diagonal; 0.025 */
+    uint64_t seed;                    /* of the signs */
+    const struct ml_hessian *outputs; /* of the gradient of the outputs; NULL: all outputs count the same */
 };
 
 struct ml_quantized_linear {
@@ -42,8 +43,8 @@ void ml_quantized_linear_free(struct ml_quantized_linear *q);
 marlin_status ml_quantized_linear_restore(const struct ml_quantized_linear *q, const struct ml_codec *codec,
                                           float *w, struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Bytes of working memory that ml_quantize_linear allocates for n x k with so many threads, at most, for the
- * estimate printed beforehand. */
-size_t ml_quantize_linear_memory(size_t n, size_t k, int workers);
+/* Bytes of working memory that ml_quantize_linear allocates for n x k, with or without a Hessian of the
+ * outputs, with so many threads, at most: for the estimate printed beforehand. */
+size_t ml_quantize_linear_memory(size_t n, size_t k, bool outputs, int workers);
 
 #endif

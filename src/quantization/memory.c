@@ -5,6 +5,7 @@
 #include "quantization/job.h"
 
 #include "base/log.h"
+#include "quantization/curvature.h"
 
 #include <string.h>
 
@@ -65,8 +66,8 @@ static uint64_t matrix_bytes(const struct ml_job *job, size_t layer) {
         const struct ml_plan_tensor *t = &job->plan.tensors[i];
         if (t->bits == ML_BITS_PLAIN) continue;
         const uint64_t weights = ml_plan_weights(t), bits = (uint64_t)(t->bits ? t->bits : 8);
-        const uint64_t work =
-            ml_quantize_linear_memory(t->linear->out, t->linear->in, ml_pool_size(job->settings->pool));
+        const uint64_t work = ml_quantize_linear_memory(
+            t->linear->out, t->linear->in, job->settings->optimize, ml_pool_size(job->settings->pool));
         most = larger(most, weights * sizeof(float) + work);
         done += weights * bits / 8;
     }
@@ -77,12 +78,16 @@ static uint64_t hessian_bytes(const struct ml_job *job, size_t layer, size_t tok
     const int workers = ml_pool_size(job->settings->pool);
     if (layer == job->plan.layers) return ml_hessian_bytes(job->model->head.in, workers);
     const struct ml_layer *l = &job->model->layers[layer];
-    return ml_capture_bytes(l, tokens, workers) +
-           (l->moe.experts ? ml_hessian_bytes(l->moe.experts[0].down.in, workers) : 0);
+    const uint64_t capture = ml_capture_bytes(l, tokens, workers) +
+                             (l->moe.experts ? ml_hessian_bytes(l->moe.experts[0].down.in, workers) : 0);
+    return job->settings->optimize
+               ? larger(capture, ml_layer_curvature_bytes(&job->plan, layer, job->width, workers))
+               : capture;
 }
 
-/* Measuring: a role's weights in float32, sample rows three times, logits. */
-static uint64_t measuring_bytes(const struct ml_job *job, size_t layer) {
+/* What optimizing adds: first, measuring, a role's weights in float32, sample rows three times, logits; then
+ * gradients. */
+static uint64_t optimizing_bytes(const struct ml_job *job, size_t layer) {
     const size_t hidden = (size_t)job->model->config->hidden_size;
     uint64_t role[ML_ROLES] = {0}, most = 0;
     if (!job->settings->optimize) return 0;
@@ -91,8 +96,9 @@ static uint64_t measuring_bytes(const struct ml_job *job, size_t layer) {
         role[t->role] += ml_plan_weights(t) * sizeof(float);
         most = larger(most, role[t->role]);
     }
-    return most +
-           ((uint64_t)3 * ML_SAMPLE_TOKENS * hidden + (uint64_t)64 * job->model->head.out) * sizeof(float);
+    most += ((uint64_t)3 * ML_SAMPLE_TOKENS * hidden + (uint64_t)64 * job->model->head.out) * sizeof(float);
+    return larger(most, ml_backward_bytes(job->model, job->width, ml_pool_size(job->settings->pool)) +
+                            (uint64_t)job->tokens * hidden * sizeof(float));
 }
 
 void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_memory *out) {
@@ -105,7 +111,7 @@ void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_m
         struct ml_quantize_memory m = {.activations = activations};
         m.weights = source_bytes(job, l) + (l < job->plan.layers ? source_bytes(job, l + 1) : 0);
         m.hessians = hessian_bytes(job, l, tokens);
-        m.work = larger(state, matrix_bytes(job, l)) + measuring_bytes(job, l);
+        m.work = larger(state, matrix_bytes(job, l)) + optimizing_bytes(job, l);
         m.total = m.weights + m.hessians + m.activations + m.work;
         m.work += program_bytes;
         m.total += program_bytes;

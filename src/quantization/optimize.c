@@ -101,7 +101,7 @@ static marlin_status swap_in(struct probe *p, struct swap *s, const struct ml_pl
     const struct ml_codec *codec = NULL;
     marlin_status st;
     ML_TRY(ml_job_codec(p->job, PROBE, &codec, err));
-    ML_TRY(ml_job_quantize(p->job, t, PROBE, h, &q, err));
+    ML_TRY(ml_job_quantize(p->job, t, PROBE, h, NULL, &q, err));
     s->w = ml_calloc(l->out, l->in * sizeof(float));
     if (!s->w) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", l->name);

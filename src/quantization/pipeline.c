@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The order of a job. Layers depend on the calibration rows and on the unquantized layers before them, never
- * on each other's quantized weights: measured, Hessians of the unquantized model are as good, and a layer can
- * be made again or made alone.
+ * The order of a job. Layers depend on the calibration rows and on the unquantized model, never on each
+ * other's quantized weights: measured, Hessians of the unquantized model are as good, and a layer can be made
+ * again or made alone. A job that optimizes goes from the last layer to the first (quantization/descent.c).
  */
 #include "quantization/pipeline.h"
 
@@ -190,7 +190,7 @@ static marlin_status reserve_activations(struct ml_job *job, struct marlin_error
     return ml_fail(err, MARLIN_ERR_MEMORY, "activations of %zu tokens: out of memory", c->rows * c->width);
 }
 
-static marlin_status embed(struct ml_job *job, struct marlin_error *err) {
+marlin_status ml_job_embed(struct ml_job *job, struct marlin_error *err) {
     const struct ml_calibration *c = &job->calibration;
     const size_t hidden = (size_t)job->model->config->hidden_size;
     struct ml_state *s = NULL;
@@ -260,8 +260,8 @@ out:
 }
 
 marlin_status ml_job_quantize(struct ml_job *job, const struct ml_plan_tensor *t, int bits,
-                              const struct ml_hessian *h, struct ml_quantized_linear *q,
-                              struct marlin_error *err) {
+                              const struct ml_hessian *h, const struct ml_hessian *outputs,
+                              struct ml_quantized_linear *q, struct marlin_error *err) {
     const struct ml_linear *l = t->linear;
     const struct ml_codec *codec = NULL;
     float *w = NULL;
@@ -273,6 +273,7 @@ marlin_status ml_job_quantize(struct ml_job *job, const struct ml_plan_tensor *t
         .kernels = ml_kernels(),
         .pool = job->settings->pool,
         .sigma = sigma,
+        .outputs = outputs,
         .seed = XXH3_64bits_withSeed(l->name, strlen(l->name), job->settings->seed)};
     ML_TRY(ml_quantize_linear(w, l->out, l->in, h, &o, q, err));
 out:
@@ -281,11 +282,12 @@ out:
 }
 
 static marlin_status quantize_trellis(struct ml_job *job, const struct ml_plan_tensor *t,
-                                      const struct ml_hessian *h, struct ml_part *part,
-                                      struct ml_quantize_tensor *result, struct marlin_error *err) {
+                                      const struct ml_hessian *h, const struct ml_hessian *outputs,
+                                      struct ml_part *part, struct ml_quantize_tensor *result,
+                                      struct marlin_error *err) {
     struct ml_quantized_linear q = {0};
     marlin_status st;
-    ML_TRY(ml_job_quantize(job, t, t->bits, h, &q, err));
+    ML_TRY(ml_job_quantize(job, t, t->bits, h, outputs, &q, err));
     result->proxy_error = q.proxy_error;
     result->fallback = q.fallback;
     result->dropped = h ? h->dropped : 0;
@@ -305,15 +307,16 @@ static marlin_status quantize_int8(struct ml_job *job, const struct ml_plan_tens
     return st;
 }
 
-static marlin_status quantize_tensor(struct ml_job *job, size_t index, const struct ml_hessian *h,
-                                     struct ml_part *part, struct marlin_error *err) {
+marlin_status ml_job_quantize_tensor(struct ml_job *job, size_t index, const struct ml_hessian *h,
+                                     const struct ml_hessian *outputs, struct ml_part *part,
+                                     struct marlin_error *err) {
     const struct ml_quantize_settings *s = job->settings;
     const struct ml_plan_tensor *t = &job->plan.tensors[index];
     struct ml_quantize_tensor *result = &job->report->tensors[index];
     if (t->bits == ML_BITS_PLAIN) return MARLIN_OK;
     marlin_status st = t->bits == ML_BITS_INT8 && s->format == ML_QUANTIZE_MARLIN
                            ? quantize_int8(job, t, part, result, err)
-                           : quantize_trellis(job, t, h, part, result, err);
+                           : quantize_trellis(job, t, h, outputs, part, result, err);
     if (st != MARLIN_OK) {
         st = ml_fail_in(err, st, "%s", t->linear->name);
         goto out;
@@ -345,7 +348,7 @@ static marlin_status quantize_expert_down(struct ml_job *job, size_t index, cons
     marlin_status st;
     ML_TRY(ml_hessian_create(&h, e->down.in, ml_pool_size(c->pool), err));
     ML_TRY(ml_capture_expert(c, job->model, job->rows.width, e, &h, err));
-    ML_TRY(quantize_tensor(job, index, &h, part, err));
+    ML_TRY(ml_job_quantize_tensor(job, index, &h, NULL, part, err));
 out:
     ml_hessian_free(&h);
     return st;
@@ -356,14 +359,15 @@ static marlin_status quantize_layer(struct ml_job *job, size_t layer, const stru
     for (size_t i = job->plan.first[layer]; i < job->plan.first[layer + 1]; i++) {
         const struct ml_plan_tensor *t = &job->plan.tensors[i];
         const bool own = t->expert != ML_NO_EXPERT && t->role == ML_ROLE_DOWN;
-        const marlin_status st = own ? quantize_expert_down(job, i, c, part, err)
-                                     : quantize_tensor(job, i, &c->h[ml_role_input(t->role)], part, err);
+        const marlin_status st =
+            own ? quantize_expert_down(job, i, c, part, err)
+                : ml_job_quantize_tensor(job, i, &c->h[ml_role_input(t->role)], NULL, part, err);
         if (st != MARLIN_OK) return st;
     }
     return MARLIN_OK;
 }
 
-static marlin_status write_part(struct ml_job *job, size_t layer, const struct ml_part *part,
+marlin_status ml_job_write_part(struct ml_job *job, size_t layer, const struct ml_part *part,
                                 struct marlin_error *err) {
     char path[PATH_MAX];
     const marlin_status st = ml_checkpoint_part(job, layer, path, err);
@@ -380,7 +384,7 @@ static marlin_status do_layer(struct ml_job *job, size_t layer, struct marlin_er
     ML_TRY(
         ml_rows_forward(job->model, layer, &job->rows, &c, job->settings->pool, job->settings->cancel, err));
     ML_TRY(quantize_layer(job, layer, &c, &part, err));
-    ML_TRY(write_part(job, layer, &part, err));
+    ML_TRY(ml_job_write_part(job, layer, &part, err));
     ml_job_release(job, layer);
 out:
     ml_part_free(&part);
@@ -402,15 +406,15 @@ static marlin_status head_hessian(struct ml_job *job, struct ml_hessian *h, stru
     return MARLIN_OK;
 }
 
-static marlin_status do_head(struct ml_job *job, struct marlin_error *err) {
+marlin_status ml_job_quantize_head(struct ml_job *job, struct marlin_error *err) {
     const size_t index = job->plan.first[job->plan.layers];
     struct ml_hessian h = {0};
     struct ml_part part = {0};
     marlin_status st;
     ML_TRY(ml_hessian_create(&h, job->model->head.in, ml_pool_size(job->settings->pool), err));
     ML_TRY(head_hessian(job, &h, err));
-    ML_TRY(quantize_tensor(job, index, &h, &part, err));
-    ML_TRY(write_part(job, job->plan.layers, &part, err));
+    ML_TRY(ml_job_quantize_tensor(job, index, &h, NULL, &part, err));
+    ML_TRY(ml_job_write_part(job, job->plan.layers, &part, err));
 out:
     ml_part_free(&part);
     ml_hessian_free(&h);
@@ -438,11 +442,17 @@ static void recall(struct ml_job *job, size_t layer, const struct ml_tensors *t)
     }
 }
 
-/* The number of layers (the head being the last) that are done. A part that is damaged is made again. */
+/* The layer that is made as number `step`; the head counts as the last one. */
+static size_t layer_of_step(const struct ml_job *job, size_t step) {
+    return job->settings->optimize ? job->plan.layers - step : step;
+}
+
+/* The number of layers that are done. A part that is damaged is made again. */
 static size_t count_done(struct ml_job *job) {
     char path[PATH_MAX];
-    size_t layer = 0;
-    for (; layer <= job->plan.layers; layer++) {
+    size_t step = 0;
+    for (; step <= job->plan.layers; step++) {
+        const size_t layer = layer_of_step(job, step);
         struct ml_tensors *t = NULL;
         struct marlin_error why = {0};
         if (ml_checkpoint_part(job, layer, path, &why) != MARLIN_OK) break;
@@ -452,7 +462,7 @@ static size_t count_done(struct ml_job *job) {
         recall(job, layer, t);
         ml_tensors_close(t);
     }
-    return layer;
+    return step;
 }
 
 /* Brings the activations to the input of `layer`. */
@@ -461,7 +471,7 @@ static marlin_status reach(struct ml_job *job, size_t layer, struct marlin_error
     bool found = false;
     marlin_status st;
     ML_TRY(ml_checkpoint_load_hidden(job, layer, &from, &found, err));
-    if (!found) ML_TRY(embed(job, err));
+    if (!found) ML_TRY(ml_job_embed(job, err));
     for (; from < layer; from++) {
         ml_job_fetch(job, from + 1);
         ML_TRY(ml_rows_forward(job->model, from, &job->rows, NULL, job->settings->pool, job->settings->cancel,
@@ -479,7 +489,7 @@ static marlin_status optimize_bits(struct ml_job *job, struct marlin_error *err)
     ML_TRY(ml_checkpoint_load_bits(job, &found, err));
     if (!found) {
         ML_TRY(reserve_activations(job, err));
-        ML_TRY(embed(job, err));
+        ML_TRY(ml_job_embed(job, err));
         ML_TRY(ml_job_optimize(job, err));
         ML_TRY(ml_checkpoint_save_bits(job, err));
         ml_free(job->rows.x);
@@ -490,23 +500,31 @@ out:
     return st;
 }
 
+/* From the first layer to the last, the head after them. */
+static marlin_status ascend(struct ml_job *job, size_t done, struct marlin_error *err) {
+    double saved = ml_clock_seconds();
+    marlin_status st;
+    ML_TRY(reach(job, done, err));
+    for (size_t l = done; l < job->plan.layers; l++) {
+        ML_TRY(do_layer(job, l, err));
+        if (ml_clock_seconds() - saved < hidden_every) continue;
+        ML_TRY(ml_checkpoint_save_hidden(job, l + 1, false, err));
+        saved = ml_clock_seconds();
+    }
+    ML_TRY(ml_job_quantize_head(job, err));
+out:
+    return st;
+}
+
 static marlin_status do_layers(struct ml_job *job, struct marlin_error *err) {
     marlin_status st;
     ML_TRY(get_rows(job, err));
     if (job->settings->optimize) ML_TRY(optimize_bits(job, err));
     const size_t done = count_done(job);
-    double saved = ml_clock_seconds();
     job->report->resumed_layers = done;
     if (done > job->plan.layers) goto out;
     ML_TRY(reserve_activations(job, err));
-    ML_TRY(reach(job, done, err));
-    for (size_t l = done; l < job->plan.layers; l++) {
-        ML_TRY(do_layer(job, l, err));
-        if (ml_clock_seconds() - saved < hidden_every) continue;
-        ML_TRY(ml_checkpoint_save_hidden(job, l + 1, err));
-        saved = ml_clock_seconds();
-    }
-    ML_TRY(do_head(job, err));
+    ML_TRY(job->settings->optimize ? ml_job_descend(job, done, err) : ascend(job, done, err));
 out:
     return st;
 }

@@ -143,15 +143,23 @@ void ml_rotation_fit(struct ml_rotation *r, float *w, float unit, uint64_t seed)
     ml_hadamard_rows(w, r->n * r->k / ML_HADAMARD);
 }
 
-void ml_rotation_hessian(const struct ml_rotation *r, float *h) {
-    const size_t k = r->k;
-    for (size_t i = 0; i < k; i++) {
-        for (size_t j = 0; j < k; j++) {
-            h[i * k + j] *= r->su[i] * r->su[j];
+/* h [n, n] -> H (scale scale' h) H */
+static void rotate_both_sides(const float *scale, size_t n, float *h) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < n; j++) {
+            h[i * n + j] *= scale[i] * scale[j];
         }
     }
-    ml_hadamard_rows(h, k * k / ML_HADAMARD);
-    ml_hadamard_columns(h, k / ML_HADAMARD, k);
+    ml_hadamard_rows(h, n * n / ML_HADAMARD);
+    ml_hadamard_columns(h, n / ML_HADAMARD, n);
+}
+
+void ml_rotation_hessian(const struct ml_rotation *r, float *h) {
+    rotate_both_sides(r->su, r->k, h);
+}
+
+void ml_rotation_out_hessian(const struct ml_rotation *r, float *h) {
+    rotate_both_sides(r->sv, r->n, h);
 }
 
 void ml_rotation_undo(const struct ml_rotation *r, float *q) {

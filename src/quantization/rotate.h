@@ -44,6 +44,10 @@ void ml_rotation_fit(struct ml_rotation *r, float *w, float unit, uint64_t seed)
 /* h [k, k] symmetric, the second moment of x, becomes that of x' = Hk (su * x). */
 void ml_rotation_hessian(const struct ml_rotation *r, float *h);
 
+/* h [n, n] symmetric, the second moment of the gradient of y, becomes that of the gradient of z: Hn (sv * g).
+ */
+void ml_rotation_out_hessian(const struct ml_rotation *r, float *h);
+
 /* Turns q [n, k] back into w: the slow reference of what the runtime does. In place. */
 void ml_rotation_undo(const struct ml_rotation *r, float *q);
 
