@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What a layer's linears mean for the loss at the end of the model: Kronecker factors of the Fisher
- * information of each, from the gradients G_s [out, in] of the loss of sequences s with respect to its
- * weights:
+ * information of each, from its inputs x and the gradients g of the loss with respect to its outputs, over
+ * tokens:
  *
- *     in = sum of G_s' G_s      out = sum of G_s G_s'      G_s = sum over tokens of g x'
+ *     in = sum of |g|^2 x x'      out = sum of |x|^2 g g'
  *
- * so that a change E of the weights costs about tr(out E in E'). Source: YAQA (arXiv 2505.22988), sketch B,
- * one iteration.
+ * so that a change E of the weights costs about tr(out E in E'). Source: YAQA (arXiv 2505.22988), sketch A,
+ * one iteration. Sketch B, of whole sequences' gradients, costs more and was no better with as many tokens as
+ * a model's own text has (bench/results/quantization.md).
  */
 #ifndef ML_QUANTIZATION_CURVATURE_H
 #define ML_QUANTIZATION_CURVATURE_H
@@ -18,7 +19,6 @@
 
 struct ml_curvature {
     struct ml_hessian in, out;
-    uint64_t tokens; /* that it was made from */
 };
 
 /* Of the tensors of one layer; in a mixture of experts also of each role, summed over its experts. */
@@ -26,17 +26,13 @@ struct ml_layer_curvature {
     const struct ml_plan *plan;
     size_t layer;
     struct ml_pool *pool;
-    size_t width;             /* most tokens of a sequence */
     struct ml_curvature *own; /* of plan->tensors[plan->first[layer] + i] */
     size_t count;
     struct ml_curvature shared[ML_ROLES]; /* empty (in.k == 0) in a dense layer */
-    struct ml_exec exec;
-    float *memory;
-    float *xt, *gt;     /* [in, n], [out, n] */
-    float *grad, *flip; /* [out, in], [in, out] */
+    float *scaled;                        /* [width, widest input or output] */
 };
 
-/* Bytes that one takes. */
+/* Bytes that one takes for sequences of at most `width` tokens. */
 uint64_t ml_layer_curvature_bytes(const struct ml_plan *plan, size_t layer, size_t width, int workers);
 marlin_status ml_layer_curvature_create(struct ml_layer_curvature *c, const struct ml_plan *plan,
                                         size_t layer, size_t width, struct ml_pool *pool,
@@ -44,7 +40,7 @@ marlin_status ml_layer_curvature_create(struct ml_layer_curvature *c, const stru
 void ml_layer_curvature_free(struct ml_layer_curvature *c);
 
 /* An ml_gradient_fn; user is the struct ml_layer_curvature. Linears that the plan does not have are passed
- * over. */
+ * over; tokens that are not finite are left out. */
 void ml_layer_curvature_add(void *user, const struct ml_linear *linear, const float *x, const float *g,
                             size_t n);
 

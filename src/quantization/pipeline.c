@@ -26,7 +26,7 @@ static const double hidden_every = 30; /* seconds of work that a restart may hav
 enum { TEXT_WIDTH = 1024, OWN_WIDTH = 512 };
 
 /* What each effort buys: the trellis window up to 4 bits and beyond (there 12 loses 4 to 9 % against 14), and
- * calibration tokens. */
+ * calibration tokens. To optimize takes up to four times as many: gradients are noisier than activations. */
 static const struct {
     const char *name;
     int window, wide_window;
@@ -67,11 +67,18 @@ marlin_status ml_job_allocate(struct ml_job *job, const double *loss, struct mar
     return st != MARLIN_OK ? st : ml_allocate(&job->plan, &a, err);
 }
 
+/* Inputs of all layers are kept on disk: no more than 16 GiB of them for what exceeds the usual. */
+static size_t optimize_tokens(const struct ml_job *job, size_t usual) {
+    const uint64_t token = (uint64_t)job->model->config->hidden_size * sizeof(float) * (job->plan.layers + 1);
+    const uint64_t room = ((uint64_t)16 << 30) / token, most = 4 * (uint64_t)usual;
+    return room < usual ? usual : (size_t)(room < most ? room : most);
+}
+
 static void set_size(struct ml_job *job) {
     const struct ml_quantize_settings *s = job->settings;
     const size_t longest = (size_t)job->model->config->max_positions;
     const size_t usual = s->calib ? efforts[s->effort].text_tokens : efforts[s->effort].own_tokens;
-    job->tokens = s->calib_tokens ? s->calib_tokens : usual;
+    job->tokens = s->calib_tokens ? s->calib_tokens : s->optimize ? optimize_tokens(job, usual) : usual;
     job->width = s->calib ? TEXT_WIDTH : OWN_WIDTH;
     if (longest && longest < job->width) job->width = longest;
     if (job->width > job->tokens) job->width = job->tokens;

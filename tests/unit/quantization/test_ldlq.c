@@ -262,6 +262,110 @@ static void feedback_lowers_the_proxy_for_any_thread_count(void **state) {
     ml_codec_free(&codec);
 }
 
+/* ---- feedback along both sides ---- */
+
+enum { BN = 192 }; /* three bands of rows */
+
+/* First BN channels of a Hessian of other inputs, as that of the outputs. */
+static float *output_hessian(void) {
+    float *full = make_hessian(11), *h = malloc((size_t)BN * BN * sizeof *h);
+    for (size_t i = 0; i < BN; i++) {
+        memcpy(h + i * BN, full + i * K, BN * sizeof *h);
+    }
+    free(full);
+    return h;
+}
+
+/* tr(out E in E') of E = w - q [BN, K] by its definition. */
+static double two_sided_loss(const float *w, const float *q, const float *in, const float *out) {
+    double *left = calloc((size_t)BN * K, sizeof *left), loss = 0;
+    for (size_t i = 0; i < BN; i++)
+        for (size_t j = 0; j < BN; j++)
+            for (size_t c = 0; c < K; c++)
+                left[i * K + c] += (double)out[i * BN + j] * ((double)w[j * K + c] - q[j * K + c]);
+    for (size_t i = 0; i < BN; i++)
+        for (size_t c = 0; c < K; c++)
+            for (size_t d = 0; d < K; d++)
+                loss += left[i * K + c] * in[c * K + d] * ((double)w[i * K + d] - q[i * K + d]);
+    free(left);
+    return loss;
+}
+
+/* What a tile's rounding error should be made of: E + (Lo' E Li - E), all of E from tiles made before it,
+ * which are those below in the same columns and all of the columns to the right. */
+static double slow_target(const float *w, const float *q, const float *lt, const float *lo, size_t r,
+                          size_t c) {
+    const size_t row1 = r / ML_TILE * ML_TILE + ML_TILE, col1 = c / ML_TILE * ML_TILE + ML_TILE;
+    double sum = w[r * K + c];
+    for (size_t i = r; i < BN; i++) {
+        const double across = i == r ? 1 : i < row1 ? 0 : lo[r * BN + i];
+        if (across == 0) continue;
+        if (i >= row1) sum += across * ((double)w[i * K + c] - q[i * K + c]);
+        for (size_t d = col1; d < K; d++)
+            sum += across * ((double)w[i * K + d] - q[i * K + d]) * lt[c * K + d];
+    }
+    return sum;
+}
+
+static void each_tile_is_as_good_as_the_slow_twins(const struct ml_codec *codec,
+                                                   const struct ml_ldlq_job *job) {
+    void *scratch = ml_alloc_aligned(ml_viterbi_scratch(&codec->viterbi));
+    for (size_t tile = 0; tile < BN / ML_TILE * (K / ML_TILE); tile += 5) {
+        const size_t row = tile / (K / ML_TILE) * ML_TILE, col = tile % (K / ML_TILE) * ML_TILE;
+        float target[ML_TILE_WEIGHTS], values[ML_TILE_WEIGHTS];
+        uint8_t bytes[256];
+        double mine = 0, twins = 0;
+        for (size_t i = 0; i < ML_TILE_WEIGHTS; i++)
+            target[i] =
+                (float)slow_target(job->w, job->q, job->lt, job->lo, row + i / ML_TILE, col + i % ML_TILE);
+        ml_codec_quantize(codec, scratch, target, ML_TILE, values, bytes);
+        for (size_t i = 0; i < ML_TILE_WEIGHTS; i++) {
+            const double q = job->q[(row + i / ML_TILE) * K + col + i % ML_TILE];
+            mine += (target[i] - q) * (target[i] - q);
+            twins += ((double)target[i] - values[i]) * ((double)target[i] - values[i]);
+        }
+        assert_true(fabs(mine - twins) < 1e-3 * twins);
+    }
+    ml_free_aligned(scratch);
+}
+
+static void feedback_along_both_sides(void **state) {
+    (void)state;
+    struct ml_codec codec;
+    struct ml_pool *pool;
+    static uint8_t one[BN / 16 * (K / 16) * 96], three[sizeof one];
+    float *in = make_hessian(3), *out = output_hessian(), *w = normals((size_t)BN * K, 4);
+    float *lt = malloc((size_t)K * K * sizeof *lt), *lo = malloc((size_t)BN * BN * sizeof *lo);
+    float *q = malloc((size_t)BN * K * sizeof *q);
+    memcpy(lt, in, (size_t)K * K * sizeof *lt);
+    memcpy(lo, out, (size_t)BN * BN * sizeof *lo);
+    assert_int_equal(ml_codec_tap(&codec, 3, 12, ml_cpu()->tier, NULL), MARLIN_OK);
+    assert_int_equal(ml_pool_create(3, &pool, NULL), MARLIN_OK);
+    assert_int_equal(ml_ldl_factor(lt, K, ml_kernels(), NULL, NULL), MARLIN_OK);
+    assert_int_equal(ml_ldl_factor(lo, BN, ml_kernels(), NULL, NULL), MARLIN_OK);
+    struct ml_ldlq_job job = {
+        .codec = &codec, .kernels = ml_kernels(), .w = w, .n = BN, .k = K, .lt = lt, .q = q, .bytes = one};
+    assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
+    const double inputs_alone = two_sided_loss(w, q, in, out);
+    job.lo = lo;
+    assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
+    /* The diagonal blocks of the outputs' factor have 0.79 of the trace: no code can do better. */
+    assert_true(two_sided_loss(w, q, in, out) < 0.83 * inputs_alone);
+    each_tile_is_as_good_as_the_slow_twins(&codec, &job);
+    job.pool = pool;
+    job.bytes = three;
+    assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
+    assert_memory_equal(one, three, sizeof one);
+    ml_pool_free(pool);
+    ml_codec_free(&codec);
+    free(q);
+    free(lo);
+    free(lt);
+    free(w);
+    free(out);
+    free(in);
+}
+
 static void driver_restores_close_weights(const struct ml_codec *codec, double bound) {
     enum { TN = 200, TK = 250 }; /* padded inside */
     float *w = normals((size_t)TN * TK, 5), *back = malloc((size_t)TN * TK * sizeof *back);
@@ -337,6 +441,7 @@ int main(void) {
         cmocka_unit_test(proxy_error_follows_its_definition),
         cmocka_unit_test(indefinite_hessian_is_refused),
         cmocka_unit_test(feedback_lowers_the_proxy_for_any_thread_count),
+        cmocka_unit_test(feedback_along_both_sides),
         cmocka_unit_test(both_codecs_share_the_driver),
         cmocka_unit_test(bad_hessians_fall_back_and_say_so),
     };
