@@ -87,35 +87,33 @@ struct side {
 };
 
 static marlin_status try_factor(const struct side *s, const struct ml_rotation *r, double sigma,
-                                const struct ml_quantize_options *o, const char **fallback,
-                                struct marlin_error *err) {
+                                const struct ml_quantize_options *o, struct marlin_error *err) {
     const size_t k = s->channels;
-    if (ml_hessian_finish(s->hessian, 0, *s->h, NULL) != MARLIN_OK) {
-        *fallback = ml_hessian_useless(s->hessian);
-        return MARLIN_ERR_NUMERIC;
-    }
+    const marlin_status st = ml_hessian_finish(s->hessian, 0, *s->h, err);
+    if (st != MARLIN_OK) return st;
     s->rotate(r, *s->h);
     add_ridge(*s->h, k, s->hessian->channels, sigma);
     memcpy(*s->lt, *s->h, k * k * sizeof **s->lt);
-    const marlin_status st = ml_ldl_factor(*s->lt, k, o->kernels, o->pool, err);
-    *fallback = st == MARLIN_OK ? NULL : "the Hessian could not be factored";
-    return st;
+    return ml_ldl_factor(*s->lt, k, o->kernels, o->pool, err);
 }
 
 static marlin_status factor(const struct side *s, const struct ml_rotation *r,
                             const struct ml_quantize_options *o, const char **fallback,
                             struct marlin_error *err) {
     double sigma = o->sigma;
+    *fallback = ml_hessian_useless(s->hessian);
+    if (*fallback) return MARLIN_OK;
     marlin_status st = alloc_floats(s->h, s->channels, s->channels, err);
     if (st == MARLIN_OK) st = alloc_floats(s->lt, s->channels, s->channels, err);
     if (st != MARLIN_OK) return st;
     for (int try = 0; try < RIDGE_TRIES; try++) {
         struct marlin_error why;
-        st = try_factor(s, r, sigma, o, fallback, &why);
+        st = try_factor(s, r, sigma, o, &why);
         if (st == MARLIN_OK) return st;
         if (st == MARLIN_ERR_MEMORY) return ml_fail(err, st, "%s", why.text);
         sigma = sigma * 3 + 0.01;
     }
+    *fallback = "the Hessian could not be factored";
     ml_free(*s->h);
     ml_free(*s->lt);
     *s->h = *s->lt = NULL;
@@ -127,10 +125,13 @@ static marlin_status factor_sides(struct work *w, const struct ml_hessian *input
                                   const struct ml_rotation *r, const struct ml_quantize_options *o,
                                   const char **fallback, struct marlin_error *err) {
     float *h = NULL;
+    const char *why = NULL;
     const struct side in = {inputs, ml_rotation_hessian, r->k, &w->h, &w->lt};
     const struct side out = {o->outputs, ml_rotation_out_hessian, r->n, &h, &w->lo};
     marlin_status st = factor(&in, r, o, fallback, err);
-    if (st == MARLIN_OK && o->outputs && w->lt) st = factor(&out, r, o, fallback, err);
+    if (st != MARLIN_OK || *fallback || !o->outputs) return st;
+    st = factor(&out, r, o, &why, err);
+    if (why) *fallback = "no gradient of the outputs is of use: feedback between inputs alone";
     ml_free(h);
     return st;
 }
