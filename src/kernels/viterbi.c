@@ -198,7 +198,7 @@ double ml_viterbi_ring(const struct ml_viterbi_kernels *k, const struct ml_viter
     k->search(c, level, symbol, scratch);
     states_of(c, symbol, state);
     if (out_of_range(c, level, state)) {
-        ml_viterbi_search_wide(c, level, symbol, scratch);
+        k->wide(c, level, symbol, scratch);
         states_of(c, symbol, state);
     }
     double sum = 0;
@@ -210,10 +210,12 @@ double ml_viterbi_ring(const struct ml_viterbi_kernels *k, const struct ml_viter
 }
 
 void ml_viterbi_kernels_init(struct ml_viterbi_kernels *k, enum ml_cpu_tier tier) {
-    *k = (struct ml_viterbi_kernels){tier, ml_viterbi_search_reference};
+    *k = (struct ml_viterbi_kernels){tier, ml_viterbi_search_reference, ml_viterbi_search_wide};
 #if defined(__x86_64__)
-    if (tier == ML_CPU_AVX2) k->search = ml_viterbi_search_avx2;
-    if (tier == ML_CPU_AVX512) k->search = ml_viterbi_search_avx512;
+    if (tier == ML_CPU_AVX2)
+        *k = (struct ml_viterbi_kernels){tier, ml_viterbi_search_avx2, ml_viterbi_wide_avx2};
+    if (tier == ML_CPU_AVX512)
+        *k = (struct ml_viterbi_kernels){tier, ml_viterbi_search_avx512, ml_viterbi_wide_avx512};
 #elif defined(__aarch64__)
     if (tier == ML_CPU_NEON) k->search = ml_viterbi_search_neon;
 #endif

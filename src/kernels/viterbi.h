@@ -114,6 +114,7 @@ struct ml_viterbi_step ml_viterbi_step_of(const struct ml_viterbi_code *c, int16
 struct ml_viterbi_kernels {
     enum ml_cpu_tier tier;
     ml_viterbi_search_fn *search;
+    ml_viterbi_search_fn *wide; /* the same with 32-bit costs, for rings where `search` cut one off */
 };
 
 /* Fills the table for a tier that this CPU can run; a tier without a version of its own keeps the one below.
@@ -127,12 +128,16 @@ void ml_viterbi_kernels_init(struct ml_viterbi_kernels *k, enum ml_cpu_tier tier
 double ml_viterbi_ring(const struct ml_viterbi_kernels *k, const struct ml_viterbi_code *c,
                        const float target[ML_VITERBI_STEPS], uint16_t state[ML_VITERBI_STEPS], void *scratch);
 
-/* The same search with 32-bit costs, scalar: what ml_viterbi_ring turns to when the ring that the kernel
- * found has a branch whose cost was cut off. */
+/* The search with 32-bit costs: what ml_viterbi_ring turns to when the ring that the kernel found has a
+ * branch whose cost was cut off. The same rings in all versions. */
 void ml_viterbi_search_wide(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
                             uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
 
 /* The versions; use them through the table. */
+void ml_viterbi_wide_avx2(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                          uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
+void ml_viterbi_wide_avx512(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
+                            uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
 void ml_viterbi_search_reference(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],
                                  uint8_t symbol[ML_VITERBI_STEPS], void *scratch);
 void ml_viterbi_search_avx2(const struct ml_viterbi_code *c, const int16_t level[ML_VITERBI_STEPS],

@@ -105,13 +105,17 @@ marlin_status ml_model_forward(const struct ml_model *m, struct ml_state *s, con
 }
 
 void ml_lanes_forward(const struct ml_model *m, struct ml_state *s, size_t lane, const int32_t *ids, size_t n,
-                      size_t pos, float *logits) {
+                      size_t pos, float *logits, ml_layer_done_fn *done, void *user) {
+    const size_t layers = (size_t)m->config->num_layers;
     ml_mem_guard_begin("lanes forward");
     s->lane = lane;
     ml_step_begin(s, n, pos);
     ml_embed(m, s, ids, n, s->x);
-    for (size_t i = 0; i < (size_t)m->config->num_layers; i++)
+    for (size_t i = 0; i < layers; i++) {
         m->arch->layer(s, &m->layers[i], s->x);
+        if (done) done(user, i);
+    }
     ml_head_forward(m, s, s->x, n, logits);
+    if (done) done(user, layers);
     ml_mem_guard_end();
 }

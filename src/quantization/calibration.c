@@ -128,18 +128,12 @@ struct lane {
 
 /* Rows are sampled side by side, so that weights are read once for all of them. */
 struct sampling {
-    const struct ml_model *model;
-    struct ml_pool *pool;
+    const struct ml_sample_job *job;
     struct ml_state *state;
     struct lane *lane; /* [lanes] */
     float *logits;     /* [lanes, vocab] */
     int32_t *last;     /* [lanes] */
-    size_t lanes, vocab;
-    uint64_t seed;
-    const volatile sig_atomic_t *cancel;
-    ml_calibration_fn *on_token;
-    void *user;
-    size_t done, total, lost;
+    size_t lanes, vocab, done, total, lost;
 };
 
 static bool is_random(size_t row) {
@@ -147,7 +141,7 @@ static bool is_random(size_t row) {
 }
 
 static uint64_t row_seed(const struct sampling *s, size_t row) {
-    return s->seed + 0x9e3779b97f4a7c15u * (row + 1);
+    return s->job->seed + 0x9e3779b97f4a7c15u * (row + 1);
 }
 
 static void fill_random(const struct sampling *s, size_t row, int32_t *ids, size_t width) {
@@ -186,7 +180,8 @@ static void draw_lanes(void *arg, size_t begin, size_t end, int worker) {
  * whatever the model makes of it, as in training. rows: numbers of n rows. */
 static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, const size_t *rows, size_t n,
                                   struct marlin_error *err) {
-    const int64_t bos = ml_model_config(s->model)->bos_id;
+    const struct ml_sample_job *job = s->job;
+    const int64_t bos = job->model->config->bos_id;
     marlin_status st = MARLIN_OK;
     for (size_t j = 0; j < n; j++) {
         int32_t *row = c->ids + rows[j] * c->width;
@@ -196,13 +191,14 @@ static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, 
         ML_TRY(begin_lane(s, &s->lane[j], rows[j], c->width, err));
     }
     for (size_t i = 1; i < c->width; i++) {
-        ml_lanes_forward(s->model, s->state, c->width, s->last, n, i - 1, s->logits);
-        ml_pool_for(s->pool, n, 1, draw_lanes, s);
+        ml_lanes_forward(job->model, s->state, c->width, s->last, n, i - 1, s->logits, job->layer_done,
+                         job->layer_user);
+        ml_pool_for(job->pool, n, 1, draw_lanes, s);
         for (size_t j = 0; j < n; j++)
             c->ids[rows[j] * c->width + i] = s->last[j];
         s->done += n;
-        if (s->on_token) s->on_token(s->user, s->done, s->total);
-        if (s->cancel && *s->cancel) {
+        if (job->on_token) job->on_token(job->user, s->done, s->total);
+        if (job->cancel && *job->cancel) {
             st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted while sampling text");
             goto out;
         }
@@ -226,12 +222,12 @@ static marlin_status sample_rows(struct sampling *s, struct ml_calibration *c, s
     if (s->lost)
         ml_log(ML_LOG_WARN, "the model's logits are not finite for %zu of %zu tokens: random ones instead",
                s->lost, s->total);
-    if (s->model->tensors) return ml_tensors_check(s->model->tensors, err);
+    if (s->job->model->tensors) return ml_tensors_check(s->job->model->tensors, err);
     return MARLIN_OK;
 }
 
 static marlin_status create_sampling(struct sampling *s, size_t width, struct marlin_error *err) {
-    const marlin_status st = ml_state_create_as(s->model, s->pool, s->lanes * width, s->lanes,
+    const marlin_status st = ml_state_create_as(s->job->model, s->job->pool, s->lanes * width, s->lanes,
                                                 (enum ml_dtype)ML_CALIBRATION_KV, &s->state, err);
     if (st != MARLIN_OK) return st;
     s->lane = ml_calloc(s->lanes, sizeof *s->lane);
@@ -259,21 +255,14 @@ size_t ml_calibration_lanes(size_t rows, size_t most) {
     return (own + groups - 1) / groups;
 }
 
-marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *pool, size_t tokens,
-                                    size_t width, size_t lanes, uint64_t seed,
-                                    const volatile sig_atomic_t *cancel, ml_calibration_fn *on_token,
-                                    void *user, struct ml_calibration *out, struct marlin_error *err) {
-    struct sampling s = {.model = m,
-                         .pool = pool,
-                         .vocab = (size_t)ml_model_config(m)->vocab_size,
-                         .seed = seed,
-                         .cancel = cancel,
-                         .on_token = on_token,
-                         .user = user};
+marlin_status ml_calibration_sample(const struct ml_sample_job *job, struct ml_calibration *out,
+                                    struct marlin_error *err) {
+    const size_t width = job->width, rows = job->tokens / width;
+    struct sampling s = {.job = job, .vocab = (size_t)job->model->config->vocab_size};
     marlin_status st;
-    ML_TRY(reserve(out, tokens / width ? tokens / width : 1, width, err));
+    ML_TRY(reserve(out, rows ? rows : 1, width, err));
     s.total = (out->rows - out->rows / RANDOM_EVERY) * (width - 1);
-    s.lanes = ml_calibration_lanes(out->rows, lanes);
+    s.lanes = ml_calibration_lanes(out->rows, job->lanes);
     ML_TRY(create_sampling(&s, width, err));
     ML_TRY(sample_rows(&s, out, err));
 out:

@@ -7,7 +7,7 @@
 
 #include "base/pool.h"
 #include "base/status.h"
-#include "models/model.h"
+#include "models/model_int.h"
 #include "tokenizer/tokenizer.h"
 
 #include <signal.h>
@@ -35,15 +35,25 @@ enum { ML_CALIBRATION_LANES = 64, ML_CALIBRATION_KV = ML_F16 };
 /* How many of `rows` rows are sampled at once when there is room for `most` >= 1. */
 size_t ml_calibration_lanes(size_t rows, size_t most);
 
-/* Text sampled from the model at temperature 1 plus, every fourth row, random tokens. At most `lanes` rows
- * are made at once; they need a cache of lanes * width positions. Where logits are not finite a random token
- * is taken, and a warning logged. Deterministic for a seed whatever the number of threads and lanes. on_token
- * (may be NULL) is told how many tokens are sampled. */
 typedef void ml_calibration_fn(void *user, size_t done, size_t total);
-marlin_status ml_calibration_sample(const struct ml_model *m, struct ml_pool *pool, size_t tokens,
-                                    size_t width, size_t lanes, uint64_t seed,
-                                    const volatile sig_atomic_t *cancel, ml_calibration_fn *on_token,
-                                    void *user, struct ml_calibration *out,
+
+struct ml_sample_job {
+    const struct ml_model *model;
+    struct ml_pool *pool;
+    size_t tokens, width, lanes; /* lanes: rows made at once at most; they need a cache of so many rows */
+    uint64_t seed;
+    const volatile sig_atomic_t *cancel;
+    /* All that follow may be NULL. on_token is told how many tokens are sampled. */
+    ml_calibration_fn *on_token;
+    void *user;
+    ml_layer_done_fn *layer_done;
+    void *layer_user;
+};
+
+/* Text sampled from the model at temperature 1 plus, every fourth row, random tokens. Where logits are not
+ * finite a random token is taken, and a warning logged. Deterministic for a seed whatever the number of
+ * threads and lanes. */
+marlin_status ml_calibration_sample(const struct ml_sample_job *job, struct ml_calibration *out,
                                     struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #endif

@@ -25,6 +25,7 @@ struct ml_job {
     struct ml_rows rows;
     size_t tokens, width; /* of calibration, as far as memory allows */
     size_t lanes;         /* rows sampled at once */
+    bool streamed;        /* while sampling, a layer's pages are given back after each use */
     uint64_t weights_done, weights;
     struct ml_quantize_report *report;
 };

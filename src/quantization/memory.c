@@ -101,6 +101,23 @@ static uint64_t optimizing_bytes(const struct ml_job *job, size_t layer) {
                             (uint64_t)job->tokens * hidden * sizeof(float));
 }
 
+/* Sampling comes before all else. It reads all weights in turn: they are mapped at once, or two layers, the
+ * embedding and the head. */
+static void sampling_memory(const struct ml_job *job, size_t tokens, uint64_t state,
+                            struct ml_quantize_memory *out) {
+    const size_t layers = job->plan.layers, lanes = ml_calibration_lanes(tokens / job->width, job->lanes);
+    uint64_t sum = 0, most = 0;
+    for (size_t l = 0; l < layers; l++) {
+        const uint64_t bytes = source_bytes(job, l);
+        sum += bytes;
+        most = larger(most, bytes + (l + 1 < layers ? source_bytes(job, l + 1) : 0));
+    }
+    memset(out, 0, sizeof *out);
+    out->weights = source_bytes(job, layers) + (job->streamed ? most : sum);
+    out->work = lanes * cache_bytes(job) + state + program_bytes;
+    out->total = out->weights + out->work;
+}
+
 void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_memory *out) {
     const size_t hidden = (size_t)job->model->config->hidden_size;
     const uint64_t state = state_bytes(job);
@@ -117,10 +134,9 @@ void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_m
         m.total += program_bytes;
         if (m.total > out->total) *out = m;
     }
-    /* Sampling comes before all else. It reads all weights, but the system can take their pages back. */
-    const size_t lanes = ml_calibration_lanes(tokens / job->width, job->lanes);
-    const uint64_t sampling = job->settings->calib ? 0 : lanes * cache_bytes(job) + state + program_bytes;
-    if (sampling > out->total) *out = (struct ml_quantize_memory){.work = sampling, .total = sampling};
+    struct ml_quantize_memory sampling;
+    sampling_memory(job, tokens, state, &sampling);
+    if (!job->settings->calib && sampling.total > out->total) *out = sampling;
 }
 
 static double mib(uint64_t bytes) {
@@ -132,6 +148,10 @@ marlin_status ml_job_fit_memory(struct ml_job *job, struct marlin_error *err) {
     const size_t wanted = job->tokens;
     struct ml_quantize_memory m;
     ml_job_memory(job, job->tokens, &m);
+    if (limit && m.total > limit && !job->settings->calib) {
+        job->streamed = true;
+        ml_job_memory(job, job->tokens, &m);
+    }
     while (limit && m.total > limit && job->tokens > LEAST_ROWS * job->width) {
         job->tokens -= job->width;
         ml_job_memory(job, job->tokens, &m);

@@ -160,13 +160,34 @@ static void close_job(struct ml_job *job) {
 
 /* ---- calibration rows ---- */
 
+/* The source is larger than memory may be: a layer's pages go when it is done, the next one's are fetched. */
+static void pass_on(void *user, size_t layer) {
+    const struct ml_job *job = user;
+    ml_job_release(job, layer);
+    ml_job_fetch(job, (layer + 1) % (job->plan.layers + 1));
+}
+
 static marlin_status make_rows(struct ml_job *job, struct marlin_error *err) {
     const struct ml_quantize_settings *s = job->settings;
     struct ml_tokenizer *t = NULL;
     marlin_status st;
-    if (!s->calib)
-        return ml_calibration_sample(job->model, s->pool, job->tokens, job->width, job->lanes, s->seed,
-                                     s->cancel, s->on_sample, s->user, &job->calibration, err);
+    const struct ml_sample_job own = {.model = job->model,
+                                      .pool = s->pool,
+                                      .tokens = job->tokens,
+                                      .width = job->width,
+                                      .lanes = job->lanes,
+                                      .seed = s->seed,
+                                      .cancel = s->cancel,
+                                      .on_token = s->on_sample,
+                                      .user = s->user,
+                                      .layer_done = job->streamed ? pass_on : NULL,
+                                      .layer_user = job};
+    if (!s->calib) {
+        st = ml_calibration_sample(&own, &job->calibration, err);
+        for (size_t l = 0; l <= job->plan.layers; l++)
+            ml_job_release(job, l);
+        return st;
+    }
     ML_TRY(ml_tokenizer_load(s->source, (uint64_t)job->model->config->vocab_size, &t, err));
     ML_TRY(ml_calibration_from_file(s->calib, t, job->tokens, job->width, &job->calibration, err));
 out:

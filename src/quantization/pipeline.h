@@ -25,10 +25,10 @@ enum ml_quantize_format { ML_QUANTIZE_MARLIN, ML_QUANTIZE_EXL3 };
 enum ml_quantize_effort { ML_EFFORT_LOW, ML_EFFORT_NORMAL, ML_EFFORT_HIGH, ML_EFFORTS };
 const char *ml_effort_name(enum ml_quantize_effort e);
 
-/* Peak memory, in bytes. Sampling the model's own text besides maps all of the source; those pages are not
- * counted, because the system takes them back when it needs them. */
+/* Peak resident memory, in bytes, of the step that takes most. Sampling the model's own text maps all of the
+ * source, but where max_memory forbids it: then layers are mapped in turn for each token, which is slower. */
 struct ml_quantize_memory {
-    uint64_t weights;     /* mapped pages of two layers */
+    uint64_t weights;     /* mapped pages of the source: two layers, or all */
     uint64_t hessians;    /* of one layer */
     uint64_t activations; /* of all calibration rows */
     uint64_t work;        /* a forward pass or one matrix, whichever is more */

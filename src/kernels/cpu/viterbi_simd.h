@@ -105,10 +105,13 @@ static unsigned count_sets(const struct ml_viterbi_code *c, unsigned nodes) {
 static void make_sets(struct search *s) {
     const struct ml_viterbi_code *c = s->code;
     const unsigned k = c->bits, plain = k > LANE_BITS ? k : LANE_BITS;
+    unsigned lane[LANES];
+    for (unsigned i = 0; i < LANES; i++)
+        lane[i] = index_of(c, i);
     for (unsigned v = 0; v < s->sets; v++) {
         const unsigned index = (v & ((1u << k) - 1)) | v >> k << plain;
         for (unsigned i = 0; i < LANES; i++)
-            s->set_level[v * LANES + i] = c->index_level[index ^ index_of(c, i)];
+            s->set_level[v * LANES + i] = c->index_level[index ^ lane[i]];
     }
     for (unsigned j = 0; j < s->nodes / LANES; j++)
         s->joff[j] = (uint16_t)(set_number(c, j * LANES) * LANES);

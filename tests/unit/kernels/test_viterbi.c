@@ -129,7 +129,8 @@ static struct ml_viterbi_code random_code(struct ml_rng *rng, unsigned bits, uns
  * nothing is clipped; targets within the range see to that. */
 static void equals_the_twin_where_costs_are_exact(void **unused) {
     static const unsigned shapes[][2] = {{1, 5}, {2, 6}, {2, 9}, {3, 8}, {4, 9}, {5, 10}, {6, 12}};
-    const struct ml_viterbi_kernels reference = {ML_CPU_GENERIC, ml_viterbi_search_reference};
+    const struct ml_viterbi_kernels reference = {ML_CPU_GENERIC, ml_viterbi_search_reference,
+                                                 ml_viterbi_search_wide};
     struct ml_rng rng;
     ml_rng_seed(&rng, 8);
     (void)unused;
@@ -154,7 +155,8 @@ static void equals_the_twin_where_costs_are_exact(void **unused) {
             twin_search(&c, level, twin);
             assert_memory_equal(state, twin, sizeof state);
             if (c.bits <= 4) { /* the order of ties is the same */
-                const struct ml_viterbi_kernels wide = {ML_CPU_GENERIC, ml_viterbi_search_wide};
+                const struct ml_viterbi_kernels wide = {ML_CPU_GENERIC, ml_viterbi_search_wide,
+                                                        ml_viterbi_search_wide};
                 ml_viterbi_ring(&wide, &c, x, state, scratch);
                 assert_memory_equal(state, twin, sizeof state);
             }
@@ -172,7 +174,8 @@ static void rings_in_the_tail_are_not_lost(void **unused) {
     ml_rng_seed(&rng, 16);
     (void)unused;
     for (unsigned bits = 6; bits <= 8; bits += 2) {
-        const struct ml_viterbi_kernels wide = {ML_CPU_GENERIC, ml_viterbi_search_wide};
+        const struct ml_viterbi_kernels wide = {ML_CPU_GENERIC, ml_viterbi_search_wide,
+                                                ml_viterbi_search_wide};
         struct ml_viterbi_code c;
         uint16_t state[N];
         float x[N];
@@ -184,6 +187,29 @@ static void rings_in_the_tail_are_not_lost(void **unused) {
         const double found = ml_viterbi_ring(&kernels, &c, x, state, scratch);
         assert_ring(&c, state);
         assert_true(found <= 1.02 * ml_viterbi_ring(&wide, &c, x, state, scratch));
+        ml_free_aligned(scratch);
+        ml_viterbi_code_free(&c);
+    }
+}
+
+/* Integers in any order: every version finds the same ring. */
+static void wide_versions_agree(void **unused) {
+    static const unsigned shapes[][2] = {{2, 9}, {3, 12}, {4, 10}, {6, 14}, {8, 16}};
+    struct ml_viterbi_kernels kernels;
+    struct ml_rng rng;
+    ml_viterbi_kernels_init(&kernels, ml_cpu()->tier);
+    ml_rng_seed(&rng, 17);
+    (void)unused;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        struct ml_viterbi_code c = random_code(&rng, shapes[s][0], shapes[s][1]);
+        uint8_t found[N], expected[N];
+        int16_t level[N];
+        void *scratch = scratch_for(&c);
+        for (int i = 0; i < N; i++)
+            level[i] = (int16_t)(ml_rng_u64(&rng) % 65401 - 32700);
+        ml_viterbi_search_wide(&c, level, expected, scratch);
+        kernels.wide(&c, level, found, scratch);
+        assert_memory_equal(found, expected, N);
         ml_free_aligned(scratch);
         ml_viterbi_code_free(&c);
     }
@@ -215,7 +241,8 @@ static double exact_optimum(const struct ml_viterbi_code *c, const float *x) {
 
 static void tiny_trellises_come_close_to_the_optimum(void **unused) {
     static const unsigned shapes[][2] = {{1, 2}, {1, 4}, {2, 4}, {2, 7}, {3, 6}, {4, 8}};
-    const struct ml_viterbi_kernels reference = {ML_CPU_GENERIC, ml_viterbi_search_reference};
+    const struct ml_viterbi_kernels reference = {ML_CPU_GENERIC, ml_viterbi_search_reference,
+                                                 ml_viterbi_search_wide};
     struct ml_rng rng;
     ml_rng_seed(&rng, 9);
     (void)unused;
@@ -273,7 +300,8 @@ static void targets(struct ml_rng *rng, int kind, float *x) {
 static void assert_tiers_agree(struct ml_viterbi_code *c, struct ml_rng *rng, int kinds) {
     enum ml_cpu_tier tier[ML_CPU_TIERS];
     const unsigned n = tiers(tier);
-    const struct ml_viterbi_kernels reference = {ML_CPU_GENERIC, ml_viterbi_search_reference};
+    const struct ml_viterbi_kernels reference = {ML_CPU_GENERIC, ml_viterbi_search_reference,
+                                                 ml_viterbi_search_wide};
     void *scratch = scratch_for(c);
     for (int kind = 0; kind < kinds + (c->window < 16); kind++) {
         c->tries =
@@ -446,6 +474,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_the_twin_where_costs_are_exact),
         cmocka_unit_test(rings_in_the_tail_are_not_lost),
+        cmocka_unit_test(wide_versions_agree),
         cmocka_unit_test(tiny_trellises_come_close_to_the_optimum),
         cmocka_unit_test(tiers_agree_on_tap_codes),
         cmocka_unit_test(tiers_agree_on_exl3),

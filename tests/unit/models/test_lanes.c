@@ -39,7 +39,7 @@ static void check(const char *fixture, struct ml_pool *pool) {
         for (size_t l = 0; l < LANES; l++) {
             ids[l] = id_of(l, i);
         }
-        ml_lanes_forward(m, s, STEPS, ids, LANES, i, logits);
+        ml_lanes_forward(m, s, STEPS, ids, LANES, i, logits, NULL, NULL);
         for (size_t l = 0; l < LANES; l++) {
             for (size_t v = 0; v < VOCAB; v++) {
                 assert_true(fabsf(logits[l * VOCAB + v] - expected[l][i * VOCAB + v]) < 1e-4f);

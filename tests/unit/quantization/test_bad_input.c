@@ -273,12 +273,28 @@ static void bad_weights_are_named(void **state) {
 
 /* ---- calibration on the model's own text ---- */
 
-static void sample(const struct ml_model *m, struct ml_pool *pool, size_t lanes, struct ml_calibration *c) {
+static size_t passes;
+
+static void count_passes(void *user, size_t layer) {
+    const struct ml_model *m = user;
+    passes += layer == (size_t)m->config->num_layers;
+}
+
+static void sample(struct ml_model *m, struct ml_pool *pool, size_t lanes, struct ml_calibration *c) {
     struct marlin_error err = {0};
-    if (ml_calibration_sample(m, pool, 12 * 40, 40, lanes, 3, NULL, NULL, NULL, c, &err) != MARLIN_OK)
-        fail_msg("%s", err.text);
+    const struct ml_sample_job job = {.model = m,
+                                      .pool = pool,
+                                      .tokens = 12 * 40,
+                                      .width = 40,
+                                      .lanes = lanes,
+                                      .seed = 3,
+                                      .layer_done = count_passes,
+                                      .layer_user = m};
+    passes = 0;
+    if (ml_calibration_sample(&job, c, &err) != MARLIN_OK) fail_msg("%s", err.text);
     assert_int_equal(c->rows, 12);
     assert_int_equal(c->width, 40);
+    assert_int_equal(passes, (9 + lanes - 1) / lanes * 39); /* nine rows of text */
 }
 
 static void own_text_depends_on_the_seed_alone(void **state) {
