@@ -12,7 +12,8 @@
 #   --seeds LIST   of every method that has one, at 2, 3 and 4 bits; other sizes use the first ("0 1 2")
 #   --bits LIST    ("2 2.5 3 3.5 4 5 6")
 #   --methods LIST ("rtn 3inst mul1 normal high optimize peer")
-#   --jobs N       runs at a time, one thread each (all processors)
+#   --jobs N       runs at a time (all processors)
+#   --threads N    of each run (1); results do not depend on it
 #   --out DIR      (bench/results); rows that quality.csv already has are not run again
 #
 # Methods: rtn = round to nearest, 64 weights a scale; 3inst, mul1 = --format exl3; normal, high, optimize = --format
@@ -22,14 +23,14 @@ cd "$(dirname "$0")/.."
 build=${BUILD:-build}
 shared=${MARLIN_SHARED:-../shared}
 text=$shared/data/text/eval.txt calib=self rows=60 seeds="0 1 2" bits="2 2.5 3 3.5 4 5 6"
-methods="rtn 3inst mul1 normal high optimize peer" jobs=$(getconf _NPROCESSORS_ONLN) out=bench/results
+methods="rtn 3inst mul1 normal high optimize peer" jobs=$(getconf _NPROCESSORS_ONLN) threads=1 out=bench/results
 
 field() { # name, JSON object
     printf '%s' "$2" | sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p"
 }
 
 quantize() { # model, method, bits, seed, folder: makes the folder
-    local args=(--quiet --threads 1 --head-bits 6 --seed "$4" -b "$3")
+    local args=(--quiet --threads "$threads" --head-bits 6 --seed "$4" -b "$3")
     [ "$calib" = self ] || args+=(--calib "$calib")
     case $2 in
     rtn)
@@ -55,7 +56,7 @@ one() { # model, method, bits, seed, peer folder
         return 0
     fi
     made=$(($(date +%s) - start))
-    json=$("$build/marlin" perplexity "$dir/q" --text "$text" --reference "$model" --max-tokens $((rows * 1024)) --threads 1 \
+    json=$("$build/marlin" perplexity "$dir/q" --text "$text" --reference "$model" --max-tokens $((rows * 1024)) --threads "$threads" \
         --exact --quiet --json)
     printf '%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s\n' "$(basename "$model")" "$method${peer:+ $(basename "$peer")}" "$size" "$seed" \
         "$(field bits_per_weight "$report")" "$(field perplexity "$json")" "$(field kld_mean "$json")" "$(field kld_p99 "$json")" \
@@ -100,7 +101,7 @@ table() { # quality.csv -> Markdown, means over seeds
 }
 
 if [ "${1:-}" = --one ]; then
-    text=$QUALITY_TEXT calib=$QUALITY_CALIB rows=$QUALITY_ROWS out=$QUALITY_OUT
+    text=$QUALITY_TEXT calib=$QUALITY_CALIB rows=$QUALITY_ROWS threads=$QUALITY_THREADS out=$QUALITY_OUT
     IFS='|' read -r model method size seed peer <<<"$2"
     one "$model" "$method" "$size" "$seed" "$peer"
     exit
@@ -115,6 +116,7 @@ while [ $# -gt 0 ]; do
     --bits) bits=$2 ;;
     --methods) methods=$2 ;;
     --jobs) jobs=$2 ;;
+    --threads) threads=$2 ;;
     --out) out=$2 ;;
     --*)
         echo "quality: unknown option $1" >&2
@@ -130,6 +132,6 @@ while [ $# -gt 0 ]; do
 done
 mkdir -p "$out"
 [ -f "$out/quality.csv" ] || echo "model,method,bits,seed,bits_per_weight,perplexity,kld_mean,kld_p99,top1,reference_perplexity,seconds" >"$out/quality.csv"
-export BUILD=$build MARLIN_SHARED=$shared QUALITY_TEXT=$text QUALITY_CALIB=$calib QUALITY_ROWS=$rows QUALITY_OUT=$out
+export BUILD=$build MARLIN_SHARED=$shared QUALITY_TEXT=$text QUALITY_CALIB=$calib QUALITY_ROWS=$rows QUALITY_THREADS=$threads QUALITY_OUT=$out
 list "${models[@]}" | xargs -P "$jobs" -d '\n' -n 1 "$0" --one
 table | tee "$out/quality.md"
