@@ -4,13 +4,12 @@
  *
  *   bench_quant [TIER] [NAME] [THREADS]
  *
- *   cache   one strip over and over on one thread, least time: weights a nanosecond, GB/s
- *   gemm    128 rows of the matrix by 512 of x on one thread, least time: share of the int8 peak of one
- *           thread
- *   exact   decoding to float32, weights a nanosecond
- *   stream  matrices of Qwen3-4B's size, 400 MB and more in all: one row of x, all threads; passes alternate
- *           with plain reading. 90th percentiles, since neighbours can only slow things down
- *   rows    the same for 2, 4 and 8 rows of x: time of that over the time of one row, median of the passes
+ *   cache   one strip over and over on one thread, least time: weights a nanosecond, GB/s; times of 2, 4 and
+ * 8 rows of x over that gemm    128 rows of the matrix by 512 of x on one thread, least time: share of the
+ * int8 peak of one thread exact   decoding to float32, weights a nanosecond stream  matrices of Qwen3-4B's
+ * size, 400 MB and more in all: one row of x, all threads; passes alternate with plain reading. 90th
+ * percentiles, since neighbours can only slow things down rows    the same for 2, 4 and 8 rows of x: time of
+ * that over the time of one row, median of the passes
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -80,11 +79,12 @@ static struct ml_quant_matrix matrix(const struct bench *b, const struct type *t
     return m;
 }
 
-static struct ml_quant_x *rounded(const struct bench *b, const struct ml_quant_matrix *m, size_t n) {
+static struct ml_quant_x *rounded(const struct bench *b, const struct ml_quant_matrix *m, size_t n,
+                                  enum ml_quant_rows rows) {
     struct ml_quant_x *x = need(ml_calloc(n, sizeof *x));
     for (size_t t = 0; t < n; t++) {
         x[t].a = need(ml_alloc_aligned(ml_quant_x_bytes(K)));
-        b->k->quant.round(&x[t], m, n == 1 ? ML_QUANT_ONE : ML_QUANT_MANY, b->x + t * K);
+        b->k->quant.round(&x[t], m, rows, b->x + t * K);
     }
     return x;
 }
@@ -108,13 +108,20 @@ static void in_cache(const struct bench *b, const struct type *t) {
     float *z = need(ml_alloc_aligned((size_t)512 * 128 * sizeof *z));
     float *q = need(ml_alloc_aligned((size_t)16 * K * sizeof *q));
     void *scratch = need(ml_alloc_aligned(ml_quant_dots_scratch(K)));
-    struct ml_quant_x *one = rounded(b, &m, 1), *many = rounded(b, &m, 512);
-    double dot = 1e18, dots = 1e18, exact = 1e18, peak = 0;
+    struct ml_quant_x *one = rounded(b, &m, 1, ML_QUANT_ONE), *many = rounded(b, &m, 512, ML_QUANT_MANY);
+    struct ml_quant_x *eight = rounded(b, &m, 8, ML_QUANT_FEW);
+    double dot = 1e18, few[3] = {1e18, 1e18, 1e18}, dots = 1e18, exact = 1e18, peak = 0;
     for (int i = 0; i < 200; i++) {
         uint64_t start = ml_clock_ns();
         for (int j = 0; j < 10; j++)
             b->k->quant.dot(z, &m, 0, one);
         dot = least(dot, ns_since(start) / 10);
+        for (int r = 0; r < 3; r++) {
+            start = ml_clock_ns();
+            for (int j = 0; j < 5; j++)
+                b->k->quant.few(z, 128, &m, 0, eight, (size_t)2 << r, scratch);
+            few[r] = least(few[r], ns_since(start) / 5);
+        }
         if (i >= 40) continue;
         start = ml_clock_ns();
         b->k->quant.dots(z, 128, &m, 0, 8, many, 512, scratch);
@@ -124,11 +131,13 @@ static void in_cache(const struct bench *b, const struct type *t) {
         exact = least(exact, ns_since(start));
     }
     if (ml_peak_gflops(NULL, ML_PEAK_INT8, &peak) != MARLIN_OK) peak = 1e9;
-    (void)printf("%-13s cache %6.0f ns %5.1f w/ns %5.1f GB/s | gemm %3.0f %% | exact %4.2f w/ns", t->name,
-                 dot, 16.0 * K / dot, 2.0 * K * t->bits / dot, 100 * 2.0 * 128 * K * 512 / dots / peak,
-                 16.0 * K / exact);
+    (void)printf("%-13s cache %6.0f ns %5.1f w/ns %5.1f GB/s, rows 2: %.2f 4: %.2f 8: %.2f | gemm %3.0f %% | "
+                 "exact %4.2f w/ns",
+                 t->name, dot, 16.0 * K / dot, 2.0 * K * t->bits / dot, few[0] / dot, few[1] / dot,
+                 few[2] / dot, 100 * 2.0 * 128 * K * 512 / dots / peak, 16.0 * K / exact);
     drop(one, 1);
     drop(many, 512);
+    drop(eight, 8);
     ml_free_aligned((void *)m.data);
     ml_free_aligned(z);
     ml_free_aligned(q);

@@ -155,6 +155,37 @@ V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
         }                                                                                                    \
     } while (0)
 
+/* The smallest run of whole words that holds whole rows, by itself: words at w, the one that follows them at
+ * `after`. SINK gets rows from 0 on; those that it does not use are not computed. */
+#define TAP_UNIT_WORDS(k) ((k) == 2 || (k) == 4 ? 1 : (k) == 5 ? 5 : 3)
+#define TAP_UNIT_ROWS(k)  (8 * TAP_UNIT_WORDS(k) / (k))
+#define TAP_UNIT(SINK, k, three, taps, w, after)                                                             \
+    do {                                                                                                     \
+        const vq s0_ = q_load(w), n_ = q_load(after);                                                        \
+        if ((k) == 2 || (k) == 4) {                                                                          \
+            const vq u0_ = filtered(s0_, n_, taps, three);                                                   \
+            if ((k) == 2)                                                                                    \
+                ROWS_2(SINK, s0_, n_, u0_, 0);                                                               \
+            else                                                                                             \
+                ROWS_4(SINK, s0_, n_, u0_, 0);                                                               \
+            break;                                                                                           \
+        }                                                                                                    \
+        const vq s1_ = q_load((w) + 64), s2_ = q_load((w) + 128);                                            \
+        const vq u0_ = filtered(s0_, s1_, taps, three), u1_ = filtered(s1_, s2_, taps, three);               \
+        if ((k) != 5) {                                                                                      \
+            const vq u2_ = filtered(s2_, n_, taps, three);                                                   \
+            if ((k) == 3)                                                                                    \
+                ROWS_3(SINK, s0_, s1_, s2_, n_, u0_, u1_, u2_, 0);                                           \
+            else                                                                                             \
+                ROWS_6(SINK, s0_, s1_, s2_, n_, u0_, u1_, u2_, 0);                                           \
+            break;                                                                                           \
+        }                                                                                                    \
+        const vq s3_ = q_load((w) + 192), s4_ = q_load((w) + 256);                                           \
+        const vq u2_ = filtered(s2_, s3_, taps, three), u3_ = filtered(s3_, s4_, taps, three);               \
+        const vq u4_ = filtered(s4_, n_, taps, three);                                                       \
+        ROWS_5(SINK, s0_, s1_, s2_, s3_, s4_, n_, u0_, u1_, u2_, u3_, u4_, 0);                               \
+    } while (0)
+
 /* 16 of something, for accumulators without a loop. */
 #define ROWS_16(f)                                                                                           \
     { f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15) }

@@ -75,9 +75,6 @@ void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, cons
 void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
 void ml_avx512_exl3_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
 void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
-/* What `few` multiplies: groups [g, g + count) of strip s, a step of 16 rows of 64 bytes after the other. */
-void ml_avx512_tap_spread(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count);
-void ml_avx512_exl3_spread(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count);
 void ml_avx512_quant_few(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
                          const struct ml_quant_x *x, size_t n, void *scratch);
 void ml_avx512_quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,

@@ -11,7 +11,7 @@
  *     MUL1    bytes of lo and hi times x, each x twice: two dot products
  *     3INST   7 bits of each half (exponent and upper mantissa) look up its magnitude; signs go to x
  */
-#include "kernels/cpu/avx512/quant.h"
+#include "kernels/cpu/avx512/quant_few.h"
 #include "kernels/cpu/unroll_simd.h"
 
 #include <string.h>
@@ -131,26 +131,46 @@ V_INLINE vq whole(const enum ml_exl3_codebook cb, const struct lut *lut, vq s) {
     return _mm512_maddubs_epi16(magnitude, _mm512_mask_blend_epi8(negative, ones, q_set8(-1)));
 }
 
-V_INLINE void spread_k(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count,
-                       const int K, const enum ml_exl3_codebook cb) {
-    const uint8_t *w = strip_at(m, s) + g * 256 * (size_t)K;
+/* `few` for the outputs of halves [half, half + halves) of one period of each tile, a half being 4 symbols of
+ * each of the 4 vectors of x: output 2 period + half, and the one 8 further. */
+V_INLINE void period_k(const struct few_call *c, const int K, const enum ml_exl3_codebook cb, size_t period,
+                       const int half, const int halves, const int tokens, const int passes) {
+    const uint8_t *w = strip_at(c->m, c->s) + c->g * 256 * (size_t)K;
+    const size_t chunk_bytes = c->count * 256 * (size_t)K, own = 64 * (size_t)K * period;
+    const size_t before = period ? own - 64 : 64 * (size_t)(4 * K - 1), row = 2 * period + (size_t)half;
     const struct lut lut = magnitudes();
-    for (size_t j = 0; j < count; j++, to += (size_t)4 * 16 * 64) {
+    struct pass_sums sums;
+    pass_begin(&sums, c, row, 8, 2 * halves, tokens);
+    for (size_t g = 0, at = c->g * 256; g < c->count; g++, w += 256 * K, at += 256) {
         vq word[9];
-        word[0] = q_load(w + 64 * (4 * K - 1));
-        for (int p = 0; p < 4; p++, w += 64 * K) {
+        word[0] = q_load(w + before);
+        UNROLL
+        for (int i = 0; i < K; i++)
+            word[1 + i] = q_load(w + own + 64 * i);
+        pass_prefetch(w + chunk_bytes, 4 * K, period * (passes / 4) + (size_t)half, passes);
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            vq in[MOST_ROWS];
             UNROLL
-            for (int i = 0; i < K; i++) {
-                word[1 + i] = q_load(w + 64 * i);
-                _mm_prefetch((const char *)w + PREFETCH + 64 * i, _MM_HINT_T0);
+            for (int h = 0; h < halves; h++) {
+                in[2 * h] = whole(cb, &lut, states(word, K, 4 * (half + h) + i, 0));
+                in[2 * h + 1] = whole(cb, &lut, states(word, K, 4 * (half + h) + i, 1));
             }
-            UNROLL
-            for (int l = 0; l < 8; l++) {
-                uint8_t *row = to + 64 * (16 * (l % 4) + 2 * p + l / 4);
-                q_store(row, whole(cb, &lut, states(word, K, l, 0)));
-                q_store(row + 64 * 8, whole(cb, &lut, states(word, K, l, 1)));
-            }
-            word[0] = word[K];
+            pass_multiply(&sums, in, c, at + 64 * (size_t)i, 2 * halves, tokens, true);
+        }
+    }
+    pass_end(&sums, c, row, 8, 2 * halves, tokens);
+}
+
+V_INLINE void few_k(const struct few_call *c, const int size, const int K, const enum ml_exl3_codebook cb) {
+    for (size_t period = 0; period < 4; period++) {
+        if (size == 0) {
+            period_k(c, K, cb, period, 0, 2, 2, 4);
+        } else if (size == 1) {
+            period_k(c, K, cb, period, 0, 2, 4, 4);
+        } else {
+            period_k(c, K, cb, period, 0, 1, 8, 8);
+            period_k(c, K, cb, period, 1, 1, 8, 8);
         }
     }
 }
@@ -188,7 +208,7 @@ V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s,
 
 typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
 typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
-typedef void spread_fn(uint8_t *, const struct ml_quant_matrix *, size_t, size_t, size_t);
+typedef void few_fn(const struct few_call *, int);
 
 #define VERSION(name, cb, K)                                                                                 \
     static void dot_##name##_##K(float *z, const struct ml_quant_matrix *m, size_t s,                        \
@@ -198,9 +218,8 @@ typedef void spread_fn(uint8_t *, const struct ml_quant_matrix *, size_t, size_t
     static void panel_##name##_##K(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {              \
         panel_k(panel, m, s, K, cb);                                                                         \
     }                                                                                                        \
-    static void spread_##name##_##K(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g,        \
-                                    size_t count) {                                                          \
-        spread_k(to, m, s, g, count, K, cb);                                                                 \
+    static void few_##name##_##K(const struct few_call *c, int size) {                                       \
+        few_k(c, size, K, cb);                                                                               \
     }
 #define VERSIONS(name, cb)                                                                                   \
     VERSION(name, cb, 1)                                                                                     \
@@ -232,8 +251,7 @@ void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_
     version[m->codebook][m->bits - 1](panel, m, s);
 }
 
-void ml_avx512_exl3_spread(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count) {
-    static spread_fn *const version[ML_EXL3_CODEBOOKS][8] = {LIST(spread, inst), LIST(spread, mcg),
-                                                             LIST(spread, mul)};
-    version[m->codebook][m->bits - 1](to, m, s, g, count);
+void ml_avx512_exl3_few(const struct few_call *c, int size) {
+    static few_fn *const version[ML_EXL3_CODEBOOKS][8] = {LIST(few, inst), LIST(few, mcg), LIST(few, mul)};
+    version[c->m->codebook][c->m->bits - 1](c, size);
 }

@@ -3,7 +3,7 @@
  * Tap tiles on AVX-512: 64 weights of 8 tiles a lookup, 16 row accumulators. Port counts are in
  * bench/results/quant-kernels.md.
  */
-#include "kernels/cpu/avx512/quant.h"
+#include "kernels/cpu/avx512/quant_few.h"
 #include "kernels/cpu/quant_tap_simd.h"
 #include "kernels/cpu/unroll_simd.h"
 
@@ -43,22 +43,50 @@ V_INLINE void dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const s
     finish_rows(z, sums, x, Q_OFFSET);
 }
 
-V_INLINE void spread_k(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count,
-                       const int k, const int p, const bool three) {
-    const uint8_t *w = strip_at(m, s) + g * 256 * k;
-    const struct taps taps = q_taps(m->code);
-    const struct lut lut = table_of(m->code, p);
-#define SINK(row, index) q_store(to + (row)*64, q_lookup(&lut, index, p))
-    for (size_t i = 0; i < count; i++, w += 256 * k, to += 16 * 64) {
-        const vq first = q_load(w);
-        vq now = first;
-        for (int j = 0; j < 4 * k; j++)
-            _mm_prefetch((const char *)w + PREFETCH + 64 * j, _MM_HINT_T0);
-        TAP_HALF(SINK, k, three, &taps, w, now, false, first);
-        to += 16 * 64;
-        TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+/* `few` for part `part` of unit `unit` of each half of a tile: `rows` of its rows. */
+V_INLINE void part_k(const struct few_call *c, const int k, const int p, const bool three, size_t unit,
+                     const int part, const int rows, const int tokens) {
+    const uint8_t *w = strip_at(c->m, c->s) + c->g * 256 * k;
+    const struct taps taps = q_taps(c->m->code);
+    const struct lut lut = table_of(c->m->code, p);
+    const size_t half = 128 * (size_t)k, bytes = 64 * (size_t)TAP_UNIT_WORDS(k), own = unit * bytes;
+    const size_t after = own + bytes, last = after == half ? 0 : half + after;
+    const size_t row = unit * (size_t)TAP_UNIT_ROWS(k) + (size_t)(part * rows);
+    struct pass_sums sums;
+    pass_begin(&sums, c, row, 1, rows, tokens);
+#define SINK(row, index)                                                                                     \
+    if ((row) / rows == part) in[(row) % rows] = q_lookup(&lut, index, p)
+    for (size_t i = 0, at = c->g * 128; i < c->count; i++, w += 2 * half, at += 128) {
+        vq in[MOST_ROWS];
+        pass_prefetch(w + c->count * 2 * half, 4 * k, row / (size_t)rows, STRIP / rows);
+        TAP_UNIT(SINK, k, three, &taps, w + own, w + after);
+        pass_multiply(&sums, in, c, at, rows, tokens, false);
+        TAP_UNIT(SINK, k, three, &taps, w + half + own, w + last);
+        pass_multiply(&sums, in, c, at + 64, rows, tokens, false);
     }
 #undef SINK
+    pass_end(&sums, c, row, 1, rows, tokens);
+}
+
+/* All rows of a unit, at most `most` at a time. */
+V_INLINE void unit_k(const struct few_call *c, const int k, const int p, const bool three, size_t unit,
+                     const int most, const int tokens) {
+    const int all = TAP_UNIT_ROWS(k), rows = all < most ? all : most;
+    part_k(c, k, p, three, unit, 0, rows, tokens);
+    if (all > rows) part_k(c, k, p, three, unit, 1, rows, tokens);
+    if (all > 2 * rows) part_k(c, k, p, three, unit, 2, rows, tokens);
+    if (all > 2 * rows) part_k(c, k, p, three, unit, 3, rows, tokens);
+}
+
+V_INLINE void few_k(const struct few_call *c, const int size, const int k, const int p, const bool three) {
+    for (size_t unit = 0; unit < (size_t)(STRIP / TAP_UNIT_ROWS(k)); unit++) {
+        if (size == 0)
+            unit_k(c, k, p, three, unit, 8, 2);
+        else if (size == 1)
+            unit_k(c, k, p, three, unit, 4, 4);
+        else
+            unit_k(c, k, p, three, unit, 2, 8);
+    }
 }
 
 V_INLINE void panel_half(uint8_t *panel, const vq rows[16], size_t run, size_t quad) {
@@ -106,12 +134,11 @@ V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s,
         else                                                                                                 \
             panel_k(panel, m, s, k, p, false);                                                               \
     }                                                                                                        \
-    static void spread_##k##_##p(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g,           \
-                                 size_t count) {                                                             \
-        if (m->code->taps[2] || !m->code->taps[1])                                                           \
-            spread_k(to, m, s, g, count, k, p, true);                                                        \
+    static void few_##k##_##p(const struct few_call *c, int size) {                                          \
+        if (c->m->code->taps[2] || !c->m->code->taps[1])                                                     \
+            few_k(c, size, k, p, true);                                                                      \
         else                                                                                                 \
-            spread_k(to, m, s, g, count, k, p, false);                                                       \
+            few_k(c, size, k, p, false);                                                                     \
     }
 VERSION(2, 6)
 VERSION(2, 8)
@@ -124,7 +151,7 @@ VERSION(6, 8)
 
 typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
 typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
-typedef void spread_fn(uint8_t *, const struct ml_quant_matrix *, size_t, size_t, size_t);
+typedef void few_fn(const struct few_call *, int);
 
 void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
     static dot_fn *const small[] = {dot_2_6, dot_3_7, dot_4_7, dot_5_8, dot_6_8};
@@ -140,9 +167,9 @@ void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t
     (is_small ? small : wide)[m->bits - 2](panel, m, s);
 }
 
-void ml_avx512_tap_spread(uint8_t *to, const struct ml_quant_matrix *m, size_t s, size_t g, size_t count) {
-    static spread_fn *const small[] = {spread_2_6, spread_3_7, spread_4_7, spread_5_8, spread_6_8};
-    static spread_fn *const wide[] = {spread_2_8, spread_3_8, spread_4_8, spread_5_8, spread_6_8};
-    const bool is_small = m->code->index_bits <= (m->bits == 2 ? 6 : 7);
-    (is_small ? small : wide)[m->bits - 2](to, m, s, g, count);
+void ml_avx512_tap_few(const struct few_call *c, int size) {
+    static few_fn *const small[] = {few_2_6, few_3_7, few_4_7, few_5_8, few_6_8};
+    static few_fn *const wide[] = {few_2_8, few_3_8, few_4_8, few_5_8, few_6_8};
+    const bool is_small = c->m->code->index_bits <= (c->m->bits == 2 ? 6 : 7);
+    (is_small ? small : wide)[c->m->bits - 2](c, size);
 }
