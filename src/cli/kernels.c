@@ -11,7 +11,6 @@
 #include "cli/pool_bench.h"
 #include "kernels/check.h"
 
-#include <stdio.h>
 #include <string.h>
 
 enum { OUT_LIMIT = 16 << 20 };
@@ -187,14 +186,20 @@ out:
     return st;
 }
 
+/* A number of 1 to 7 digits, not 0, that `end` follows; the rest, or NULL. */
+static const char *parse_size(const char *text, char end, size_t *v) {
+    enum { MOST_DIGITS = 7 };
+    const char *p = text;
+    *v = 0;
+    for (; *p >= '0' && *p <= '9' && p - text < MOST_DIGITS; p++)
+        *v = *v * 10 + (size_t)(*p - '0');
+    return *v > 0 && *p == end ? p + 1 : NULL;
+}
+
 /* "4096x1024". */
 static bool parse_shape(const char *text, size_t *n, size_t *k) {
-    unsigned long long a, b;
-    int end = 0;
-    if (sscanf(text, "%8llux%8llu%n", &a, &b, &end) != 2 || text[end] || a == 0 || b == 0) return false;
-    *n = (size_t)a;
-    *k = (size_t)b;
-    return text[0] >= '0' && text[0] <= '9';
+    const char *rest = parse_size(text, 'x', n);
+    return rest && parse_size(rest, '\0', k);
 }
 
 /* What was asked for in a way that cannot be done, as an exit status; else 0. */
@@ -223,7 +228,7 @@ int ml_cmd_kernels(struct ml_cli *cli, const struct ml_args *args) {
     const char *name = ml_args_at(args, 0);
     struct marlin_error err = {0};
     struct ml_buf b;
-    size_t failed = 0, n, k;
+    size_t failed = 0, n = 0, k = 0;
     marlin_status st;
     int rc = refuse(cli, args, &n, &k);
     if (rc != ML_EXIT_DONE) return rc;

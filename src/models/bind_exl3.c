@@ -22,7 +22,8 @@ enum { SIDE = ML_EXL3_SIDE, MAX_SLICES = 4096 };
 static const uint64_t max_tiles = UINT64_C(1) << 40; /* along one side; more passes every address space */
 
 static void part_name(const char *name, const char *part, char dst[ML_BIND_NAME]) {
-    (void)snprintf(dst, ML_BIND_NAME, "%s.%s", name, part);
+    const int n = snprintf(dst, ML_BIND_NAME, "%s.%s", name, part);
+    if (n >= ML_BIND_NAME) dst[0] = '\0'; /* longer than the name of any tensor: not found, not another's */
 }
 
 static bool has_part(const struct ml_binder *b, const char *name, const char *part) {

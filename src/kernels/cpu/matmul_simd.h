@@ -85,12 +85,14 @@ V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, c
         const size_t n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
         const void *row[TILE_ROWS];
         v4 total[TILE_TOKENS], sums[TILE_TOKENS];
-        for (size_t c = 0; c < cols; c += BLOCK) {
+        size_t c = 0;
+        do { /* at least once: `total` is set by the first block */
             tile_rows(t, w, stride, r, rows, c, row);
             dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, tokens == 1, ahead, sums);
             for (int i = 0; i < tokens; i++)
                 total[i] = c == 0 ? sums[i] : v4_add(total[i], sums[i]);
-        }
+            c += BLOCK;
+        } while (c < cols);
         for (int i = 0; i < tokens; i++)
             v4_storen(y[i] + r, total[i], n);
     }

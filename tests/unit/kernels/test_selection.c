@@ -352,7 +352,7 @@ static void test_other_machine(void **state) {
     for (int i = 0; i < 7; i++) {
         refused(text, len, other[i], MARLIN_ERR_UNSUPPORTED, "another machine");
         assert_int_equal(ml_tune_path(&other[i], there, sizeof there, &err), MARLIN_OK);
-        assert_string_not_equal(here, there);
+        assert_true(strcmp(here, there) != 0);
     }
     char *version = strstr(text, "\"version\":1");
     assert_non_null(version);
