@@ -161,15 +161,18 @@ static void measure(struct tune *t, int kind, int few, double least[WAYS]) {
     }
 }
 
-/* The lines through the times. */
+/* The lines through the times. gemm reads and decodes what gemv does: where the line through its two points
+ * says that this alone costs less than one row of x, it bends below them, and the one that does not is taken.
+ */
 static void fit(const struct tune *t, const double least[WAYS], struct ml_cost *cost) {
-    const double unit = 1000.0 / ((double)t->rows * COLS);
-    const double row = (least[GEMM_HIGH] - least[GEMM_LOW]) / (HIGH - LOW);
-    const double fixed = least[GEMM_LOW] - LOW * row;
-    const double more = cost->few > 1 ? (least[FEW] - least[ONE]) / (cost->few - 1) : least[ONE];
-    cost->one = (float)(least[ONE] * unit);
+    const double unit = 1000.0 / ((double)t->rows * COLS), one = least[ONE];
+    const double slope = (least[GEMM_HIGH] - least[GEMM_LOW]) / (HIGH - LOW);
+    const double fixed = least[GEMM_LOW] - LOW * slope > one ? least[GEMM_LOW] - LOW * slope : one;
+    const double row = (least[GEMM_HIGH] - fixed) / HIGH;
+    const double more = cost->few > 1 ? (least[FEW] - one) / (cost->few - 1) : one;
+    cost->one = (float)(one * unit);
     cost->more = (float)((more > 0 ? more : 0) * unit);
-    cost->fixed = (float)((fixed > 0 ? fixed : 0) * unit);
+    cost->fixed = (float)(fixed * unit);
     cost->row = (float)((row > 0 ? row : 0) * unit);
 }
 

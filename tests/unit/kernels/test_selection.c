@@ -140,6 +140,7 @@ static void test_table(void **state) {
         const struct ml_selection s = standard(fast[i], 2);
         for (int kind = 0; kind < ML_KINDS; kind++) {
             assert_int_equal(path(&s, kind, 4096, 1), ML_PATH_GEMV);
+            assert_int_equal(path(&s, kind, 4096, 2), ML_PATH_FEW);
             assert_int_equal(path(&s, kind, 4096, 32), ML_PATH_GEMM);
             assert_int_equal(path(&s, kind, 4096, 33), ML_PATH_GEMM);
             assert_int_equal(path(&s, kind, 4096, 64), ML_PATH_GEMM);
@@ -148,7 +149,7 @@ static void test_table(void **state) {
     }
     const struct ml_selection s = standard(ML_CPU_AVX512, 2);
     for (int kind = ML_KIND_INT8; kind < ML_KINDS; kind++)
-        assert_int_equal(path(&s, kind, 4096, 2), ML_PATH_FEW);
+        assert_int_equal(path(&s, kind, 4096, 8), ML_PATH_FEW);
 }
 
 /* A measured crossover: two passes of 8 cost 20 + 14 = 34, gemm of 16 costs 18 + 16 = 34. */
