@@ -11,8 +11,6 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "models/model_int.h"
-#include "sampling/sampler.h"
-
 #include <string.h>
 
 enum { LEAST_ROW = 16, RANDOM_EVERY = 4 };
@@ -121,9 +119,8 @@ out:
 
 /* One of the rows that are sampled side by side. */
 struct lane {
-    struct ml_sampler *sampler;
-    struct ml_rng fallback; /* tokens where the model has none to offer */
-    size_t lost;            /* tokens taken from it */
+    struct ml_rng rng;
+    size_t lost; /* tokens that the model had no finite logits for */
 };
 
 /* Rows are sampled side by side, so that weights are read once for all of them. */
@@ -152,17 +149,19 @@ static void fill_random(const struct sampling *s, size_t row, int32_t *ids, size
     }
 }
 
-static marlin_status begin_lane(struct sampling *s, struct lane *l, size_t row, size_t width,
-                                struct marlin_error *err) {
-    struct ml_sampling settings;
-    ml_sampling_default(&settings);
-    settings.seed = row_seed(s, row);
-    ml_rng_seed(&l->fallback, ~settings.seed);
-    s->lost += l->lost;
-    l->lost = 0;
-    ml_sampler_free(l->sampler);
-    l->sampler = NULL;
-    return ml_sampler_create(&settings, s->vocab, width, &l->sampler, err);
+/* At temperature 1 there is nothing to sort or to cut: the first token at which the sum of probabilities
+ * passes a random number. -1 when they are not numbers. */
+static int32_t draw(struct ml_rng *rng, float *logits, size_t vocab) {
+    double total = 0, sum = 0;
+    ml_kernels()->softmax(logits, logits, vocab);
+    for (size_t i = 0; i < vocab; i++)
+        total += (double)logits[i];
+    const double wanted = ml_rng_double(rng) * total;
+    if (!(total > 0)) return -1;
+    size_t i = 0;
+    while (i + 1 < vocab && (sum += (double)logits[i]) <= wanted)
+        i++;
+    return (int32_t)i;
 }
 
 static void draw_lanes(void *arg, size_t begin, size_t end, int worker) {
@@ -170,8 +169,9 @@ static void draw_lanes(void *arg, size_t begin, size_t end, int worker) {
     (void)worker;
     for (size_t j = begin; j < end; j++) {
         struct lane *l = &s->lane[j];
-        if (ml_sampler_next(l->sampler, s->logits + j * s->vocab, &s->last[j], NULL) == MARLIN_OK) continue;
-        s->last[j] = (int32_t)(ml_rng_u64(&l->fallback) % s->vocab); /* NaN, or all infinite */
+        s->last[j] = draw(&l->rng, s->logits + j * s->vocab, s->vocab);
+        if (s->last[j] >= 0) continue;
+        s->last[j] = (int32_t)(ml_rng_u64(&l->rng) % s->vocab);
         l->lost++;
     }
 }
@@ -182,13 +182,12 @@ static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, 
                                   struct marlin_error *err) {
     const struct ml_sample_job *job = s->job;
     const int64_t bos = job->model->config->bos_id;
-    marlin_status st = MARLIN_OK;
     for (size_t j = 0; j < n; j++) {
         int32_t *row = c->ids + rows[j] * c->width;
         fill_random(s, rows[j], row, 1);
         if (bos >= 0 && (size_t)bos < s->vocab) row[0] = (int32_t)bos;
         s->last[j] = row[0];
-        ML_TRY(begin_lane(s, &s->lane[j], rows[j], c->width, err));
+        ml_rng_seed(&s->lane[j].rng, ~row_seed(s, rows[j]));
     }
     for (size_t i = 1; i < c->width; i++) {
         ml_lanes_forward(job->model, s->state, c->width, s->last, n, i - 1, s->logits, job->layer_done,
@@ -198,13 +197,10 @@ static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, 
             c->ids[rows[j] * c->width + i] = s->last[j];
         s->done += n;
         if (job->on_token) job->on_token(job->user, s->done, s->total);
-        if (job->cancel && *job->cancel) {
-            st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted while sampling text");
-            goto out;
-        }
+        if (job->cancel && *job->cancel)
+            return ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted while sampling text");
     }
-out:
-    return st;
+    return MARLIN_OK;
 }
 
 static marlin_status sample_rows(struct sampling *s, struct ml_calibration *c, struct marlin_error *err) {
@@ -238,9 +234,6 @@ static marlin_status create_sampling(struct sampling *s, size_t width, struct ma
 }
 
 static void free_sampling(struct sampling *s) {
-    for (size_t j = 0; s->lane && j < s->lanes; j++) {
-        ml_sampler_free(s->lane[j].sampler);
-    }
     ml_free(s->lane);
     ml_free(s->last);
     ml_free_aligned(s->logits);
