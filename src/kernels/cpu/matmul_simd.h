@@ -60,8 +60,12 @@ V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *cons
         }
     }
     UNROLL
-    for (int i = 0; i < tokens; i++)
+    for (int i = 0; i + 1 < tokens; i += 2)
+        v_sum4_pair(acc[i], acc[i + 1], &sums[i], &sums[i + 1]);
+    if (tokens % 2) {
+        const int i = tokens - 1;
         sums[i] = v_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+    }
 }
 
 /* Four row pointers from row r on at column c0; rows past the end repeat the last one and are not stored. */

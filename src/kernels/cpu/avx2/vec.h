@@ -138,6 +138,10 @@ V_INLINE v4 v_sum4(vf a, vf b, vf c, vf d) {
     const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
+V_INLINE void v_sum4_pair(const vf a[4], const vf b[4], v4 *sum_a, v4 *sum_b) {
+    *sum_a = v_sum4(a[0], a[1], a[2], a[3]);
+    *sum_b = v_sum4(b[0], b[1], b[2], b[3]);
+}
 V_INLINE v4 v4_load(const float *p) {
     return _mm_loadu_ps(p);
 }

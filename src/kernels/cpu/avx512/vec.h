@@ -137,6 +137,23 @@ V_INLINE v4 v_sum4(vf a, vf b, vf c, vf d) {
     const __m256 s = _mm256_hadd_ps(ab, cd);
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
+/* v_sum4 of two sets of vectors at once, the same trees: each step takes one half of each of two vectors by a
+ * blend and the other halves by one shuffle, so that their sum has both. */
+V_INLINE void v_sum4_pair(const vf a[4], const vf b[4], v4 *sum_a, v4 *sum_b) {
+    const __m512i odd = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+    vf half[4], two[2];
+    for (int r = 0; r < 4; r++)
+        half[r] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a[r], b[r]),
+                                _mm512_shuffle_f32x4(a[r], b[r], _MM_SHUFFLE(1, 0, 3, 2)));
+    for (int r = 0; r < 2; r++)
+        two[r] = _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, half[2 * r], half[2 * r + 1]),
+                               _mm512_permutex2var_ps(half[2 * r], odd, half[2 * r + 1]));
+    const vf quarter = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, two[0], two[1]),
+                                     _mm512_shuffle_ps(two[0], two[1], _MM_SHUFFLE(1, 0, 3, 2)));
+    const vf sum = _mm512_add_ps(quarter, _mm512_shuffle_f32x4(quarter, quarter, _MM_SHUFFLE(2, 3, 0, 1)));
+    *sum_a = _mm512_castps512_ps128(sum);
+    *sum_b = _mm512_extractf32x4_ps(sum, 2);
+}
 V_INLINE v4 v4_load(const float *p) {
     return _mm_loadu_ps(p);
 }

@@ -132,6 +132,10 @@ V_INLINE float v_hmax(vf v) {
 V_INLINE v4 v_sum4(vf a, vf b, vf c, vf d) {
     return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
 }
+V_INLINE void v_sum4_pair(const vf a[4], const vf b[4], v4 *sum_a, v4 *sum_b) {
+    *sum_a = v_sum4(a[0], a[1], a[2], a[3]);
+    *sum_b = v_sum4(b[0], b[1], b[2], b[3]);
+}
 V_INLINE v4 v4_load(const float *p) {
     return v_load(p);
 }
