@@ -79,7 +79,9 @@ static void *work(void *arg) {
     }
 }
 
-/* Worker i sits on the i-th processor this process may use; worker 0, the caller, is left where it is. */
+/* Worker i sits on the i-th processor this process may use; worker 0, the caller, is left where it is. Only a
+ * pool as large as the machine does so: the second workers of several small ones would all sit on
+ * processor 1. */
 static void pin(pthread_t thread, int i) {
 #if defined(__linux__)
     cpu_set_t all, one;
@@ -127,7 +129,7 @@ marlin_status ml_pool_create(int threads, struct ml_pool **out, struct marlin_er
             ml_pool_free(p);
             return ml_fail(err, MARLIN_ERR_MEMORY, "thread pool: cannot start thread %d", w->id);
         }
-        if (threads <= cores) pin(w->thread, w->id);
+        if (threads == cores) pin(w->thread, w->id);
     }
     *out = p;
     return MARLIN_OK;

@@ -12,7 +12,8 @@
 
 struct ml_pool;
 
-/* threads: workers including the caller; 0 = one per processor this process may use. Workers are pinned. */
+/* threads: workers including the caller; 0 = one per processor this process may use, each then pinned to its
+ * own. */
 marlin_status ml_pool_create(int threads, struct ml_pool **out, struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_pool_free(struct ml_pool *p);      /* NULL is fine */
 int ml_pool_size(const struct ml_pool *p); /* 1 for NULL */

@@ -46,7 +46,7 @@ struct ml_quantize_settings {
     const char *recipe;   /* text, or NULL */
     const char *calib;    /* path of a text or .jsonl, or NULL: the model's own text */
     size_t calib_tokens;  /* 0: by effort */
-    bool optimize;        /* measure what each tensor costs before giving bits */
+    bool optimize;        /* bits by what each tensor costs, rounding against the loss at the end */
     uint64_t max_memory;  /* bytes, 0 = no limit */
     uint64_t shard_bytes; /* 0 = 8 GiB */
     bool resume;
