@@ -2,7 +2,7 @@
  *
  * Peaks of the AVX-512 tier, bytes by VNNI.
  */
-#include "kernels/cpu/avx512/vec.h"
+#include "kernels/cpu/avx512/qvec.h"
 
 #include "kernels/cpu/peak_simd.h"
 
@@ -12,8 +12,9 @@ static double peak_int8(size_t rounds, float *sink) {
     for (int i = 0; i < ACCUMULATORS; i++)
         acc[i] = _mm512_set1_epi32(i);
     for (size_t r = 0; r < rounds; r++) {
+        UNROLL_ACCUMULATORS
         for (int i = 0; i < ACCUMULATORS; i++)
-            acc[i] = _mm512_dpbusd_epi32(acc[i], x, y);
+            acc[i] = q_dot(acc[i], x, y);
     }
     __m512i sum = acc[0];
     for (int i = 1; i < ACCUMULATORS; i++)

@@ -26,7 +26,7 @@ V_INLINE struct sums sums_of(int32_t start) {
 }
 
 V_INLINE __m512i multiply_lanes(const bool wide, __m512i acc, __m512i w, __m512i in) {
-    return wide ? _mm512_dpwssd_epi32(acc, w, in) : q_dot(acc, w, in);
+    return wide ? q_dot16(acc, w, in) : q_dot(acc, w, in);
 }
 
 V_INLINE void add_vector(float *z, __m512i sum, float f, float base, bool first) {

@@ -70,10 +70,28 @@ V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
     return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
 }
 
+/* gcc (12) copies the sum before and after each of these instructions, so that 24 sums take 48 registers and
+ * half of them go through memory. It does not when it is told no more than that the sum changes. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define Q_ACCUMULATE(name, intrinsic, acc, w, x)                                                             \
+    __extension__({                                                                                          \
+        vq sum_ = acc;                                                                                       \
+        __asm__(name " %2, %1, %0" : "+v"(sum_) : "v"(w), "v"(x));                                           \
+        sum_;                                                                                                \
+    })
+#else
+#define Q_ACCUMULATE(name, intrinsic, acc, w, x) intrinsic(acc, w, x)
+#endif
+
 /* The table holds entries plus 128; sums of products with signed bytes, four to a 32-bit lane. */
 enum { Q_OFFSET = 128 };
 V_INLINE vq q_dot(vq acc, vq w, vq x) {
-    return _mm512_dpbusd_epi32(acc, w, x);
+    return Q_ACCUMULATE("vpdpbusd", _mm512_dpbusd_epi32, acc, w, x);
+}
+
+/* Two products of int16 to a 32-bit lane. */
+V_INLINE vq q_dot16(vq acc, vq w, vq x) {
+    return Q_ACCUMULATE("vpdpwssd", _mm512_dpwssd_epi32, acc, w, x);
 }
 
 /* Sums of one row: out[q] = the two 32-bit lanes of run q. */
