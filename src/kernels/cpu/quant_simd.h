@@ -42,29 +42,66 @@ V_INLINE struct lut table_of(const struct ml_tap_code *code, const int p) {
     return q_lut(table, p);
 }
 
-V_INLINE void tap_dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x,
-                        const int k, const int p, const bool three) {
+/* The sums of 16 rows of weights with a row of x. */
+struct row_sums {
+    vq v[STRIP];
+};
+
+/* Indices first, all 16 of a half, entries after that: the table fills half of the registers, so that nothing
+ * else should have to stay in them. One row of x is multiplied by each entry at once. */
+V_INLINE void rows_by_one(struct row_sums *sums, const vq index[STRIP], const struct lut *lut, const int p,
+                          const int8_t *a) {
+    const vin in = q_in(q_load(a));
+    NO_UNROLL
+    for (int r = 0; r < STRIP; r++)
+        sums->v[r] = q_dot_in(sums->v[r], q_lookup(lut, index[r], p), in);
+}
+
+V_INLINE void rows_by_few(struct row_sums *sums, const vq index[STRIP], const struct lut *lut, const int p,
+                          const struct ml_quant_x *x, size_t n, size_t at) {
+    vq w[STRIP];
+    NO_UNROLL
+    for (int r = 0; r < STRIP; r++)
+        w[r] = q_lookup(lut, index[r], p);
+    for (size_t t = 0; t < n; t++) {
+        const vin in = q_in(q_load(x[t].a + at));
+        UNROLL
+        for (int r = 0; r < STRIP; r++)
+            sums[t].v[r] = q_dot_in(sums[t].v[r], w[r], in);
+    }
+}
+
+V_INLINE void tap_dot_k(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
+                        const struct ml_quant_x *x, size_t n, const int k, const int p, const bool three) {
     const struct taps taps = q_taps(m->code);
     const struct lut lut = table_of(m->code, p);
-    int32_t sum[16][8];
+    int32_t sum[ML_QUANT_FEW_ROWS][STRIP][8];
     for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
         const uint8_t *w = strip_at(m, s) + lane;
-        const int8_t *a = x->a + lane;
-        vq acc[16] = ROWS_16(ROW_ZERO);
-#define SINK(row, index) acc[row] = q_dot(acc[row], q_lookup(&lut, index, p), in)
-        for (size_t g = 0; g < m->k / 128; g++, w += 256 * k, a += 2 * LINE) {
+        struct row_sums sums[ML_QUANT_FEW_ROWS];
+        memset(sums, 0, n * sizeof *sums);
+#define SINK(row, i) index[row] = i
+#define MULTIPLY(at)                                                                                         \
+    if (n == 1)                                                                                              \
+        rows_by_one(sums, index, &lut, p, x->a + (at));                                                      \
+    else                                                                                                     \
+        rows_by_few(sums, index, &lut, p, x, n, at)
+        for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
             const vq first = q_load(w);
-            vq now = first, in = q_load(a);
+            vq now = first, index[STRIP];
             TAP_HALF(SINK, k, three, &taps, w, now, false, first);
-            in = q_load(a + LINE);
+            MULTIPLY(g * 2 * LINE + lane);
             TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+            MULTIPLY(g * 2 * LINE + LINE + lane);
         }
+#undef MULTIPLY
 #undef SINK
-        const vq sums[16] = ROWS_16(ROW_OF);
-        for (int i = 0; i < 16; i++)
-            q_store_sums(&sum[i][lane / 8], sums[i]);
+        for (size_t t = 0; t < n; t++)
+            for (int i = 0; i < STRIP; i++)
+                q_store_sums(&sum[t][i][lane / 8], sums[t].v[i]);
     }
-    finish_sums(z, sum, 16, x);
+    for (size_t t = 0; t < n; t++)
+        finish_sums(z + t * ldz, sum[t], STRIP, &x[t]);
 }
 
 V_INLINE void tap_panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int k, const int p,
@@ -193,15 +230,22 @@ static void int8_dot(float *z, const struct ml_quant_matrix *m, size_t s, const 
  * 0 adds S once more: two of them cancel, so one tap is three and two are two. */
 
 typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
+typedef void few_fn(float *, size_t, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *,
+                    size_t);
 typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
 
 #define TAP_VERSION(k, p)                                                                                    \
-    static void tap_dot_##k##_##p(float *z, const struct ml_quant_matrix *m, size_t s,                       \
-                                  const struct ml_quant_x *x) {                                              \
-        if (m->code->taps[2] || !m->code->taps[1])                                                           \
-            tap_dot_k(z, m, s, x, k, p, true);                                                               \
+    static void tap_dot_##k##_##p(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,           \
+                                  const struct ml_quant_x *x, size_t n) {                                    \
+        const bool three = m->code->taps[2] || !m->code->taps[1];                                            \
+        if (n == 1 && three)                                                                                 \
+            tap_dot_k(z, ldz, m, s, x, 1, k, p, true);                                                       \
+        else if (n == 1)                                                                                     \
+            tap_dot_k(z, ldz, m, s, x, 1, k, p, false);                                                      \
+        else if (three)                                                                                      \
+            tap_dot_k(z, ldz, m, s, x, n, k, p, true);                                                       \
         else                                                                                                 \
-            tap_dot_k(z, m, s, x, k, p, false);                                                              \
+            tap_dot_k(z, ldz, m, s, x, n, k, p, false);                                                      \
     }                                                                                                        \
     static void tap_panel_##k##_##p(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {             \
         if (m->code->taps[2] || !m->code->taps[1])                                                           \
@@ -246,9 +290,14 @@ EXL3_VERSIONS(mul, ML_EXL3_MUL1)
             exl3_##kind##_##name##_7, exl3_##kind##_##name##_8                                               \
     }
 
+static void tap_dot(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
+                    const struct ml_quant_x *x, size_t n) {
+    static few_fn *const small[] = {tap_dot_2_6, tap_dot_3_7, tap_dot_4_7, tap_dot_5_8, tap_dot_6_8};
+    static few_fn *const wide[] = {tap_dot_2_8, tap_dot_3_8, tap_dot_4_8, tap_dot_5_8, tap_dot_6_8};
+    (m->code->index_bits <= (m->bits == 2 ? 6 : 7) ? small : wide)[m->bits - 2](z, ldz, m, s, x, n);
+}
+
 static void quant_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
-    static dot_fn *const small[] = {tap_dot_2_6, tap_dot_3_7, tap_dot_4_7, tap_dot_5_8, tap_dot_6_8};
-    static dot_fn *const wide[] = {tap_dot_2_8, tap_dot_3_8, tap_dot_4_8, tap_dot_5_8, tap_dot_6_8};
     static dot_fn *const exl3[ML_EXL3_CODEBOOKS][8] = {EXL3_LIST(dot, inst), EXL3_LIST(dot, mcg),
                                                        EXL3_LIST(dot, mul)};
     if (m->format == ML_QUANT_INT8)
@@ -256,7 +305,7 @@ static void quant_dot(float *z, const struct ml_quant_matrix *m, size_t s, const
     else if (m->format == ML_QUANT_EXL3)
         exl3[m->codebook][m->bits - 1](z, m, s, x);
     else
-        (m->code->index_bits <= (m->bits == 2 ? 6 : 7) ? small : wide)[m->bits - 2](z, m, s, x);
+        tap_dot(z, 0, m, s, x, 1);
 }
 
 static void make_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
@@ -341,7 +390,10 @@ static void quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, si
 
 static void quant_few(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
                       const struct ml_quant_x *x, size_t n, void *scratch) {
-    quant_dots(z, ldz, m, s, 1, x, n, scratch);
+    if (m->format == ML_QUANT_TAP)
+        tap_dot(z, ldz, m, s, x, n);
+    else
+        quant_dots(z, ldz, m, s, 1, x, n, scratch);
 }
 
 static void quant_fill(struct ml_kernels *k) {

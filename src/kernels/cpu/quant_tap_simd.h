@@ -3,13 +3,14 @@
  * Decoding of arranged tap tiles over the vocabulary of a tier (its qvec.h), LQ of the 8 runs at a time. A
  * vector holds 64 bits of the rings of LQ tiles. S is the present word of each ring, N the next, U the
  * filtered bits: bit i of U belongs to the window that starts there. The index of a weight takes its own k
- * bits from U and the bits above from S.
+ * bits from U and the bits above from S. (Where exclusive or is cheaper than choosing bits, the tier's U
+ * lacks S itself: q_filtered and q_own go together.)
  *
- *   k = 2, 4      byte j of a word is column j: its 8 / k weights are 8 / k rows. MUX(mask of row r, U, S)
+ *   k = 2, 4      byte j of a word is column j: its 8 / k weights are 8 / k rows. q_own(mask of row r, U, S)
  *                 puts own and plain bits together for all columns of one row; a funnel shift by k r brings
  *                 them down. Bits that come down from the next column's byte are its symbols: plain bits.
- *   k = 3, 5, 6   rows follow each other every 8 k bits, k words hold 8 rows: q_bytes spreads the 8 columns
- *                 of a row from S and from U.
+ *   k = 3, 5, 6   rows follow each other every 8 k bits, k words hold 8 rows: q_spread takes the 8 columns
+ *                 of a row from S and from U, Q_SPREAD2 those of a row that lies in two words.
  *
  * Each macro user gets `index` vectors row by row through SINK(row, index), for one half of 8 columns.
  */
@@ -29,7 +30,7 @@ V_INLINE struct taps q_taps(const struct ml_tap_code *code) {
 
 /* Three taps serve one as well: the two unused ones shift by 0 and cancel. */
 V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
-    const vq u = q_xor3(s, q_funnel(s, n, t->a), q_funnel(s, n, t->b));
+    const vq u = q_filtered(s, q_funnel(s, n, t->a), q_funnel(s, n, t->b));
     return three ? q_xor(u, q_funnel(s, n, t->c)) : u;
 }
 
@@ -37,56 +38,51 @@ V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
 
 #define ROWS_2(SINK, s, n, u, row)                                                                           \
     do {                                                                                                     \
-        SINK((row), q_mux(q_set8(0x03), u, s));                                                              \
-        SINK((row) + 1, Q_FUNNEL(q_mux(q_set8(0x0c), u, s), n, 2));                                          \
-        SINK((row) + 2, Q_FUNNEL(q_mux(q_set8(0x30), u, s), n, 4));                                          \
-        SINK((row) + 3, Q_FUNNEL(q_mux(q_set8(0xc0), u, s), n, 6));                                          \
+        SINK((row), q_own(q_set8(0x03), u, s));                                                              \
+        SINK((row) + 1, Q_FUNNEL(q_own(q_set8(0x0c), u, s), n, 2));                                          \
+        SINK((row) + 2, Q_FUNNEL(q_own(q_set8(0x30), u, s), n, 4));                                          \
+        SINK((row) + 3, Q_FUNNEL(q_own(q_set8(0xc0), u, s), n, 6));                                          \
     } while (0)
 
 #define ROWS_4(SINK, s, n, u, row)                                                                           \
     do {                                                                                                     \
-        SINK((row), q_mux(q_set8(0x0f), u, s));                                                              \
-        SINK((row) + 1, Q_FUNNEL(q_mux(q_set8(0x0f), s, u), n, 4));                                          \
+        SINK((row), q_own(q_set8(0x0f), u, s));                                                              \
+        SINK((row) + 1, Q_FUNNEL(q_own(q_set8(0xf0), u, s), n, 4));                                          \
     } while (0)
 
-#define ROW_SPREAD(SINK, k, sw, sb, uw, ub, row)                                                             \
-    SINK(row, q_mux(q_set8((1 << (k)) - 1), q_bytes(uw, ub, k), q_bytes(sw, sb, k)))
-
-/* 3 words, 8 rows: row r begins at bit 24 r. Windows that leave a word come from a funnel of two. */
+/* 3 words, 8 rows: row r begins at bit 24 r. */
 #define ROWS_3(SINK, s0, s1, s2, n, u0, u1, u2, row)                                                         \
     do {                                                                                                     \
-        const vq s01 = Q_FUNNEL(s0, s1, 48), s12 = Q_FUNNEL(s1, s2, 56), s2n = Q_FUNNEL(s2, n, 40);          \
-        const vq u01 = Q_FUNNEL(u0, u1, 48), u12 = Q_FUNNEL(u1, u2, 56);                                     \
-        ROW_SPREAD(SINK, 3, s0, 0, u0, 0, (row));                                                            \
-        ROW_SPREAD(SINK, 3, s0, 24, u0, 24, (row) + 1);                                                      \
-        ROW_SPREAD(SINK, 3, s01, 0, u01, 0, (row) + 2);                                                      \
-        ROW_SPREAD(SINK, 3, s1, 8, u1, 8, (row) + 3);                                                        \
-        ROW_SPREAD(SINK, 3, s1, 32, u1, 32, (row) + 4);                                                      \
-        ROW_SPREAD(SINK, 3, s12, 0, u12, 0, (row) + 5);                                                      \
-        ROW_SPREAD(SINK, 3, s2, 16, u2, 16, (row) + 6);                                                      \
-        ROW_SPREAD(SINK, 3, s2n, 0, u2, 40, (row) + 7);                                                      \
+        SINK((row), q_spread(s0, u0, 0, 3));                                                                 \
+        SINK((row) + 1, q_spread(s0, u0, 24, 3));                                                            \
+        SINK((row) + 2, Q_SPREAD2(s0, s1, u0, u1, 48, 3));                                                   \
+        SINK((row) + 3, q_spread(s1, u1, 8, 3));                                                             \
+        SINK((row) + 4, q_spread(s1, u1, 32, 3));                                                            \
+        SINK((row) + 5, Q_SPREAD2(s1, s2, u1, u2, 56, 3));                                                   \
+        SINK((row) + 6, q_spread(s2, u2, 16, 3));                                                            \
+        SINK((row) + 7, Q_SPREAD_LAST(s2, n, u2, 40, 3));                                                    \
     } while (0)
 
 /* 5 words, 8 rows of 40 bits. The last window of a row ends at its bit 43. */
 #define ROWS_5(SINK, s0, s1, s2, s3, s4, n, u0, u1, u2, u3, u4, row)                                         \
     do {                                                                                                     \
-        ROW_SPREAD(SINK, 5, s0, 0, u0, 0, (row));                                                            \
-        ROW_SPREAD(SINK, 5, Q_FUNNEL(s0, s1, 40), 0, Q_FUNNEL(u0, u1, 40), 0, (row) + 1);                    \
-        ROW_SPREAD(SINK, 5, s1, 16, u1, 16, (row) + 2);                                                      \
-        ROW_SPREAD(SINK, 5, Q_FUNNEL(s1, s2, 56), 0, Q_FUNNEL(u1, u2, 56), 0, (row) + 3);                    \
-        ROW_SPREAD(SINK, 5, Q_FUNNEL(s2, s3, 32), 0, Q_FUNNEL(u2, u3, 32), 0, (row) + 4);                    \
-        ROW_SPREAD(SINK, 5, s3, 8, u3, 8, (row) + 5);                                                        \
-        ROW_SPREAD(SINK, 5, Q_FUNNEL(s3, s4, 48), 0, Q_FUNNEL(u3, u4, 48), 0, (row) + 6);                    \
-        ROW_SPREAD(SINK, 5, Q_FUNNEL(s4, n, 24), 0, u4, 24, (row) + 7);                                      \
+        SINK((row), q_spread(s0, u0, 0, 5));                                                                 \
+        SINK((row) + 1, Q_SPREAD2(s0, s1, u0, u1, 40, 5));                                                   \
+        SINK((row) + 2, q_spread(s1, u1, 16, 5));                                                            \
+        SINK((row) + 3, Q_SPREAD2(s1, s2, u1, u2, 56, 5));                                                   \
+        SINK((row) + 4, Q_SPREAD2(s2, s3, u2, u3, 32, 5));                                                   \
+        SINK((row) + 5, q_spread(s3, u3, 8, 5));                                                             \
+        SINK((row) + 6, Q_SPREAD2(s3, s4, u3, u4, 48, 5));                                                   \
+        SINK((row) + 7, Q_SPREAD_LAST(s4, n, u4, 24, 5));                                                    \
     } while (0)
 
 /* 3 words, 4 rows of 48 bits. */
 #define ROWS_6(SINK, s0, s1, s2, n, u0, u1, u2, row)                                                         \
     do {                                                                                                     \
-        ROW_SPREAD(SINK, 6, s0, 0, u0, 0, (row));                                                            \
-        ROW_SPREAD(SINK, 6, Q_FUNNEL(s0, s1, 48), 0, Q_FUNNEL(u0, u1, 48), 0, (row) + 1);                    \
-        ROW_SPREAD(SINK, 6, Q_FUNNEL(s1, s2, 32), 0, Q_FUNNEL(u1, u2, 32), 0, (row) + 2);                    \
-        ROW_SPREAD(SINK, 6, Q_FUNNEL(s2, n, 16), 0, u2, 16, (row) + 3);                                      \
+        SINK((row), q_spread(s0, u0, 0, 6));                                                                 \
+        SINK((row) + 1, Q_SPREAD2(s0, s1, u0, u1, 48, 6));                                                   \
+        SINK((row) + 2, Q_SPREAD2(s1, s2, u1, u2, 32, 6));                                                   \
+        SINK((row) + 3, Q_SPREAD_LAST(s2, n, u2, 16, 6));                                                    \
     } while (0)
 
 /* Word i of a half, and the one after it: that is `wrap` after the last word of a group. */

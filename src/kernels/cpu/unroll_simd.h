@@ -12,6 +12,13 @@
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
 
+/* A loop that must stay one. */
+#if defined(__clang__)
+#define NO_UNROLL _Pragma("clang loop unroll(disable)")
+#else
+#define NO_UNROLL _Pragma("GCC unroll 1")
+#endif
+
 /* The number of tokens of a tile as a constant. */
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #define FOR_TOKENS(n, call)                                                                                  \

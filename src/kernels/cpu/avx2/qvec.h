@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The vocabulary of quantized products, AVX2 tier: 4 lanes of 64 bits. Weights are signed; a byte product of
- * two signed bytes is |w| times x with w's sign, which never saturates because neither is -128.
+ * two signed bytes is |w| times x with the sign of w (or the other way round), which never saturates because
+ * neither is -128.
  */
 #ifndef ML_KERNELS_CPU_AVX2_QVEC_H
 #define ML_KERNELS_CPU_AVX2_QVEC_H
@@ -45,29 +46,49 @@ V_INLINE vq q_xor(vq a, vq b) {
 V_INLINE vq q_xor3(vq a, vq b, vq c) {
     return q_xor(q_xor(a, b), c);
 }
-V_INLINE vq q_mux(vq mask, vq a, vq b) {
-    return q_xor(b, _mm256_and_si256(mask, q_xor(a, b)));
+
+/* U without S: own bits are exclusive-ored into those of S. */
+V_INLINE vq q_filtered(vq s, vq a, vq b) {
+    (void)s;
+    return q_xor(a, b);
+}
+V_INLINE vq q_own(vq mask, vq u, vq s) {
+    return q_xor(s, _mm256_and_si256(mask, u));
 }
 
-/* Bytes j of each lane: bit base + k j to the top half of a 16-bit lane, even and odd j apart. */
-V_INLINE vq q_bytes(vq v, const unsigned base, const unsigned k) {
-    uint64_t pick[2] = {0, 0}, up[2] = {0, 0};
+/* The 8 windows of 8 bits of each lane from bit `at` on, k apart (cyclic in the lane), own bits from u. Even
+ * and odd windows in 16-bit lanes, from bit b = 1 .. 8 of two bytes: a product moves the even ones to the
+ * lower and the odd ones to the upper half. */
+V_INLINE vq q_spread(vq s, vq u, const unsigned at, const unsigned k) {
+    uint64_t pick[2] = {0, 0}, own[2] = {0, 0}, move[2] = {0, 0};
     for (unsigned j = 0; j < 8; j++) {
-        const unsigned bit = base + k * j, at = bit / 8, next = at < 7 ? at + 1 : 0x80;
-        pick[j & 1] |= (uint64_t)(at & 7) << (j / 2 * 16) | (uint64_t)next << (j / 2 * 16 + 8);
-        up[j & 1] |= (uint64_t)(1u << (8 - bit % 8)) << (j / 2 * 16);
+        const unsigned bit = at + k * j + 63, low = bit / 8 % 8, b = bit % 8 + 1, lane = j / 2 * 16;
+        pick[j & 1] |= (uint64_t)low << lane | (uint64_t)((low + 1) % 8) << (lane + 8);
+        own[j & 1] |= (uint64_t)(((1u << k) - 1) << b & 0xffff) << lane;
+        move[j & 1] |= (uint64_t)(1u << (j & 1 ? 8 - b : 16 - b)) << lane;
     }
     const uint64_t eight = 0x0808080808080808;
-    const vq even =
-        _mm256_mullo_epi16(_mm256_shuffle_epi8(v, q_set64(pick[0], pick[0] + eight)), q_set64(up[0], up[0]));
-    const vq odd =
-        _mm256_mullo_epi16(_mm256_shuffle_epi8(v, q_set64(pick[1], pick[1] + eight)), q_set64(up[1], up[1]));
-    return q_mux(_mm256_set1_epi16(0xff), _mm256_srli_epi16(even, 8), odd);
+    vq half[2];
+    for (int odd = 0; odd < 2; odd++) {
+        const vq from = q_set64(pick[odd], pick[odd] + eight);
+        half[odd] =
+            q_own(q_set64(own[odd], own[odd]), _mm256_shuffle_epi8(u, from), _mm256_shuffle_epi8(s, from));
+    }
+    const vq even = _mm256_mulhi_epu16(half[0], q_set64(move[0], move[0]));
+    const vq odd = _mm256_mullo_epi16(half[1], q_set64(move[1], move[1]));
+    return _mm256_blendv_epi8(even, odd, _mm256_set1_epi16((short)0xff00));
 }
+/* A row that begins at bit `at` of one word and ends in the next: its bytes keep their places, those of the
+ * next word come where the row has none. */
+#define Q_BOTH(low, next, at)                                                                                \
+    _mm256_blend_epi16(next, low, 0xf << (at) / 16 & 0xf | (0xf << (at) / 16 & 0xf) << 4)
+#define Q_SPREAD2(s, s_next, u, u_next, at, k) q_spread(Q_BOTH(s, s_next, at), Q_BOTH(u, u_next, at), at, k)
+#define Q_SPREAD_LAST(s, s_next, u, at, k)     q_spread(Q_BOTH(s, s_next, at), u, at, k)
 
-/* 16 entries a register; each holds the exclusive or of its entries with those of the register before.
- * Looking up index - 16 i gives 0 from register i when the index lies below it (top bit), so that all that
- * are looked up cancel down to the one meant. Indices from 128 on have the top bit until it is flipped. */
+/* 16 entries a register, four registers a quarter of 64 entries; each holds the exclusive or of its entries
+ * with those of the register before. Looking up index - 16 i gives 0 from register i when the index lies
+ * below it (top bit), so that all that are looked up cancel down to the one meant. Bits 6 and 7 choose
+ * between quarters. */
 struct lut {
     vq t[LUT_VECTORS];
 };
@@ -75,28 +96,44 @@ V_INLINE struct lut q_lut(const int8_t *table, const int p) {
     struct lut l;
     for (int i = 0; i < 1 << (p - 4); i++) {
         __m128i v = _mm_loadu_si128((const __m128i *)(table + 16 * i));
-        if (i % 8) v = _mm_xor_si128(v, _mm_loadu_si128((const __m128i *)(table + 16 * i - 16)));
+        if (i % 4) v = _mm_xor_si128(v, _mm_loadu_si128((const __m128i *)(table + 16 * i - 16)));
         l.t[i] = _mm256_broadcastsi128_si256(v);
     }
     return l;
 }
-V_INLINE vq lookup_half(const vq *t, vq index, const int registers) {
-    vq v = _mm256_shuffle_epi8(t[0], index);
-    for (int i = 1; i < registers; i++) {
-        index = _mm256_subs_epi8(index, q_set8(16));
-        v = q_xor(v, _mm256_shuffle_epi8(t[i], index));
-    }
-    return v;
+V_INLINE vq lookup_quarter(const vq *t, const vq index[4]) {
+    const vq low = q_xor(_mm256_shuffle_epi8(t[0], index[0]), _mm256_shuffle_epi8(t[1], index[1]));
+    const vq high = q_xor(_mm256_shuffle_epi8(t[2], index[2]), _mm256_shuffle_epi8(t[3], index[3]));
+    return q_xor(low, high);
 }
 V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
-    if (p == 6) return lookup_half(l->t, _mm256_and_si256(index, q_set8(0x3f)), 4);
-    if (p == 7) return lookup_half(l->t, _mm256_and_si256(index, q_set8(0x7f)), 8);
-    return q_xor(lookup_half(l->t, index, 8), lookup_half(l->t + 8, q_xor(index, q_set8(0x80)), 8));
+    vq i[4] = {_mm256_and_si256(index, q_set8(0x3f))};
+    for (int r = 1; r < 4; r++)
+        i[r] = _mm256_subs_epi8(i[r - 1], q_set8(16));
+    const vq first = lookup_quarter(l->t, i), bit6 = _mm256_add_epi8(index, index);
+    if (p == 6) return first;
+    const vq low = _mm256_blendv_epi8(first, lookup_quarter(l->t + 4, i), bit6);
+    if (p == 7) return low;
+    const vq high = _mm256_blendv_epi8(lookup_quarter(l->t + 8, i), lookup_quarter(l->t + 12, i), bit6);
+    return _mm256_blendv_epi8(low, high, index);
 }
 
-V_INLINE vq q_dot(vq acc, vq w, vq x) {
-    const vq pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+V_INLINE vq add_pairs(vq acc, vq pairs) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+V_INLINE vq q_dot(vq acc, vq w, vq x) {
+    return add_pairs(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)));
+}
+/* The same with what several products share: w with the sign of x times |x|. */
+typedef struct {
+    vq x, magnitude;
+} vin;
+V_INLINE vin q_in(vq x) {
+    const vin in = {x, _mm256_abs_epi8(x)};
+    return in;
+}
+V_INLINE vq q_dot_in(vq acc, vq w, vin in) {
+    return add_pairs(acc, _mm256_maddubs_epi16(in.magnitude, _mm256_sign_epi8(w, in.x)));
 }
 V_INLINE vq q_dot16(vq acc, vq w, vq x) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));

@@ -57,6 +57,14 @@ V_INLINE vq q_mux(vq mask, vq a, vq b) {
     return vbslq_u8(mask, a, b);
 }
 
+/* U whole, own bits taken from it. */
+V_INLINE vq q_filtered(vq s, vq a, vq b) {
+    return q_xor3(s, a, b);
+}
+V_INLINE vq q_own(vq mask, vq u, vq s) {
+    return q_mux(mask, u, s);
+}
+
 /* Byte j of each lane: bits base + k j .. of it, even and odd j in 16-bit lanes. */
 V_INLINE vq q_bytes(vq v, const unsigned base, const unsigned k) {
     uint64_t pick[2] = {0, 0}, down[2] = {0, 0};
@@ -73,6 +81,16 @@ V_INLINE vq q_bytes(vq v, const unsigned base, const unsigned k) {
     return vbslq_u8(vreinterpretq_u8_u16(vdupq_n_u16(0xff)), vreinterpretq_u8_u16(low),
                     vreinterpretq_u8_u16(high));
 }
+
+/* Indices of the 8 weights of k bits from bit `at` on: own bits from u. A row that begins at bit `at` of one
+ * word and ends in the next; the last one, of which only plain bits lie in the next. */
+V_INLINE vq q_spread_at(vq s, const unsigned s_at, vq u, const unsigned u_at, const unsigned k) {
+    return q_mux(q_set8((1 << k) - 1), q_bytes(u, u_at, k), q_bytes(s, s_at, k));
+}
+#define q_spread(s, u, at, k) q_spread_at(s, at, u, at, k)
+#define Q_SPREAD2(s, s_next, u, u_next, at, k)                                                               \
+    q_spread_at(Q_FUNNEL(s, s_next, at), 0, Q_FUNNEL(u, u_next, at), 0, k)
+#define Q_SPREAD_LAST(s, s_next, u, at, k) q_spread_at(Q_FUNNEL(s, s_next, at), 0, u, at, k)
 
 /* 64 entries an instruction; indices beyond give 0. */
 struct lut {
@@ -105,6 +123,13 @@ V_INLINE vq q_dot(vq acc, vq w, vq x) {
     const int16x8_t high = vmull_high_s8(S8(w), S8(x));
     return vreinterpretq_u8_s32(vpadalq_s16(S32(acc), vpaddq_s16(low, high)));
 #endif
+}
+typedef vq vin;
+V_INLINE vin q_in(vq x) {
+    return x;
+}
+V_INLINE vq q_dot_in(vq acc, vq w, vin x) {
+    return q_dot(acc, w, x);
 }
 V_INLINE vq q_dot16(vq acc, vq w, vq x) {
     const int32x4_t low = vmull_s16(vget_low_s16(S16(w)), vget_low_s16(S16(x)));
