@@ -128,6 +128,13 @@ static void show_measure(void *user, size_t done, size_t total) {
     if (done >= total) stop(s);
 }
 
+static void show_forward(void *user, size_t done, size_t total) {
+    struct show *s = user;
+    start(s, "running layers", total);
+    ml_progress_update(&s->progress, done, NULL);
+    if (done >= total) stop(s);
+}
+
 static void show_tensor(void *user, size_t layer, size_t layers, uint64_t done, uint64_t total,
                         double proxy) {
     struct show *s = user;
@@ -193,6 +200,7 @@ static marlin_status read_settings(struct ml_cli *cli, const struct ml_args *arg
         .on_memory = show_memory,
         .on_sample = show_sample,
         .on_measure = show_measure,
+        .on_forward = show_forward,
         .on_tensor = show_tensor,
         .user = show,
     };

@@ -46,6 +46,7 @@ static marlin_status forward(struct ml_job *job, struct marlin_error *err) {
         ML_TRY(ml_rows_forward(job->model, layer, &job->rows, NULL, s->pool, s->cancel, err));
         ML_TRY(ml_checkpoint_save_hidden(job, layer + 1, true, err));
         ml_job_release(job, layer);
+        if (s->on_forward) s->on_forward(s->user, layer + 1, layers);
     }
 out:
     return st;

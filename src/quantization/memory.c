@@ -66,8 +66,9 @@ static uint64_t matrix_bytes(const struct ml_job *job, size_t layer) {
         const struct ml_plan_tensor *t = &job->plan.tensors[i];
         if (t->bits == ML_BITS_PLAIN) continue;
         const uint64_t weights = ml_plan_weights(t), bits = (uint64_t)(t->bits ? t->bits : 8);
-        const uint64_t work = ml_quantize_linear_memory(
-            t->linear->out, t->linear->in, job->settings->optimize, ml_pool_size(job->settings->pool));
+        const uint64_t work = ml_quantize_linear_memory(t->linear->out, t->linear->in,
+                                                        job->settings->optimize && layer < job->plan.layers,
+                                                        ml_pool_size(job->settings->pool));
         most = larger(most, weights * sizeof(float) + work);
         done += weights * bits / 8;
     }

@@ -56,6 +56,7 @@ struct ml_quantize_settings {
     void (*on_memory)(void *user, const struct ml_quantize_memory *m, size_t tokens, size_t fewer_than);
     void (*on_sample)(void *user, size_t done, size_t total);
     void (*on_measure)(void *user, size_t done, size_t total);
+    void (*on_forward)(void *user, size_t done, size_t total); /* layers whose inputs are kept, to optimize */
     void (*on_tensor)(void *user, size_t layer, size_t layers, uint64_t weights_done, uint64_t weights,
                       double proxy_error);
     void *user;
