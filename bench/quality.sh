@@ -133,5 +133,5 @@ done
 mkdir -p "$out"
 [ -f "$out/quality.csv" ] || echo "model,method,bits,seed,bits_per_weight,perplexity,kld_mean,kld_p99,top1,reference_perplexity,seconds" >"$out/quality.csv"
 export BUILD=$build MARLIN_SHARED=$shared QUALITY_TEXT=$text QUALITY_CALIB=$calib QUALITY_ROWS=$rows QUALITY_THREADS=$threads QUALITY_OUT=$out
-list "${models[@]}" | xargs -P "$jobs" -d '\n' -n 1 "$0" --one
+list "${models[@]}" | xargs -r -P "$jobs" -d '\n' -n 1 "$0" --one
 table | tee "$out/quality.md"
