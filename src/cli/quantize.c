@@ -54,10 +54,9 @@ const struct ml_verb ml_verb_quantize = {
         "to 3 % less. The result is as fast whatever the effort.\n\n"
         "--optimize quantizes one tensor after the other, measures how far the model's output moves, and "
         "gives bits where they help most; then it rounds against the loss at the end of the model, which "
-        "takes gradients of all layers. It takes 5 to 10 times as long and keeps the inputs of all layers in "
-        "OUT until it is done (at most 16 GiB, unless --calib-tokens asks for more). At 3 bits it loses a "
-        "fifth "
-        "less.\n\n"
+        "takes gradients of all layers. It takes 5 to 10 times as long and up to four times the calibration "
+        "tokens, fewer where the inputs of all layers, which it keeps in OUT until it is done, would pass 16 "
+        "GiB. At 3 bits it loses a fifth less.\n\n"
         "A recipe has lines 'PATTERN BITS', patterns as in a shell over names such as "
         "model.layers.0.mlp.down_proj; "
         "the last line that matches decides; what none matches shares --bits.",

@@ -147,23 +147,6 @@ static void transpose_columns(void *arg, size_t begin, size_t end, int worker) {
     }
 }
 
-struct add_rows {
-    float *y;
-    const float *x;
-    size_t width;
-};
-
-static void add_rows(void *arg, size_t begin, size_t end, int worker) {
-    const struct add_rows *a = arg;
-    (void)worker;
-    ml_kernels()->add(a->y + begin * a->width, a->x + begin * a->width, (end - begin) * a->width);
-}
-
-static void add(struct ml_backward *b, float *y, const float *x, size_t n, size_t width) {
-    struct add_rows a = {y, x, width};
-    ml_pool_for(b->pool, n, ROW_GRAIN, add_rows, &a);
-}
-
 void ml_backward_linear(struct ml_backward *b, const struct ml_linear *l, const float *g, size_t n, float *gx,
                         bool sum) {
     const struct ml_matrix *w = &l->u.plain;
@@ -175,7 +158,7 @@ void ml_backward_linear(struct ml_backward *b, const struct ml_linear *l, const 
         const struct ml_matrix wt = {
             .dtype = ML_F32, .rows = w->cols, .cols = rows, .stride = rows, .data = b->transposed};
         ml_matmul(&b->exec, &wt, g + r0, w->rows, n, first ? gx : b->product, w->cols);
-        if (!first) add(b, gx, b->product, n, w->cols);
+        if (!first) ml_residual_add(b->s, gx, b->product, n, w->cols);
     }
 }
 
@@ -277,7 +260,7 @@ static void normed(struct ml_backward *b, const struct ml_norm *norm, const floa
 static void residual(struct ml_backward *b, const struct ml_norm *norm, const float *x, const float *y,
                      float *to, size_t width) {
     normed(b, norm, y, to, width);
-    add(b, to, x, b->n, width);
+    ml_residual_add(b->s, to, x, b->n, width);
 }
 
 static void forward_attention(struct ml_backward *b, const struct ml_layer *l, const float *x,
@@ -340,13 +323,13 @@ void ml_backward_layer(struct ml_backward *b, size_t layer, const float *x, floa
     else
         backward_mlp(b, &l->mlp, b->g_branch, b->g_in);
     ml_backward_norm(b, &l->mlp_in, b->mid, b->g_in, n, hidden);
-    add(b, g, b->g_in, n, hidden);
+    ml_residual_add(b->s, g, b->g_in, n, hidden);
 
     memcpy(b->g_branch, g, n * hidden * sizeof *g);
     ml_backward_norm(b, &l->attn_out, b->attn_y, b->g_branch, n, hidden);
     backward_attention(b, l, b->g_branch, b->g_in);
     ml_backward_norm(b, &l->attn_in, x, b->g_in, n, hidden);
-    add(b, g, b->g_in, n, hidden);
+    ml_residual_add(b->s, g, b->g_in, n, hidden);
 }
 
 /* ---- the head ---- */

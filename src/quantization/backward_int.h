@@ -39,7 +39,8 @@ struct ml_backward {
     size_t n; /* tokens of the running call */
 };
 
-enum { ML_BACKWARD_LOGITS = 32 };
+/* Rows of logits at once: the head's weights are transposed once for all of them. */
+enum { ML_BACKWARD_LOGITS = 128 };
 
 /* gx [n, in] = or += g [n, out] W. */
 void ml_backward_linear(struct ml_backward *b, const struct ml_linear *l, const float *g, size_t n, float *gx,

@@ -133,7 +133,7 @@ struct sampling {
     size_t lanes, vocab, done, total, lost;
 };
 
-static bool is_random(size_t row) {
+bool ml_calibration_is_random(size_t row) {
     return row % RANDOM_EVERY == RANDOM_EVERY - 1;
 }
 
@@ -206,8 +206,8 @@ static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, 
 static marlin_status sample_rows(struct sampling *s, struct ml_calibration *c, struct marlin_error *err) {
     size_t rows[ML_CALIBRATION_LANES], n = 0;
     for (size_t r = 0; r < c->rows; r++) {
-        if (is_random(r)) fill_random(s, r, c->ids + r * c->width, c->width);
-        if (!is_random(r)) rows[n++] = r;
+        if (ml_calibration_is_random(r)) fill_random(s, r, c->ids + r * c->width, c->width);
+        if (!ml_calibration_is_random(r)) rows[n++] = r;
         if (n < s->lanes && r + 1 < c->rows) continue;
         const marlin_status st = n ? sample_group(s, c, rows, n, err) : MARLIN_OK;
         if (st != MARLIN_OK) return st;

@@ -11,6 +11,7 @@
 #include "tokenizer/tokenizer.h"
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -49,6 +50,9 @@ struct ml_sample_job {
     ml_layer_done_fn *layer_done;
     void *layer_user;
 };
+
+/* Whether a row of the model's own text is one of random tokens. */
+bool ml_calibration_is_random(size_t row);
 
 /* Text sampled from the model at temperature 1 plus, every fourth row, random tokens. Where logits are not
  * finite a random token is taken, and a warning logged. Deterministic for a seed whatever the number of

@@ -110,11 +110,9 @@ static void scale_rows(void *arg, size_t begin, size_t end, int worker) {
     }
 }
 
-static void add_scaled(struct ml_layer_curvature *c, struct ml_hessian *own, struct ml_hessian *shared,
-                       const struct scale *s, size_t n) {
+static void add_scaled(struct ml_layer_curvature *c, struct ml_hessian *h, const struct scale *s, size_t n) {
     ml_pool_for(c->pool, n, 8, scale_rows, (void *)s);
-    ml_hessian_add(own, ml_kernels(), c->pool, s->to, s->x_width, n);
-    if (shared->k) ml_hessian_add(shared, ml_kernels(), c->pool, s->to, s->x_width, n);
+    ml_hessian_add(h, ml_kernels(), c->pool, s->to, s->x_width, n);
 }
 
 static size_t index_of(const struct ml_layer_curvature *c, const struct ml_linear *l) {
@@ -130,9 +128,17 @@ void ml_layer_curvature_add(void *user, const struct ml_linear *l, const float *
     const struct scale in = {x, g, l->in, l->out, c->scaled}, out = {g, x, l->out, l->in, c->scaled};
     const size_t i = index_of(c, l);
     if (i == c->count || n == 0) return;
-    struct ml_curvature *shared = &c->shared[c->plan->tensors[c->plan->first[c->layer] + i].role];
-    add_scaled(c, &c->own[i].in, &shared->in, &in, n);
-    add_scaled(c, &c->own[i].out, &shared->out, &out, n);
+    add_scaled(c, &c->own[i].in, &in, n);
+    add_scaled(c, &c->own[i].out, &out, n);
+}
+
+void ml_layer_curvature_share(struct ml_layer_curvature *c) {
+    for (size_t i = 0; i < c->count; i++) {
+        const struct ml_plan_tensor *t = &c->plan->tensors[c->plan->first[c->layer] + i];
+        if (t->expert == ML_NO_EXPERT) continue;
+        ml_hessian_sum(&c->shared[t->role].in, &c->own[i].in);
+        ml_hessian_sum(&c->shared[t->role].out, &c->own[i].out);
+    }
 }
 
 const struct ml_curvature *ml_layer_curvature_of(const struct ml_layer_curvature *c, size_t i) {

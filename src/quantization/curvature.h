@@ -21,7 +21,7 @@ struct ml_curvature {
     struct ml_hessian in, out;
 };
 
-/* Of the tensors of one layer; in a mixture of experts also of each role, summed over its experts. */
+/* Of the tensors of one layer; in a mixture of experts also of each role, the sum over its experts. */
 struct ml_layer_curvature {
     const struct ml_plan *plan;
     size_t layer;
@@ -44,8 +44,11 @@ void ml_layer_curvature_free(struct ml_layer_curvature *c);
 void ml_layer_curvature_add(void *user, const struct ml_linear *linear, const float *x, const float *g,
                             size_t n);
 
-/* That of tensor i of the layer: its own, or the shared one of its role for an expert that saw fewer tokens
- * than it has inputs or outputs. */
+/* Call once, when all is added: makes the sums over experts. */
+void ml_layer_curvature_share(struct ml_layer_curvature *c);
+
+/* That of tensor i of the layer, after it: its own, or the shared one of its role for an expert that saw
+ * fewer tokens than it has inputs or outputs. */
 const struct ml_curvature *ml_layer_curvature_of(const struct ml_layer_curvature *c, size_t i);
 
 #endif

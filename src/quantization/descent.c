@@ -25,9 +25,9 @@ struct descent {
     size_t hidden;
 };
 
-/* Rows of random tokens (calibration.h: every fourth of a model's own) say nothing about text. */
+/* Rows of random tokens say nothing about text. */
 static bool is_text(const struct ml_job *job, size_t row) {
-    return job->settings->calib || row % 4 != 3 || job->rows.rows < 4;
+    return job->settings->calib || !ml_calibration_is_random(row);
 }
 
 static marlin_status forward(struct ml_job *job, struct marlin_error *err) {
@@ -52,15 +52,18 @@ out:
     return st;
 }
 
-static void head_gradient(struct descent *d) {
+static marlin_status head_gradient(struct descent *d, struct marlin_error *err) {
     const struct ml_rows *rows = &d->job->rows;
     const uint64_t seed = XXH3_64bits_withSeed("labels", 6, d->job->settings->seed);
     for (size_t r = 0; r < rows->rows; r++) {
         const size_t at = r * rows->width;
-        if (is_text(d->job, r))
-            ml_backward_head(d->b, rows->x + at * d->hidden, rows->width, seed + at, gradient_scale,
-                             d->g + at * d->hidden, NULL);
+        if (!is_text(d->job, r)) continue;
+        ml_backward_head(d->b, rows->x + at * d->hidden, rows->width, seed + at, gradient_scale,
+                         d->g + at * d->hidden, NULL);
+        if (d->job->settings->cancel && *d->job->settings->cancel)
+            return ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in the head");
     }
+    return MARLIN_OK;
 }
 
 /* Gradient of the layer's output -> of its input, over all rows; c may be NULL. */
@@ -92,6 +95,7 @@ static marlin_status quantize(struct descent *d, size_t layer, struct marlin_err
     marlin_status st;
     ML_TRY(ml_layer_curvature_create(&c, &job->plan, layer, job->rows.width, job->settings->pool, err));
     ML_TRY(backward(d, layer, &c, err));
+    ml_layer_curvature_share(&c);
     for (size_t i = 0; i < c.count; i++) {
         const struct ml_curvature *k = ml_layer_curvature_of(&c, i);
         ML_TRY(ml_job_quantize_tensor(job, job->plan.first[layer] + i, &k->in, &k->out, &part, err));
@@ -115,7 +119,7 @@ marlin_status ml_job_descend(struct ml_job *job, size_t done, struct marlin_erro
         st = ml_fail(err, MARLIN_ERR_MEMORY, "gradients of %zu rows: out of memory", job->rows.rows);
         goto out;
     }
-    head_gradient(&d);
+    ML_TRY(head_gradient(&d, err));
     for (size_t l = layers; l-- > 0;) {
         if (l) ml_job_fetch(job, l - 1);
         ML_TRY(layers - l < done ? backward(&d, l, NULL, err) : quantize(&d, l, err));

@@ -158,6 +158,13 @@ void ml_hessian_add(struct ml_hessian *h, const struct ml_kernels *kernels, stru
     }
 }
 
+void ml_hessian_sum(struct ml_hessian *h, const struct ml_hessian *other) {
+    for (size_t i = 0; i < h->k; i++)
+        ml_kernels()->add(h->h + i * h->k, other->h + i * h->k, i + 1);
+    h->count += other->count;
+    h->dropped += other->dropped;
+}
+
 /* The square at row a and column b of the lower triangle, and its mirror image; k is a multiple of ROWS. */
 static void mirror(const struct ml_hessian *h, float scale, size_t a, size_t b, float *out) {
     for (size_t i = a; i < a + ROWS; i++)

@@ -37,6 +37,9 @@ void ml_hessian_add(struct ml_hessian *h, const struct ml_kernels *kernels, stru
 /* NULL, or why nothing can be learnt from it (static text): no tokens, all zero, not finite. */
 const char *ml_hessian_useless(const struct ml_hessian *h);
 
+/* h becomes the Hessian of its own tokens and of those of `other`, of the same size. */
+void ml_hessian_sum(struct ml_hessian *h, const struct ml_hessian *other);
+
 /* Mean over tokens plus sigma times the mean of the diagonal on the diagonal, both triangles, into out [k,
  * k]. MARLIN_ERR_NUMERIC when it is useless: the caller falls back. h keeps its sums. */
 marlin_status ml_hessian_finish(const struct ml_hessian *h, double sigma, float *out,

@@ -172,11 +172,11 @@ out:
 
 /* ---- all units ---- */
 
-/* Every so many-th row, never one of random tokens (calibration.h: every fourth is). */
+/* Every so many-th row, never one of random tokens. */
 static size_t row_of(const struct probe *p, size_t i) {
     const size_t step = p->job->rows.rows / p->at.rows;
     const size_t row = i * step;
-    return p->job->settings->calib || row % 4 != 3 ? row : row - 1;
+    return p->job->settings->calib || !ml_calibration_is_random(row) ? row : row - 1;
 }
 
 static void take_sample(struct probe *p) {

@@ -23,6 +23,8 @@
 
 #include <cmocka.h>
 
+#include "folders.h"
+
 enum { PATH = 512, RUNS = 30, TOKENS = 32 };
 static const char model[] = MARLIN_SOURCE_DIR "/tests/golden/fixtures/llama3";
 static char whole[PATH], pieces[PATH]; /* without a fault; with one after the other */
@@ -39,43 +41,6 @@ static marlin_status quantize(const char *out, bool resume, struct marlin_error 
     const marlin_status st = ml_quantize_model(&s, &r, err);
     ml_quantize_report_free(&r);
     return st;
-}
-
-static void remove_tree(const char *dir) {
-    DIR *d = opendir(dir);
-    for (const struct dirent *e; d && (e = readdir(d));) {
-        char path[2 * PATH];
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        (void)snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
-        if (ml_path_is_dir(path))
-            remove_tree(path);
-        else
-            (void)unlink(path);
-    }
-    if (d) (void)closedir(d);
-    (void)rmdir(dir);
-}
-
-static size_t same_files(const char *a, const char *b) {
-    DIR *d = opendir(a);
-    size_t n = 0;
-    assert_non_null(d);
-    for (const struct dirent *e; (e = readdir(d));) {
-        char path[2 * PATH], *ta = NULL, *tb = NULL;
-        size_t la = 0, lb = 0;
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        (void)snprintf(path, sizeof path, "%s/%s", a, e->d_name);
-        assert_int_equal(ml_file_slurp(path, 1 << 26, &ta, &la, NULL), MARLIN_OK);
-        (void)snprintf(path, sizeof path, "%s/%s", b, e->d_name);
-        if (ml_file_slurp(path, 1 << 26, &tb, &lb, NULL) != MARLIN_OK) fail_msg("%s is missing", path);
-        assert_int_equal(la, lb);
-        assert_memory_equal(ta, tb, la);
-        ml_free(ta);
-        ml_free(tb);
-        n++;
-    }
-    (void)closedir(d);
-    return n;
 }
 
 /* A job that ended with st goes on to its end without a fault. */

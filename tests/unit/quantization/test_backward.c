@@ -3,7 +3,6 @@
  * The backward pass against differences of the forward pass, for every architecture there is.
  */
 #include "base/mem.h"
-#include "base/rng.h"
 #include "models/layers/layers.h"
 #include "quantization/backward.h"
 
@@ -12,11 +11,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+
+#include "support.h"
 
 enum { TOKENS = 13 };
 
@@ -33,23 +33,10 @@ struct fixture {
     float *x, *moved, *g, *gx, *dx; /* [TOKENS, hidden] */
 };
 
-static float *normals(size_t n, uint64_t seed) {
-    struct ml_rng rng;
-    ml_rng_seed(&rng, seed);
-    float *x = malloc(n * sizeof *x);
-    assert_non_null(x);
-    for (size_t i = 0; i < n; i++)
-        x[i] = ml_rng_normal(&rng);
-    return x;
-}
-
 static void open_fixture(struct fixture *f, const char *name, int threads) {
-    char path[1024];
     struct marlin_error err = {0};
-    const struct ml_model_options o = {.kv_dtype = ML_F32};
     memset(f, 0, sizeof *f);
-    (void)snprintf(path, sizeof path, "%s/tests/golden/fixtures/%s", MARLIN_SOURCE_DIR, name);
-    if (ml_model_load(path, &o, &f->model, &err) != MARLIN_OK) fail_msg("%s", err.text);
+    f->model = load_fixture(name);
     assert_int_equal(ml_pool_create(threads, &f->pool, &err), MARLIN_OK);
     assert_int_equal(ml_backward_create(f->model, f->pool, TOKENS + 3, &f->b, &err), MARLIN_OK);
     assert_int_equal(ml_state_create(f->model, f->pool, TOKENS, TOKENS, &f->s, &err), MARLIN_OK);

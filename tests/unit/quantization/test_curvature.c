@@ -2,7 +2,6 @@
  *
  * Curvature of a layer's linears against its definition, and who shares it.
  */
-#include "base/rng.h"
 #include "quantization/curvature.h"
 
 #include <math.h>
@@ -10,11 +9,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+
+#include "support.h"
 
 enum { TOKENS = 40 };
 
@@ -24,28 +24,14 @@ struct fixture {
 };
 
 static void open_fixture(struct fixture *f, const char *name) {
-    char path[1024];
-    struct marlin_error err = {0};
-    const struct ml_model_options o = {.kv_dtype = ML_F32};
     memset(f, 0, sizeof *f);
-    (void)snprintf(path, sizeof path, "%s/tests/golden/fixtures/%s", MARLIN_SOURCE_DIR, name);
-    if (ml_model_load(path, &o, &f->model, &err) != MARLIN_OK) fail_msg("%s", err.text);
-    assert_int_equal(ml_plan_create(f->model, &f->plan, &err), MARLIN_OK);
+    f->model = load_fixture(name);
+    assert_int_equal(ml_plan_create(f->model, &f->plan, NULL), MARLIN_OK);
 }
 
 static void close_fixture(struct fixture *f) {
     ml_plan_free(&f->plan);
     ml_model_free(f->model);
-}
-
-static float *normals(size_t n, uint64_t seed) {
-    struct ml_rng rng;
-    ml_rng_seed(&rng, seed);
-    float *x = malloc(n * sizeof *x);
-    assert_non_null(x);
-    for (size_t i = 0; i < n; i++)
-        x[i] = ml_rng_normal(&rng);
-    return x;
 }
 
 /* mean over tokens of |by|^2 x_i x_j */
@@ -111,6 +97,7 @@ static void experts_share(void **state) {
     for (size_t fed = 0; fed < (in > out ? in : out); fed += TOKENS)
         ml_layer_curvature_add(&c, &e[0].up, x, g, TOKENS);
     ml_layer_curvature_add(&c, &e[1].up, x, g, 3);
+    ml_layer_curvature_share(&c);
     for (size_t i = 0; i < c.count; i++) {
         const struct ml_curvature *k = ml_layer_curvature_of(&c, i);
         const struct ml_linear *l = f.plan.tensors[f.plan.first[0] + i].linear;

@@ -3,7 +3,6 @@
  * Block LDL, Hessian sums, LDLQ and the whole driver against slow twins.
  */
 #include "base/mem.h"
-#include "base/rng.h"
 #include "quantization/ldlq.h"
 #include "quantization/linear.h"
 
@@ -17,18 +16,9 @@
 
 #include <cmocka.h>
 
-enum { N = 128, K = 256 };
+#include "support.h"
 
-static float *normals(size_t n, uint64_t seed) {
-    struct ml_rng rng;
-    ml_rng_seed(&rng, seed);
-    float *x = malloc(n * sizeof *x);
-    assert_non_null(x);
-    for (size_t i = 0; i < n; i++) {
-        x[i] = ml_rng_normal(&rng);
-    }
-    return x;
-}
+enum { N = 128, K = 256 };
 
 /* Correlated inputs: each channel leans on its neighbour. */
 static float *inputs(size_t tokens, uint64_t seed) {
