@@ -117,5 +117,6 @@ void ml_lanes_forward(const struct ml_model *m, struct ml_state *s, size_t lane,
     }
     ml_head_forward(m, s, s->x, n, logits);
     if (done) done(user, layers);
+    s->lane = 0;
     ml_mem_guard_end();
 }

@@ -106,4 +106,23 @@ marlin_status ml_model_forward(const struct ml_model *m, struct ml_state *s, con
                                enum ml_logits which, float *logits,
                                struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* Told that the weights of a layer were used in a pass; num_layers stands for embedding, norm and head. */
+typedef void ml_layer_done_fn(void *user, size_t layer);
+
+/* Feeds one token to each of n <= max_batch sequences at once, all at position `pos` (the same for all
+ * layers, fed in order): logits [n, vocab]. The state has room for n * lane positions, 0 < pos + 1 <= lane;
+ * sequence i has positions i * lane ... of its cache, whose length neither counts nor changes. Ids are in
+ * range. Never allocates. done may be NULL. */
+void ml_lanes_forward(const struct ml_model *m, struct ml_state *s, size_t lane, const int32_t *ids, size_t n,
+                      size_t pos, float *logits, ml_layer_done_fn *done, void *user);
+
+/* ---- for benchmarks: speed at a depth does not depend on what the cache holds ---- */
+
+/* Small random keys and values at every position; the length stays. */
+void ml_state_fill(struct ml_state *s);
+/* Counts the first n <= capacity positions as seen, whatever they hold. */
+void ml_state_assume(struct ml_state *s, size_t n);
+/* Bytes of keys and values that a call with n tokens at positions pos0... reads, each counted once. */
+uint64_t ml_state_cache_bytes(const struct ml_state *s, size_t pos0, size_t n);
+
 #endif

@@ -219,15 +219,6 @@ void ml_step_begin(struct ml_state *s, size_t n, size_t pos0);
 void ml_layer_forward(const struct ml_model *m, struct ml_state *s, size_t layer, float *hidden, size_t n,
                       size_t pos0);
 
-/* Told that the weights of a layer were used in a pass; num_layers stands for embedding, norm and head. */
-typedef void ml_layer_done_fn(void *user, size_t layer);
-
-/* Feeds one token to each of n <= max_batch sequences at once, all at position `pos` (the same for all
- * layers, fed in order): logits [n, vocab]. The state was made with room for n * lane positions, 0 < pos + 1
- * <= lane; it is only used this way. Ids are in range. Never allocates. done may be NULL. */
-void ml_lanes_forward(const struct ml_model *m, struct ml_state *s, size_t lane, const int32_t *ids, size_t n,
-                      size_t pos, float *logits, ml_layer_done_fn *done, void *user);
-
 /* ids (all in range) -> x [n, H]. */
 void ml_embed(const struct ml_model *m, struct ml_state *s, const int32_t *ids, size_t n, float *x);
 

@@ -5,7 +5,8 @@
  */
 #include "base/checked.h"
 #include "base/mem.h"
-#include "models/model_int.h"
+#include "base/rng.h"
+#include "models/layers/layers.h"
 
 static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
@@ -192,4 +193,46 @@ void ml_state_truncate(struct ml_state *s, size_t n) {
 
 void ml_state_profile(struct ml_state *s, struct ml_profile *p) {
     s->profile = p;
+}
+
+/* ---- a cache that was never fed ---- */
+
+enum { FILL_SEED = 1 };
+
+static void fill_numbers(float *x, size_t n, struct ml_rng *rng) {
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)ml_rng_double(rng) - 0.5f;
+}
+
+/* The rows of s->k and s->v over and over. */
+static void fill_layers(void *arg, size_t begin, size_t end, int worker) {
+    struct ml_state *s = arg;
+    const struct ml_kv_shape *shape = &s->kv.shape;
+    const size_t width = shape->kv_heads * shape->head_dim;
+    (void)worker;
+    for (size_t l = begin; l < end; l++)
+        for (size_t p = 0; p < shape->max_positions; p++) {
+            const size_t row = p % s->max_batch * width;
+            ml_kv_store(&s->kv, s->exec.k, l, p, s->k + row, s->v + row);
+        }
+}
+
+void ml_state_fill(struct ml_state *s) {
+    const size_t n = s->max_batch * s->kv.shape.kv_heads * s->kv.shape.head_dim;
+    struct ml_rng rng;
+    ml_rng_seed(&rng, FILL_SEED);
+    fill_numbers(s->k, n, &rng);
+    fill_numbers(s->v, n, &rng);
+    ml_pool_for(s->exec.pool, s->kv.shape.layers, 1, fill_layers, s);
+}
+
+void ml_state_assume(struct ml_state *s, size_t n) {
+    s->kv.length = n;
+}
+
+uint64_t ml_state_cache_bytes(const struct ml_state *s, size_t pos0, size_t n) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < s->kv.shape.layers; i++)
+        sum += ml_attention_bytes(s, &s->model->layers[i].attn, pos0, n);
+    return sum;
 }

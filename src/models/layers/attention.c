@@ -70,9 +70,9 @@ static void attend(struct ml_state *s, const struct ml_layer *l) {
     ml_attention(&s->exec, &job);
 }
 
-/* Keys and values that the call's tokens see, each counted once. */
-static uint64_t cache_bytes(const struct ml_state *s, const struct ml_attention_weights *w) {
-    const size_t seen = s->pos0 + s->n, window = w->window ? w->window + s->n : seen;
+uint64_t ml_attention_bytes(const struct ml_state *s, const struct ml_attention_weights *w, size_t pos0,
+                            size_t n) {
+    const size_t seen = pos0 + n, window = w->window ? w->window + n - 1 : seen;
     return 2 * (uint64_t)(seen < window ? seen : window) * s->kv.shape.kv_heads * s->kv.shape.head_dim *
            ml_dtype_size(s->kv.shape.dtype);
 }
@@ -128,7 +128,7 @@ void ml_attention_forward(struct ml_state *s, const struct ml_layer *l, const fl
     } else {
         attend(s, l);
     }
-    if (s->profile) ml_profile_mark(s->profile, ML_STAGE_ATTENTION, cache_bytes(s, w));
+    if (s->profile) ml_profile_mark(s->profile, ML_STAGE_ATTENTION, ml_attention_bytes(s, w, s->pos0, s->n));
     ml_linear_forward(s, &out, 1, s->attn, w->o.in, s->n);
     ml_stage_linears(s, ML_STAGE_OUT, &out, 1);
 }

@@ -43,6 +43,9 @@ void ml_residual_add(struct ml_state *s, float *x, const float *y, size_t n, siz
 
 /* y [n, H] = o_proj(attention(q_proj x, k_proj x, v_proj x)); keys and values go to the cache. */
 void ml_attention_forward(struct ml_state *s, const struct ml_layer *l, const float *x, float *y);
+/* Keys and values that n tokens at positions pos0... of one sequence see, each counted once. */
+uint64_t ml_attention_bytes(const struct ml_state *s, const struct ml_attention_weights *w, size_t pos0,
+                            size_t n);
 
 /* ---- mlp.c ---- */
 
