@@ -106,8 +106,9 @@ static bool parse_number(const char *text, size_t len, size_t most, size_t *out)
 
 static marlin_status parse_list(const struct ml_args *a, const char *option, size_t least, size_t most,
                                 struct list *out, struct marlin_error *err) {
-    const char *whole = ml_args_string(a, option), *text = whole, *end = whole;
-    for (out->n = 0; end; text = end + 1) {
+    const char *whole = ml_args_string(a, option);
+    out->n = 0;
+    for (const char *text = whole, *end; text; text = end ? end + 1 : NULL) {
         end = strchr(text, ',');
         const size_t len = end ? (size_t)(end - text) : strlen(text);
         if (out->n == MAX_LIST)

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PLOT_LIMIT = 4 << 20, MAX_TITLE = 256, MAX_LABEL = ML_BENCH_NAME + 16 };
+enum { PLOT_LIMIT = 4 << 20, MAX_TITLE = 256, MAX_LABEL = ML_BENCH_NAME + 32, MAX_SHARE = 16 };
 
 static uint64_t weight_bytes(const struct ml_bench *b) {
     return ml_model_bytes_per_token(b->runtime.model);
@@ -98,15 +98,23 @@ out:
     return st;
 }
 
+/* "12.3 %", or "-" where the limit is not known. */
+static const char *share(char text[MAX_SHARE], double v) {
+    if (!isfinite(v)) return "-";
+    (void)snprintf(text, MAX_SHARE, "%.1f %%", 100 * v);
+    return text;
+}
+
 static marlin_status add_markdown(const struct ml_bench *b, struct ml_buf *o) {
+    char read[MAX_SHARE], compute[MAX_SHARE];
     marlin_status st;
     ML_TRY(ml_buf_adds(o, "| test | batch | tok/s | GB/s | of bandwidth | of compute |\n"
                           "|---|---|---|---|---|---|\n"));
     for (size_t i = 0; i < b->n_runs; i++) {
         const struct ml_bench_run *r = &b->runs[i];
-        ML_TRY(ml_buf_addf(o, "| %s | %zu | %.2f | %.2f | %.1f %% | %.1f %% |\n", r->test, r->batch,
-                           r->tokens_per_second, r->gbps, 100 * r->bandwidth_fraction,
-                           100 * r->compute_fraction));
+        ML_TRY(ml_buf_addf(o, "| %s | %zu | %.2f | %.2f | %s | %s |\n", r->test, r->batch,
+                           r->tokens_per_second, r->gbps, share(read, r->bandwidth_fraction),
+                           share(compute, r->compute_fraction)));
     }
     ML_TRY(ml_buf_adds(o, "\n"));
     ML_TRY(add_machine(b, o));
@@ -115,15 +123,15 @@ out:
 }
 
 static marlin_status add_text(const struct ml_bench *b, struct ml_buf *o) {
+    char read[MAX_SHARE], compute[MAX_SHARE];
     marlin_status st;
     ML_TRY(add_machine(b, o));
     ML_TRY(ml_buf_addf(o, "%-14s %5s %12s %9s %13s %11s\n", "test", "batch", "tok/s", "GB/s", "of bandwidth",
                        "of compute"));
     for (size_t i = 0; i < b->n_runs; i++) {
         const struct ml_bench_run *r = &b->runs[i];
-        ML_TRY(ml_buf_addf(o, "%-14s %5zu %12.2f %9.2f %11.1f %% %9.1f %%\n", r->test, r->batch,
-                           r->tokens_per_second, r->gbps, 100 * r->bandwidth_fraction,
-                           100 * r->compute_fraction));
+        ML_TRY(ml_buf_addf(o, "%-14s %5zu %12.2f %9.2f %13s %11s\n", r->test, r->batch, r->tokens_per_second,
+                           r->gbps, share(read, r->bandwidth_fraction), share(compute, r->compute_fraction)));
     }
 out:
     return st;

@@ -79,6 +79,11 @@ grep -q '^machine: reads ' "$dir/out" || fail "the machine below the Markdown ta
 bench "$model" -p 4 -n 1 --repeat 1 --batch 2
 grep -Eq '^tg1 +2 +[0-9.]+ ' "$dir/out" || fail "row of the table for people"
 
+# Plain C has no unit for bytes: no limit to compare with, in any form.
+bench --shape qwen3-0.6b --bits 2 -p 0 -n 1 --repeat 1 --cpu-mask generic --plot "$dir/roof.svg"
+grep -Eq '^tg1 +1 .* -$' "$dir/out" || fail "a share of a limit that is not known"
+[ "$(grep -c 'class="roof"' "$dir/roof.svg")" -eq 1 ] || fail "a ceiling that is not known"
+
 # The picture: each run is on it, with its name; nothing but text and shapes.
 bench "$model" -p 4 -n 2 --repeat 1 --batch 1,4 --depth 0,9 --plot "$dir/roof.svg"
 head -n 1 "$dir/roof.svg" | grep -q '^<svg xmlns="http://www.w3.org/2000/svg" ' || fail "start of the picture"
