@@ -27,6 +27,12 @@ struct worker {
     int id;
 };
 
+/* A worker's share of a job of ml_pool_for_runs: the job's epoch above, pieces taken below. Whoever comes
+ * first, its owner or another, starts it anew for the job: nobody has to reset all of them. */
+struct share {
+    _Alignas(64) atomic_uint_fast64_t taken;
+};
+
 struct ml_pool {
     int size, started;
     int spin; /* polls before parking; few when threads outnumber processors */
@@ -38,6 +44,7 @@ struct ml_pool {
     _Alignas(64) atomic_int parked;
     _Alignas(64) pthread_mutex_t mutex;
     pthread_cond_t wake;
+    struct share *shares; /* [size], behind the workers */
     struct worker workers[];
 };
 
@@ -114,9 +121,12 @@ marlin_status ml_pool_create(int threads, struct ml_pool **out, struct marlin_er
     if (threads < 1 || threads > MAX_THREADS)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "thread pool: %d threads; 1 to %d are possible", threads,
                        MAX_THREADS);
-    struct ml_pool *p = ml_alloc_aligned(sizeof *p + (size_t)threads * sizeof(struct worker));
+    const size_t n = (size_t)threads,
+                 own = (sizeof(struct ml_pool) + n * sizeof(struct worker) + 63) / 64 * 64;
+    struct ml_pool *p = ml_alloc_aligned(own + n * sizeof(struct share));
     if (!p) return ml_fail(err, MARLIN_ERR_MEMORY, "thread pool: out of memory");
-    memset(p, 0, sizeof *p);
+    memset(p, 0, own + n * sizeof(struct share));
+    p->shares = (struct share *)(void *)((char *)p + own);
     p->size = threads;
     p->started = 1;
     p->spin = threads <= cores ? SPIN : SPIN / 200;
@@ -199,4 +209,58 @@ void ml_pool_for(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn,
         return;
     }
     ml_pool_run(p, take_pieces, &r);
+}
+
+/* ---- a share for each worker ---- */
+
+struct runs {
+    struct ml_pool *pool;
+    ml_range_fn *fn;
+    void *arg;
+    size_t count, grain, pieces;
+    uint64_t epoch; /* in place */
+};
+
+enum { EPOCH_SHIFT = 32 };
+
+/* The next piece of a share of `length`, counted from its start; false when there is none. */
+static bool take_piece(const struct runs *r, struct share *s, size_t length, size_t *piece) {
+    uint_fast64_t taken = atomic_load_explicit(&s->taken, memory_order_relaxed);
+    while (taken >> EPOCH_SHIFT != r->epoch >> EPOCH_SHIFT) {
+        if (!length) return false;
+        if (!atomic_compare_exchange_weak_explicit(&s->taken, &taken, r->epoch + 1, memory_order_relaxed,
+                                                   memory_order_relaxed))
+            continue;
+        *piece = 0;
+        return true;
+    }
+    if ((taken & UINT32_MAX) >= length) return false;
+    *piece = (size_t)(atomic_fetch_add_explicit(&s->taken, 1, memory_order_relaxed) & UINT32_MAX);
+    return *piece < length;
+}
+
+static void take_runs(void *arg, int worker, int workers) {
+    const struct runs *r = arg;
+    const size_t n = (size_t)workers;
+    for (size_t i = 0; i < n; i++) {
+        const size_t owner = ((size_t)worker + i) % n;
+        const size_t first = r->pieces * owner / n, length = r->pieces * (owner + 1) / n - first;
+        size_t piece;
+        while (take_piece(r, &r->pool->shares[owner], length, &piece)) {
+            const size_t begin = (first + piece) * r->grain, left = r->count - begin;
+            r->fn(r->arg, begin, begin + (left < r->grain ? left : r->grain), worker);
+        }
+    }
+}
+
+void ml_pool_for_runs(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg) {
+    struct runs r = {.pool = p, .fn = fn, .arg = arg, .count = count, .grain = grain ? grain : 1};
+    r.pieces = count / r.grain + (count % r.grain != 0);
+    if (!p || p->size == 1 || r.pieces <= 1 || r.pieces >= UINT32_MAX / 2) {
+        ml_pool_for(p, count, grain, fn, arg);
+        return;
+    }
+    /* The epoch that ml_pool_run is about to announce: no other job has it. */
+    r.epoch = (uint64_t)(atomic_load_explicit(&p->epoch, memory_order_relaxed) + 1U) << EPOCH_SHIFT;
+    ml_pool_run(p, take_runs, &r);
 }

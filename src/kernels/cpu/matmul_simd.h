@@ -24,10 +24,15 @@
 
 enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL, L1_SHARE = 32 << 10, SHORT_AHEAD = 4096 };
 
-/* sums[i] = the four row sums of token i over columns [c0, c0 + cols). row[] point at column c0. */
+/* sums[i] = the four row sums of token i over columns [c0, c0 + cols). row[] point at column c0.
+ *
+ * With `prefetch` the next four rows are fetched in the order they stand in memory, as one stream from `next`
+ * on, which the processor's own prefetcher follows best; or, where four rows are more than L1 has room for
+ * (NULL), each row SHORT_AHEAD bytes ahead. */
 V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *const row[TILE_ROWS],
-                       const float *const *x, size_t c0, size_t cols, const bool prefetch, size_t ahead,
+                       const float *const *x, size_t c0, size_t cols, const bool prefetch, const char *next,
                        v4 *sums) {
+    const size_t size = t == ML_F32 ? 4 : 2;
     vf acc[TILE_TOKENS][TILE_ROWS];
     UNROLL
     for (int i = 0; i < tokens; i++) {
@@ -44,7 +49,9 @@ V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *cons
         UNROLL
         for (int r = 0; r < TILE_ROWS; r++) {
             const vf w = v_load_as(t, row[r], c);
-            if (prefetch) __builtin_prefetch((const char *)row[r] + c * (t == ML_F32 ? 4 : 2) + ahead);
+            if (prefetch)
+                __builtin_prefetch(next ? next + ((size_t)TILE_ROWS * c + (size_t)r * VL) * size
+                                        : (const char *)row[r] + c * size + SHORT_AHEAD);
             UNROLL
             for (int i = 0; i < tokens; i++)
                 acc[i][r] = v_fma(w, in[i], acc[i][r]);
@@ -78,13 +85,11 @@ V_INLINE void tile_rows(const enum ml_dtype t, const void *w, size_t stride, siz
     }
 }
 
-/* y[i][r] = W[r] . x[i], for a constant number of tokens, straight from W. For one token the next four rows
- * are fetched at the same column as far as L1 has room for them: the processor's own prefetcher learns a row
- * of 2 KiB only when it ends. Longer rows are fetched SHORT_AHEAD bytes ahead. */
+/* y[i][r] = W[r] . x[i], for a constant number of tokens, straight from W. */
 V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, const void *w, size_t stride,
                      const float *const *x, size_t rows, size_t cols) {
-    const size_t tile = TILE_ROWS * stride * (t == ML_F32 ? 4 : 2),
-                 ahead = tile <= L1_SHARE ? tile : SHORT_AHEAD;
+    const size_t size = t == ML_F32 ? 4 : 2;
+    const bool is_short = TILE_ROWS * stride * size <= L1_SHARE;
     for (size_t r = 0; r < rows; r += TILE_ROWS) {
         const size_t n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
         const void *row[TILE_ROWS];
@@ -92,7 +97,9 @@ V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, c
         size_t c = 0;
         do { /* at least once: `total` is set by the first block */
             tile_rows(t, w, stride, r, rows, c, row);
-            dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, tokens == 1, ahead, sums);
+            const char *next = (const char *)w + ((r + TILE_ROWS) * stride + TILE_ROWS * c) * size;
+            dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, tokens == 1,
+                     is_short ? next : NULL, sums);
             for (int i = 0; i < tokens; i++)
                 total[i] = c == 0 ? sums[i] : v4_add(total[i], sums[i]);
             c += BLOCK;
@@ -111,7 +118,7 @@ V_INLINE void panel_tile(const int tokens, float *const *y, const float *panel, 
         const void *row[TILE_ROWS];
         v4 sums[TILE_TOKENS];
         tile_rows(ML_F32, panel, ML_GEMM_PANEL_STRIDE, r, rows, 0, row);
-        dot_tile(ML_F32, tokens, row, x, c0, cols, false, 0, sums);
+        dot_tile(ML_F32, tokens, row, x, c0, cols, false, NULL, sums);
         for (int i = 0; i < tokens; i++)
             v4_storen(y[i] + r, c0 == 0 ? sums[i] : v4_add(v4_loadn(y[i] + r, n), sums[i]), n);
     }

@@ -70,13 +70,15 @@ static void hit(void *arg, size_t begin, size_t end, int worker) {
     }
 }
 
-static void check_cover(struct ml_pool *p, size_t count, size_t grain) {
+typedef void for_fn(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg);
+
+static void check_cover(for_fn *each, struct ml_pool *p, size_t count, size_t grain) {
     static struct cover c;
     memset(&c, 0, sizeof c);
     c.count = count;
     c.grain = grain ? grain : 1;
     c.workers = ml_pool_size(p);
-    ml_pool_for(p, count, grain, hit, &c);
+    each(p, count, grain, hit, &c);
     assert_int_equal(atomic_load(&c.wrong), 0);
     for (size_t i = 0; i < MAX_COUNT; i++) {
         if (c.hits[i] != (i < count))
@@ -93,11 +95,38 @@ static void every_index_once(void **state) {
         struct ml_pool *p = sizes[s] ? make(sizes[s]) : NULL;
         for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
             for (size_t g = 0; g < sizeof grains / sizeof *grains; g++) {
-                check_cover(p, counts[n], grains[g]);
+                check_cover(ml_pool_for, p, counts[n], grains[g]);
+                check_cover(ml_pool_for_runs, p, counts[n], grains[g]);
             }
         }
         ml_pool_free(p);
     }
+}
+
+struct order {
+    size_t last[MAX_WORKERS];
+    int turns[MAX_WORKERS]; /* pieces that did not follow a worker's last one upwards */
+};
+
+static void note_order(void *arg, size_t begin, size_t end, int worker) {
+    struct order *o = arg;
+    if (begin < o->last[worker]) o->turns[worker]++;
+    o->last[worker] = end;
+}
+
+/* A worker goes upwards through its own share, then through what is left of each of the others'. */
+static void runs_go_upwards(void **state) {
+    (void)state;
+    enum { THREADS = 5 };
+    struct ml_pool *p = make(THREADS);
+    for (int round = 0; round < 200; round++) {
+        struct order o;
+        memset(&o, 0, sizeof o);
+        ml_pool_for_runs(p, MAX_COUNT, 3, note_order, &o);
+        for (int w = 0; w < THREADS; w++)
+            assert_in_range(o.turns[w], 0, THREADS - 1);
+    }
+    ml_pool_free(p);
 }
 
 static void no_pool_is_the_caller(void **state) {
@@ -165,6 +194,7 @@ static void runs_do_not_allocate(void **state) {
     struct calls calls = {0};
     const uint64_t before = ml_mem_count();
     ml_pool_for(p, MAX_COUNT, 7, hit, &c);
+    ml_pool_for_runs(p, MAX_COUNT, 7, hit, &c);
     ml_pool_run(p, note_call, &calls);
     assert_true(ml_mem_count() == before);
     ml_pool_free(p);
@@ -188,10 +218,11 @@ static void bad_sizes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_worker_once),     cmocka_unit_test(every_index_once),
-        cmocka_unit_test(no_pool_is_the_caller), cmocka_unit_test(jobs_are_ordered),
-        cmocka_unit_test(parked_workers_wake),   cmocka_unit_test(create_and_free),
-        cmocka_unit_test(runs_do_not_allocate),  cmocka_unit_test(bad_sizes),
+        cmocka_unit_test(every_worker_once), cmocka_unit_test(every_index_once),
+        cmocka_unit_test(runs_go_upwards),   cmocka_unit_test(no_pool_is_the_caller),
+        cmocka_unit_test(jobs_are_ordered),  cmocka_unit_test(parked_workers_wake),
+        cmocka_unit_test(create_and_free),   cmocka_unit_test(runs_do_not_allocate),
+        cmocka_unit_test(bad_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

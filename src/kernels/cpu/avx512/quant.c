@@ -15,7 +15,7 @@ V_INLINE void int8_rows(float *z, const uint8_t *w, size_t cols, const struct ml
         UNROLL
         for (int r = 0; r < rows; r++) {
             const uint8_t *row = w + (size_t)r * cols + c;
-            _mm_prefetch((const char *)row + PREFETCH, _MM_HINT_T0);
+            _mm_prefetch((const char *)w + (size_t)rows * (cols + c) + 64 * (size_t)r, _MM_HINT_T0);
             acc[r] = q_dot(acc[r], q_xor(q_load(row), q_set8(0x80)), in);
         }
     }
