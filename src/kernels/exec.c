@@ -9,6 +9,7 @@
 #include "kernels/tiers.h"
 #include "kernels/tune.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -19,6 +20,7 @@ enum {
     LEAST_PIECE = 64 << 10,
     MOST_PIECE = 512 << 10,
     ATTENTION_ROWS = 48, /* query rows of a piece */
+    PIECES_A_WORKER = 4, /* of attention, below which a context is shared out */
     MAX_GROUP_JOBS = 16
 };
 
@@ -132,15 +134,12 @@ struct attention {
     size_t tokens, blocks; /* of a piece; pieces of a head */
 };
 
-static void attention_piece(const struct attention *p, size_t piece) {
-    const struct ml_attention_job *job = p->job;
-    /* Late tokens see the most keys: they go first. */
-    const size_t head = piece % job->kv_heads, block = p->blocks - 1 - piece / job->kv_heads;
-    const size_t group = job->heads / job->kv_heads, first = block * p->tokens;
-    const size_t tokens = job->n - first < p->tokens ? job->n - first : p->tokens;
-    const size_t at = head * group * job->head_dim,
-                 bytes = head * job->head_stride * ml_dtype_size(job->kv_type);
-    const struct ml_attention_args a = {
+/* One KV head, from token `first` of the job on. */
+static struct ml_attention_args head_args(const struct ml_attention_job *job, size_t head, size_t first,
+                                          size_t tokens) {
+    const size_t group = job->heads / job->kv_heads, at = head * group * job->head_dim;
+    const size_t bytes = head * job->head_stride * ml_dtype_size(job->kv_type);
+    return (struct ml_attention_args){
         .q = job->q + first * job->q_stride + at,
         .q_stride = job->q_stride,
         .out = job->out + first * job->out_stride + at,
@@ -157,18 +156,96 @@ static void attention_piece(const struct attention *p, size_t piece) {
         .softcap = job->softcap,
         .sink = job->sinks ? job->sinks + head * group : NULL,
     };
-    p->e->k->attention[job->kv_type](&a);
 }
 
 static void attention_range(void *arg, size_t begin, size_t end, int worker) {
+    const struct attention *p = arg;
+    const struct ml_attention_job *job = p->job;
     (void)worker;
-    for (size_t i = begin; i < end; i++)
-        attention_piece(arg, i);
+    for (size_t i = begin; i < end; i++) {
+        /* Late tokens see the most keys: they go first. */
+        const size_t first = (p->blocks - 1 - i / job->kv_heads) * p->tokens;
+        const size_t tokens = job->n - first < p->tokens ? job->n - first : p->tokens;
+        const struct ml_attention_args a = head_args(job, i % job->kv_heads, first, tokens);
+        p->e->k->attention[job->kv_type](&a);
+    }
+}
+
+/* ---- one token: pieces are a KV head and a chunk of its keys, whose unfinished rows are joined afterwards
+ * ----
+ *
+ *   parts:  KV head 0, chunk 0: rows [group][head_dim], sums [group][2] | chunk 1 | ... | KV head 1 ...
+ */
+
+struct shared_out {
+    const struct ml_exec *e;
+    const struct ml_attention_job *job;
+    size_t first, chunks; /* that the token sees */
+    size_t group, floats; /* of a part */
+};
+
+static float *part_at(const struct shared_out *p, size_t head, size_t chunk) {
+    return p->job->parts + (head * p->chunks + chunk) * p->floats;
+}
+
+static void part_range(void *arg, size_t begin, size_t end, int worker) {
+    const struct shared_out *p = arg;
+    (void)worker;
+    for (size_t i = begin; i < end; i++) {
+        const size_t head = i / p->chunks, chunk = i % p->chunks;
+        struct ml_attention_args a = head_args(p->job, head, 0, 1);
+        a.out = part_at(p, head, chunk);
+        a.sums = a.out + p->group * p->job->head_dim;
+        a.chunk = p->first + chunk;
+        p->e->k->attention[p->job->kv_type](&a);
+    }
+}
+
+/* Row i is a query head. */
+static void join_range(void *arg, size_t begin, size_t end, int worker) {
+    const struct shared_out *p = arg;
+    const size_t dim = p->job->head_dim;
+    (void)worker;
+    for (size_t i = begin; i < end; i++) {
+        const size_t head = i / p->group, row = i % p->group;
+        float *out = p->job->out + i * dim;
+        float sums[2] = {p->job->sinks ? p->job->sinks[i] : -INFINITY, p->job->sinks ? 1.0f : 0.0f};
+        memset(out, 0, dim * sizeof *out);
+        for (size_t c = 0; c < p->chunks; c++) {
+            const float *part = part_at(p, head, c);
+            p->e->k->attention_join(out, sums, part + row * dim, part + p->group * dim + 2 * row, dim);
+        }
+        const float inv = 1.0f / sums[1];
+        for (size_t d = 0; d < dim; d++)
+            out[d] *= inv;
+    }
+}
+
+static struct shared_out share_out(const struct ml_exec *e, const struct ml_attention_job *job) {
+    const size_t pos = job->pos0, seen = job->window && pos + 1 > job->window ? pos + 1 - job->window : 0;
+    struct shared_out p = {.e = e, .job = job, .group = job->heads / job->kv_heads};
+    p.first = seen / ML_ATTENTION_CHUNK;
+    p.chunks = pos / ML_ATTENTION_CHUNK + 1 - p.first;
+    p.floats = p.group * (job->head_dim + 2);
+    return p;
+}
+
+size_t ml_attention_parts(size_t heads, size_t head_dim, size_t positions) {
+    return (positions + ML_ATTENTION_CHUNK - 1) / ML_ATTENTION_CHUNK * heads * (head_dim + 2);
 }
 
 void ml_attention(const struct ml_exec *e, const struct ml_attention_job *job) {
     const size_t group = job->heads / job->kv_heads;
     if (job->n == 0) return;
+    struct shared_out shared = share_out(e, job);
+    /* Portable C takes the keys in two passes, which its chunks equal but for rounding: it never shares out.
+     */
+    if (job->n == 1 && job->parts && shared.chunks > 1 && e->k->tier != ML_CPU_GENERIC &&
+        job->kv_heads < PIECES_A_WORKER * (size_t)ml_pool_size(e->pool)) {
+        ml_pool_for(e->pool, shared.chunks * job->kv_heads, 1, part_range, &shared);
+        ml_pool_for(e->pool, job->heads, 1, join_range, &shared);
+        return;
+    }
     struct attention p = {.e = e, .job = job, .tokens = (ATTENTION_ROWS + group - 1) / group};
     p.blocks = (job->n + p.tokens - 1) / p.tokens;
     ml_pool_for(e->pool, p.blocks * job->kv_heads, 1, attention_range, &p);

@@ -41,7 +41,14 @@ typedef void ml_gemm_fn(float *y, size_t ldy, const void *w, size_t stride, cons
  * [0, pos0 + tokens). A query at position p sees keys j with max(0, p - window + 1) <= j <= p (window 0 =
  * all). score = dot * scale; when softcap > 0 score = softcap * tanh(score / softcap). sink: when not NULL,
  * sink[i % group] is an extra logit of row i's softmax that carries no value. Keys and values that some row
- * of the call sees must be finite; a row whose scores are NaN comes out as NaN. */
+ * of the call sees must be finite; a row whose scores are NaN comes out as NaN.
+ *
+ * A long context can be shared out: with `sums`, only keys at [chunk * ML_ATTENTION_CHUNK, (chunk + 1) *
+ * ML_ATTENTION_CHUNK) count, no sink does, and what comes out is unfinished: sums[2 i] = m, the greatest
+ * score of row i (-inf where it sees no key), sums[2 i + 1] = sum_j exp(score_j - m), out = sum_j exp(score_j
+ * - m) v_j. Joined in rising order and divided by the sum, chunks give bit for bit what one call without
+ * `sums` gives. */
+enum { ML_ATTENTION_CHUNK = 512 };
 struct ml_attention_args {
     const float *q;
     size_t q_stride;
@@ -56,8 +63,15 @@ struct ml_attention_args {
     size_t window;
     float scale, softcap;
     const float *sink;
+    float *sums; /* [rows][2], or NULL: all keys, and rows are finished */
+    size_t chunk;
 };
 typedef void ml_attention_fn(const struct ml_attention_args *a);
+
+/* Adds an unfinished row of some keys to that of others: out [head_dim], sums [2] as above. A row of no keys
+ * is all 0 and {-inf, 0}, or {sink, 1}. */
+typedef void ml_attention_join_fn(float *out, float *sums, const float *part, const float *part_sums,
+                                  size_t head_dim);
 
 /* ---- norm: y = x * rsqrt(mean(x^2) + eps) * (w + offset); w may be NULL (= 1, and offset is not added). y
  * may equal x. |x| below 1e18 / sqrt(n): squares are summed in float32. */
@@ -87,6 +101,7 @@ struct ml_kernels {
     ml_gemv_fn *gemv[ML_FLOAT_KINDS];
     ml_gemm_fn *gemm[ML_FLOAT_KINDS];
     ml_attention_fn *attention[ML_FLOAT_KINDS]; /* by KV type; BF16 is NULL */
+    ml_attention_join_fn *attention_join;
     ml_rmsnorm_fn *rmsnorm;
     ml_rope_fn *rope_half, *rope_interleaved;
     ml_glu_fn *silu_glu, *gelu_glu; /* gelu: tanh approximation */

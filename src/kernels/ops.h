@@ -61,7 +61,8 @@ void ml_quant_matmul_many(const struct ml_exec *e, enum ml_quant_mode mode, cons
                           size_t n_jobs, const float *x, size_t ldx, size_t n);
 
 /* Attention of n tokens at positions pos0.. over all heads. q, out: [n, heads * head_dim] with strides.
- * k, v: per KV head h at k + h * head_stride elements. */
+ * k, v: per KV head h at k + h * head_stride elements. With `parts`, one token's long context is shared out
+ * over more workers than there are KV heads; the result is the same bit for bit. */
 struct ml_attention_job {
     const float *q;
     size_t q_stride;
@@ -73,7 +74,12 @@ struct ml_attention_job {
     size_t heads, kv_heads, head_dim, n, pos0, window;
     float scale, softcap;
     const float *sinks; /* [heads] or NULL */
+    float *parts;       /* ml_attention_parts(heads, head_dim, pos0 + n) floats, or NULL */
 };
+
+/* Floats that one token's unfinished rows over `positions` keys take. */
+size_t ml_attention_parts(size_t heads, size_t head_dim, size_t positions);
+
 void ml_attention(const struct ml_exec *e, const struct ml_attention_job *job);
 
 #endif

@@ -169,6 +169,7 @@ struct ml_state {
     void *scratch;              /* holds all that follows; B = max_batch */
     float *x, *normed, *branch; /* [B, H] */
     float *q, *attn;            /* [B, heads * head_dim] */
+    float *attn_parts;          /* one token's attention in chunks; NULL when the context has but one */
     float *k, *v;               /* [B, kv_heads * head_dim] */
     float *gate, *up;           /* [B, widest intermediate of a dense layer] */
     float *router;              /* [B, experts] */
@@ -193,10 +194,11 @@ uint64_t ml_linear_bytes(const struct ml_model *m, const struct ml_linear *l);
 /* Fills bytes_per_token and products_per_token of a model whose layers are bound. */
 marlin_status ml_model_count(struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Bytes of working memory of a state, and where its parts lie: s may be NULL to ask for the size alone; else
- * s->scratch must hold as much. MARLIN_ERR_LIMIT on overflow. */
-marlin_status ml_scratch_layout(const struct ml_config *c, size_t max_batch, struct ml_state *s,
-                                size_t *bytes, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Bytes of working memory of a state of so many positions, and where its parts lie: s may be NULL to ask for
+ * the size alone; else s->scratch must hold as much. MARLIN_ERR_LIMIT on overflow. */
+marlin_status ml_scratch_layout(const struct ml_config *c, size_t max_batch, size_t positions,
+                                struct ml_state *s, size_t *bytes,
+                                struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Most quantized matrices of one fork-join. Each wants a copy of x of its own: q, k and v need three; experts
  * are many but narrow. */

@@ -63,8 +63,8 @@ static void lay_out_experts(struct layout *l, const struct ml_config *c, size_t 
     s->plan.start = part(l, experts + 1, 1, sizeof(size_t));
 }
 
-marlin_status ml_scratch_layout(const struct ml_config *c, size_t batch, struct ml_state *s, size_t *bytes,
-                                struct marlin_error *err) {
+marlin_status ml_scratch_layout(const struct ml_config *c, size_t batch, size_t positions, struct ml_state *s,
+                                size_t *bytes, struct marlin_error *err) {
     struct ml_state none = {0};
     struct layout l = {.base = s ? s->scratch : NULL};
     const size_t hidden = (size_t)c->hidden_size, dim = (size_t)c->head_dim, half = dim / 2;
@@ -76,6 +76,9 @@ marlin_status ml_scratch_layout(const struct ml_config *c, size_t batch, struct 
     s->branch = part(&l, batch, hidden, sizeof(float));
     s->q = part(&l, batch, heads * dim, sizeof(float));
     s->attn = part(&l, batch, heads * dim, sizeof(float));
+    s->attn_parts = positions > ML_ATTENTION_CHUNK
+                        ? part(&l, heads, ml_attention_parts(1, dim, positions), sizeof(float))
+                        : NULL;
     s->k = part(&l, batch, kv_heads * dim, sizeof(float));
     s->v = part(&l, batch, kv_heads * dim, sizeof(float));
     s->gate = part(&l, batch, (size_t)c->intermediate_size, sizeof(float));
@@ -97,14 +100,14 @@ marlin_status ml_scratch_layout(const struct ml_config *c, size_t batch, struct 
 static marlin_status create_scratch(struct ml_state *s, struct marlin_error *err) {
     const struct ml_config *c = s->model->config;
     size_t bytes = 0;
-    const marlin_status st = ml_scratch_layout(c, s->max_batch, NULL, &bytes, err);
+    const marlin_status st = ml_scratch_layout(c, s->max_batch, s->kv.shape.max_positions, NULL, &bytes, err);
     if (st != MARLIN_OK) return st;
     s->scratch = ml_alloc_aligned(bytes);
     if (!s->scratch) {
         return ml_fail(err, MARLIN_ERR_MEMORY, "cannot allocate %zu bytes to run %zu tokens a call", bytes,
                        s->max_batch);
     }
-    return ml_scratch_layout(c, s->max_batch, s, &bytes, err);
+    return ml_scratch_layout(c, s->max_batch, s->kv.shape.max_positions, s, &bytes, err);
 }
 
 static struct ml_kv_shape kv_shape(const struct ml_model *m, size_t ctx, enum ml_dtype dtype) {

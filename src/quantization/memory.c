@@ -35,7 +35,7 @@ static uint64_t state_bytes(const struct ml_job *job) {
                                     .dtype = job->model->kv_dtype};
     size_t kv = 0, work = 0;
     if (ml_kv_bytes(&one, &kv, NULL) != MARLIN_OK ||
-        ml_scratch_layout(c, job->width, NULL, &work, NULL) != MARLIN_OK)
+        ml_scratch_layout(c, job->width, job->width, NULL, &work, NULL) != MARLIN_OK)
         return UINT64_MAX / 8;
     return (uint64_t)kv + work +
            (uint64_t)ml_gemm_scratch(ml_config_max_cols(c)) * (uint64_t)ml_pool_size(job->settings->pool);

@@ -57,7 +57,7 @@ static void check_model(const struct ml_config *c) {
     }
     check_rope(&m->rope, (size_t)c->max_positions);
     check_rope(&m->rope_local, (size_t)c->max_positions);
-    require(ml_scratch_layout(c, 64, NULL, &bytes, &err) == MARLIN_OK || err.text[0]);
+    require(ml_scratch_layout(c, 64, 64, NULL, &bytes, &err) == MARLIN_OK || err.text[0]);
     ml_model_free(m);
 }
 

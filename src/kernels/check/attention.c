@@ -14,11 +14,12 @@ struct shape {
 };
 
 static const struct shape hostile[] = {
-    {1, 1, 1, 0, 0, 0, 0, false},    {3, 1, 1, 5, 0, 1, 0, false},      {4, 2, 3, 0, 0, 0, 0, true},
-    {16, 1, 5, 60, 0, 3, 0, false},  {17, 3, 2, 63, 7, 0, 0, false},    {64, 4, 1, 200, 0, 0, 30, false},
-    {64, 5, 7, 57, 64, 5, 0, true},  {80, 2, 9, 0, 1, 0, 0, false},     {96, 8, 4, 129, 100, 7, 50, true},
-    {128, 2, 30, 3, 0, 0, 0, false}, {128, 1, 70, 0, 16, 1, 0, false},  {256, 1, 2, 64, 0, 0, 0, false},
-    {512, 7, 1, 31, 0, 3, 0, true},  {33, 6, 5, 1000, 333, 2, 0, true}, {128, 16, 1, 65, 0, 0, 0, false},
+    {1, 1, 1, 0, 0, 0, 0, false},     {3, 1, 1, 5, 0, 1, 0, false},       {4, 2, 3, 0, 0, 0, 0, true},
+    {16, 1, 5, 60, 0, 3, 0, false},   {17, 3, 2, 63, 7, 0, 0, false},     {64, 4, 1, 200, 0, 0, 30, false},
+    {64, 5, 7, 57, 64, 5, 0, true},   {80, 2, 9, 0, 1, 0, 0, false},      {96, 8, 4, 129, 100, 7, 50, true},
+    {128, 2, 30, 3, 0, 0, 0, false},  {128, 1, 70, 0, 16, 1, 0, false},   {256, 1, 2, 64, 0, 0, 0, false},
+    {512, 7, 1, 31, 0, 3, 0, true},   {33, 6, 5, 1000, 333, 2, 0, true},  {128, 16, 1, 65, 0, 0, 0, false},
+    {64, 3, 40, 500, 0, 0, 0, false}, {16, 2, 30, 1500, 20, 0, 0, false}, {40, 1, 3, 2047, 0, 1, 0, true},
 };
 
 /* One token far along, and a chunk of a prompt. */
@@ -38,6 +39,22 @@ static void call_attention(const struct ml_check_tables *t, void *arg) {
     t->k.attention[a->t](&a->args);
 }
 
+struct join_call {
+    float *out, *sums;
+    const float *part, *part_sums;
+    size_t dim;
+};
+
+static ml_check_entry *get_join(const struct ml_check_tables *t, int variant) {
+    (void)variant;
+    return (ml_check_entry *)t->k.attention_join;
+}
+
+static void call_join(const struct ml_check_tables *t, void *arg) {
+    const struct join_call *a = arg;
+    t->k.attention_join(a->out, a->sums, a->part, a->part_sums, a->dim);
+}
+
 static double largest(const float *p, size_t n) {
     double most = 0;
     for (size_t i = 0; i < n; i++)
@@ -47,14 +64,21 @@ static double largest(const float *p, size_t n) {
 
 /* A score is off by some ulps of sum |q k|, which its weight takes as a relative error; the result is an
  * average of values. Bounds over all rows: |q|max |k|max head_dim scale. */
-static double tolerance(struct ml_check *c, const struct call *a, const struct shape *s, size_t cache,
-                        size_t queries) {
+struct bounds {
+    double score, weight, value; /* absolute, relative, greatest |v| */
+};
+
+static struct bounds bounds_of(struct ml_check *c, const struct call *a, const struct shape *s, size_t cache,
+                               size_t queries) {
+    struct bounds b;
     float *wide = ml_check_scratch(c, cache * sizeof *wide);
     ml_check_widen(c, a->t, wide, a->args.k, cache);
-    const double score =
-        largest(wide, cache) * largest(a->args.q, queries) * (double)s->head_dim * a->args.scale;
+    b.score = largest(wide, cache) * largest(a->args.q, queries) * (double)s->head_dim * a->args.scale *
+              (2 + sqrt((double)s->head_dim) / 8) * 0x1p-24;
+    b.weight = 16 * 0x1p-24 + b.score;
     ml_check_widen(c, a->t, wide, a->args.v, cache);
-    return (16 + score * (2 + sqrt((double)s->head_dim) / 8)) * 0x1p-24 * largest(wide, cache) + 1e-37;
+    b.value = largest(wide, cache);
+    return b;
 }
 
 static void set_params(struct ml_check *c, const struct shape *s, enum ml_check_fill fill) {
@@ -70,10 +94,16 @@ static void set_params(struct ml_check *c, const struct shape *s, enum ml_check_
     ml_check_param_text(c, "fill", ml_check_fill_name(fill));
 }
 
+enum { WHOLE = -1 };
+
+/* All keys, or those of one chunk. */
 static void attention_case(struct ml_check *c, const struct shape *s, enum ml_dtype t,
-                           enum ml_check_fill fill) {
-    if (!ml_check_begin(c, "attention", ml_dtype_name(t), get_attention, (int)t)) return;
+                           enum ml_check_fill fill, int chunk) {
+    const bool part = chunk != WHOLE;
+    if (!ml_check_begin(c, part ? "attention_part" : "attention", ml_dtype_name(t), get_attention, (int)t))
+        return;
     set_params(c, s, fill);
+    if (part) ml_check_param(c, "chunk", (size_t)chunk);
     const size_t row = s->group * s->head_dim + s->extra, kv_stride = s->head_dim + s->extra;
     const size_t keys = s->pos0 + s->tokens, cache = (keys - 1) * kv_stride + s->head_dim;
     const size_t queries = (s->tokens - 1) * row + s->group * s->head_dim;
@@ -93,24 +123,76 @@ static void attention_case(struct ml_check *c, const struct shape *s, enum ml_dt
         .scale = fill == ML_CHECK_LARGE ? 1e-8f : 1.0f / sqrtf((float)s->head_dim),
         .softcap = s->softcap,
         .sink = s->sink ? ml_check_floats(c, s->group, ML_CHECK_NORMAL) : NULL,
+        .chunk = part ? (size_t)chunk : 0,
     };
     struct ml_check_result out = {.type = ML_CHECK_F32, .count = queries};
-    if (!ml_check_timing(c)) out.absolute = tolerance(c, &a, s, cache, queries);
+    if (!ml_check_timing(c)) {
+        const struct bounds b = bounds_of(c, &a, s, cache, queries);
+        struct ml_check_result sums = {.type = ML_CHECK_F32,
+                                       .count = 2 * a.args.rows,
+                                       .relative = b.weight,
+                                       .absolute = b.score + 1e-37};
+        out.absolute = b.weight * b.value * (part ? ML_ATTENTION_CHUNK : 1) + 1e-37;
+        if (part) a.args.sums = ml_check_output(c, &sums);
+    }
     a.args.out = ml_check_output(c, &out);
     const double pairs = (double)(s->tokens * s->group) * ((double)s->pos0 + 0.5 * (double)(s->tokens + 1));
     ml_check_cost(c, 2 * (double)(cache * ml_dtype_size(t)), 4 * pairs * (double)s->head_dim, ML_PEAK_F32);
     ml_check_call(c, call_attention, &a);
 }
 
+/* `seen`: what the two rows saw; the row that saw nothing is joined too, and to. */
+static void join_case(struct ml_check *c, size_t dim, bool seen, bool part_seen) {
+    if (!ml_check_begin(c, "attention_join", "", get_join, 0)) return;
+    ml_check_param(c, "head_dim", dim);
+    ml_check_param_text(c, "seen", seen ? "yes" : "no");
+    ml_check_param_text(c, "part seen", part_seen ? "yes" : "no");
+    const struct ml_check_result out = {
+        .type = ML_CHECK_F32, .count = dim, .absolute = 0x1p-20, .relative = 0x1p-20};
+    const struct ml_check_result two = {.type = ML_CHECK_F32, .count = 2, .relative = 0x1p-20};
+    float *part_sums = ml_check_input(c, 2 * sizeof *part_sums);
+    part_sums[0] = part_seen ? 1.25f : -INFINITY;
+    part_sums[1] = part_seen ? 3.5f : 0.0f;
+    struct join_call a = {.out = ml_check_output(c, &out),
+                          .sums = ml_check_output(c, &two),
+                          .part = ml_check_floats(c, dim, part_seen ? ML_CHECK_NORMAL : ML_CHECK_ZERO),
+                          .part_sums = part_sums,
+                          .dim = dim};
+    ml_check_fill(c, ML_F32, a.out, dim, seen ? ML_CHECK_NORMAL : ML_CHECK_ZERO);
+    a.sums[0] = seen ? -0.5f : -INFINITY;
+    a.sums[1] = seen ? 2.0f : 0.0f;
+    ml_check_call(c, call_join, &a);
+}
+
+static void join_cases(struct ml_check *c) {
+    static const size_t dims[] = {1, 3, 8, 16, 17, 64, 80, 128, 511};
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
+        for (int seen = 0; seen < 4; seen++)
+            join_case(c, dims[i], seen & 1, seen & 2);
+}
+
+static void part_cases(struct ml_check *c, const struct shape *s, enum ml_dtype t, enum ml_check_fill fill) {
+    const size_t chunks = (s->pos0 + s->tokens - 1) / ML_ATTENTION_CHUNK + 1;
+    for (size_t chunk = 0; chunk < chunks; chunk++)
+        attention_case(c, s, t, fill, (int)chunk);
+}
+
+/* Keys and values must be finite: no special ones. */
+static void check_type(struct ml_check *c, enum ml_dtype t) {
+    const size_t n = sizeof hostile / sizeof *hostile;
+    for (size_t i = 0; i < n * ML_CHECK_SPECIAL; i++)
+        attention_case(c, &hostile[i % n], t, (enum ml_check_fill)(i / n), WHOLE);
+    for (size_t i = 0; i < n * ML_CHECK_SPECIAL; i++)
+        part_cases(c, &hostile[i % n], t, (enum ml_check_fill)(i / n));
+}
+
 static void run(struct ml_check *c) {
     for (int t = 0; t < ML_FLOAT_KINDS; t++) {
         for (size_t i = 0; i < sizeof timed / sizeof *timed && ml_check_timing(c); i++)
-            attention_case(c, &timed[i], (enum ml_dtype)t, ML_CHECK_NORMAL);
-        /* Keys and values must be finite. */
-        for (size_t i = 0; i < sizeof hostile / sizeof *hostile && !ml_check_timing(c); i++)
-            for (int fill = 0; fill < ML_CHECK_SPECIAL; fill++)
-                attention_case(c, &hostile[i], (enum ml_dtype)t, (enum ml_check_fill)fill);
+            attention_case(c, &timed[i], (enum ml_dtype)t, ML_CHECK_NORMAL, WHOLE);
+        if (!ml_check_timing(c)) check_type(c, (enum ml_dtype)t);
     }
+    if (!ml_check_timing(c)) join_cases(c);
 }
 
 const struct ml_check_family ml_check_attention = {"attention", run};

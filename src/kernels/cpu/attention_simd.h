@@ -6,7 +6,12 @@
  * 4 vectors.
  *
  * Running softmax: m is the greatest score so far, l the sum of exp(score - m); when a block raises m, what
- * was accumulated shrinks by exp(m_old - m_new). A sink is where m starts, with l = 1.
+ * was accumulated shrinks by exp(m_old - m_new). Every chunk of keys starts anew and is joined to what came
+ * before, whoever computes it, so that sharing out a context changes no bit. A sink is what the first is
+ * joined to.
+ *
+ * Values of a block are fetched while its scores are computed, the next block's keys while its values are
+ * summed.
  */
 #ifndef ML_KERNELS_CPU_ATTENTION_SIMD_H
 #define ML_KERNELS_CPU_ATTENTION_SIMD_H
@@ -17,6 +22,9 @@
 #include <math.h>
 
 enum { ROW_BLOCK = 4 * TILE_TOKENS, KEY_BLOCK = 64, DIM_VECTORS = 4 };
+
+/* One copy for all callers: inlined ones may be contracted to multiply-adds in different ways. */
+#define ONE_COPY __attribute__((noinline))
 
 struct softmax_rows {
     size_t n;
@@ -35,8 +43,8 @@ V_INLINE vf shape_scores(vf s, float scale, float softcap) {
 }
 
 /* Scores s[begin, end) of one row become weights; what lies outside, up to n, becomes 0. */
-static void softmax_block(const struct ml_attention_args *a, struct softmax_rows *b, size_t i, size_t begin,
-                          size_t end, size_t n) {
+ONE_COPY static void softmax_block(const struct ml_attention_args *a, struct softmax_rows *b, size_t i,
+                                   size_t begin, size_t end, size_t n) {
     float *s = b->p[i], top = b->m[i];
     for (size_t j = begin; j < end; j += VL) {
         const size_t left = end - j < VL ? end - j : VL;
@@ -63,7 +71,9 @@ static void softmax_block(const struct ml_attention_args *a, struct softmax_rows
 /* out[i][d] = out[i][d] * shrink[i] + sum_j p[i][j] V[j][d] for `vectors` vectors at d, or the last `left` <
  * VL elements when left > 0. */
 V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vectors, struct softmax_rows *b,
-                         size_t i0, const void *v, size_t stride, size_t keys, size_t d, size_t left) {
+                         size_t i0, const void *v, size_t stride, size_t keys, size_t d, size_t left,
+                         const char *meanwhile) {
+    const size_t size = t == ML_F32 ? 4 : 2;
     vf acc[TILE_TOKENS][DIM_VECTORS];
     UNROLL
     for (int i = 0; i < rows; i++) {
@@ -80,6 +90,7 @@ V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vector
         for (int c = 0; c < vectors; c++) {
             const size_t at = j * stride + d + (size_t)c * VL;
             value[c] = left ? v_loadn_as(t, v, at, left) : v_load_as(t, v, at);
+            if (meanwhile) __builtin_prefetch(meanwhile + at * size);
         }
         UNROLL
         for (int i = 0; i < rows; i++) {
@@ -103,18 +114,18 @@ V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vector
 }
 
 V_INLINE void value_rows(const enum ml_dtype t, const int rows, struct softmax_rows *b, size_t i0,
-                         const void *v, size_t stride, size_t keys, size_t dim) {
+                         const void *v, size_t stride, size_t keys, size_t dim, const char *meanwhile) {
     size_t d = 0;
     for (; d + DIM_VECTORS * VL <= dim; d += DIM_VECTORS * VL)
-        value_tile(t, rows, DIM_VECTORS, b, i0, v, stride, keys, d, 0);
+        value_tile(t, rows, DIM_VECTORS, b, i0, v, stride, keys, d, 0, meanwhile);
     for (; d + VL <= dim; d += VL)
-        value_tile(t, rows, 1, b, i0, v, stride, keys, d, 0);
-    if (d < dim) value_tile(t, rows, 1, b, i0, v, stride, keys, d, dim - d);
+        value_tile(t, rows, 1, b, i0, v, stride, keys, d, 0, meanwhile);
+    if (d < dim) value_tile(t, rows, 1, b, i0, v, stride, keys, d, dim - d, meanwhile);
 }
 
 V_INLINE void value_tokens(const enum ml_dtype t, size_t rows, struct softmax_rows *b, size_t i0,
-                           const void *v, size_t stride, size_t keys, size_t dim){
-#define CALL(n) value_rows(t, n, b, i0, v, stride, keys, dim)
+                           const void *v, size_t stride, size_t keys, size_t dim, const char *meanwhile){
+#define CALL(n) value_rows(t, n, b, i0, v, stride, keys, dim, meanwhile)
     FOR_TOKENS(rows, CALL)
 #undef CALL
 }
@@ -128,6 +139,7 @@ V_INLINE size_t row_pos(const struct ml_attention_args *a, size_t row) {
     return a->pos0 + row / a->group;
 }
 
+/* Rows row0 .. row0 + n: their queries and, where they are finished, their outputs. */
 V_INLINE void begin_rows(const struct ml_attention_args *a, struct softmax_rows *b, size_t row0, size_t n) {
     b->n = n;
     for (size_t i = 0; i < n; i++) {
@@ -135,10 +147,6 @@ V_INLINE void begin_rows(const struct ml_attention_args *a, struct softmax_rows 
         b->q[i] = a->q + token * a->q_stride + head * a->head_dim;
         b->out[i] = a->out + token * a->out_stride + head * a->head_dim;
         b->p_row[i] = b->p[i];
-        b->m[i] = a->sink ? a->sink[head] : -INFINITY;
-        b->l[i] = a->sink ? 1.0f : 0.0f;
-        for (size_t d = 0; d < a->head_dim; d++)
-            b->out[i][d] = 0;
     }
 }
 
@@ -146,10 +154,11 @@ V_INLINE void key_block(const enum ml_dtype t, const struct ml_attention_args *a
                         size_t row0, size_t key0, size_t keys) {
     const size_t size = t == ML_F32 ? 4 : 2;
     const void *k = (const char *)a->k + key0 * a->kv_stride * size;
-    const void *v = (const char *)a->v + key0 * a->kv_stride * size;
+    const char *next = (const char *)k + KEY_BLOCK * a->kv_stride * size;
+    const char *v = (const char *)a->v + key0 * a->kv_stride * size;
     for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
         const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
-        direct_tokens(t, rows, b->p_row + i, k, a->kv_stride, b->q + i, keys, a->head_dim);
+        direct_tokens(t, rows, b->p_row + i, k, a->kv_stride, b->q + i, keys, a->head_dim, i ? NULL : v);
     }
     for (size_t i = 0; i < b->n; i++) {
         const size_t pos = row_pos(a, row0 + i), first = first_key(a, pos);
@@ -159,7 +168,69 @@ V_INLINE void key_block(const enum ml_dtype t, const struct ml_attention_args *a
     }
     for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
         const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
-        value_tokens(t, rows, b, i, v, a->kv_stride, keys, a->head_dim);
+        value_tokens(t, rows, b, i, v, a->kv_stride, keys, a->head_dim, i ? NULL : next);
+    }
+}
+
+ONE_COPY static void attention_join(float *out, float *sums, const float *part, const float *part_sums,
+                                    size_t head_dim) {
+    if (part_sums[1] == 0) return;
+    const float top = sums[0] > part_sums[0] ? sums[0] : part_sums[0];
+    const float old = expf(sums[0] - top), add = expf(part_sums[0] - top);
+    const vf shrink = v_set1(old), grow = v_set1(add);
+    for (size_t d = 0; d < head_dim; d += VL) {
+        const size_t left = head_dim - d < VL ? head_dim - d : VL;
+        v_storen(out + d, v_fma(v_loadn(part + d, left), grow, v_mul(v_loadn(out + d, left), shrink)), left);
+    }
+    sums[0] = top;
+    sums[1] = sums[1] * old + part_sums[1] * add;
+}
+
+/* One chunk's keys: m, l and the sums of b->out, unfinished. Blocks start at multiples of KEY_BLOCK: a row's
+ * sums do not depend on the rows it is computed with. */
+V_INLINE void chunk_rows(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
+                         size_t row0, size_t chunk) {
+    const size_t seen = row_pos(a, row0 + b->n - 1) + 1, stop = (chunk + 1) * ML_ATTENTION_CHUNK;
+    const size_t end = seen < stop ? seen : stop, begin = chunk * ML_ATTENTION_CHUNK;
+    const size_t first = first_key(a, row_pos(a, row0)) / KEY_BLOCK * KEY_BLOCK;
+    for (size_t i = 0; i < b->n; i++) {
+        b->m[i] = -INFINITY;
+        b->l[i] = 0;
+        for (size_t d = 0; d < a->head_dim; d++)
+            b->out[i][d] = 0;
+    }
+    for (size_t key = first > begin ? first : begin; key < end; key += KEY_BLOCK)
+        key_block(t, a, b, row0, key, end - key < KEY_BLOCK ? end - key : KEY_BLOCK);
+}
+
+/* Chunks [first, last), one after the other, joined in `out`. */
+V_INLINE void join_chunks(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
+                          size_t row0, size_t first, size_t last) {
+    float part[ROW_BLOCK][ML_ATTENTION_MAX_DIM], sums[ROW_BLOCK][2], *out[ROW_BLOCK];
+    for (size_t i = 0; i < b->n; i++) {
+        out[i] = b->out[i];
+        b->out[i] = part[i];
+        sums[i][0] = a->sink ? a->sink[(row0 + i) % a->group] : -INFINITY;
+        sums[i][1] = a->sink ? 1.0f : 0.0f;
+        for (size_t d = 0; d < a->head_dim; d++)
+            out[i][d] = 0;
+    }
+    for (size_t chunk = first; chunk < last; chunk++) {
+        chunk_rows(t, a, b, row0, chunk);
+        for (size_t i = 0; i < b->n; i++)
+            attention_join(out[i], sums[i], part[i], (const float[]){b->m[i], b->l[i]}, a->head_dim);
+    }
+    for (size_t i = 0; i < b->n; i++) {
+        b->out[i] = out[i];
+        b->l[i] = sums[i][1];
+    }
+}
+
+V_INLINE void finish_rows_of(const struct ml_attention_args *a, struct softmax_rows *b) {
+    for (size_t i = 0; i < b->n; i++) {
+        const float inv = 1.0f / b->l[i];
+        for (size_t d = 0; d < a->head_dim; d++)
+            b->out[i][d] *= inv;
     }
 }
 
@@ -167,17 +238,21 @@ V_INLINE void attention(const enum ml_dtype t, const struct ml_attention_args *a
     struct softmax_rows b;
     for (size_t row = 0; row < a->rows; row += ROW_BLOCK) {
         begin_rows(a, &b, row, a->rows - row < ROW_BLOCK ? a->rows - row : ROW_BLOCK);
-        const size_t end = row_pos(a, row + b.n - 1) + 1;
-        /* Blocks start at multiples of KEY_BLOCK: a row's sums do not depend on the rows it is computed with.
-         */
-        size_t key = first_key(a, row_pos(a, row)) / KEY_BLOCK * KEY_BLOCK;
-        for (; key < end; key += KEY_BLOCK)
-            key_block(t, a, &b, row, key, end - key < KEY_BLOCK ? end - key : KEY_BLOCK);
-        for (size_t i = 0; i < b.n; i++) {
-            const float inv = 1.0f / b.l[i];
-            for (size_t d = 0; d < a->head_dim; d++)
-                b.out[i][d] *= inv;
+        if (a->sums) {
+            chunk_rows(t, a, &b, row, a->chunk);
+            for (size_t i = 0; i < b.n; i++) {
+                a->sums[2 * (row + i)] = b.m[i];
+                a->sums[2 * (row + i) + 1] = b.l[i];
+            }
+            continue;
         }
+        const size_t first = first_key(a, row_pos(a, row)) / ML_ATTENTION_CHUNK;
+        const size_t last = row_pos(a, row + b.n - 1) / ML_ATTENTION_CHUNK + 1;
+        if (first + 1 == last && !a->sink)
+            chunk_rows(t, a, &b, row, first);
+        else
+            join_chunks(t, a, &b, row, first, last);
+        finish_rows_of(a, &b);
     }
 }
 

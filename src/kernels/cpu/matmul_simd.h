@@ -85,11 +85,13 @@ V_INLINE void tile_rows(const enum ml_dtype t, const void *w, size_t stride, siz
     }
 }
 
-/* y[i][r] = W[r] . x[i], for a constant number of tokens, straight from W. */
+/* y[i][r] = W[r] . x[i], for a constant number of tokens, straight from W. `meanwhile`: as many bytes as W
+ * has, to be fetched while W is read; NULL: what follows in W itself, for one token. */
 V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, const void *w, size_t stride,
-                     const float *const *x, size_t rows, size_t cols) {
-    const size_t size = t == ML_F32 ? 4 : 2;
-    const bool is_short = TILE_ROWS * stride * size <= L1_SHARE;
+                     const float *const *x, size_t rows, size_t cols, const char *meanwhile) {
+    const size_t size = t == ML_F32 ? 4 : 2, tile = TILE_ROWS * stride * size;
+    const bool is_short = tile <= L1_SHARE;
+    const char *ahead = meanwhile ? meanwhile : (const char *)w + tile;
     for (size_t r = 0; r < rows; r += TILE_ROWS) {
         const size_t n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
         const void *row[TILE_ROWS];
@@ -97,9 +99,9 @@ V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, c
         size_t c = 0;
         do { /* at least once: `total` is set by the first block */
             tile_rows(t, w, stride, r, rows, c, row);
-            const char *next = (const char *)w + ((r + TILE_ROWS) * stride + TILE_ROWS * c) * size;
-            dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, tokens == 1,
-                     is_short ? next : NULL, sums);
+            const char *next = ahead + (r * stride + TILE_ROWS * c) * size;
+            dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, meanwhile || tokens == 1,
+                     meanwhile || is_short ? next : NULL, sums);
             for (int i = 0; i < tokens; i++)
                 total[i] = c == 0 ? sums[i] : v4_add(total[i], sums[i]);
             c += BLOCK;
@@ -125,8 +127,9 @@ V_INLINE void panel_tile(const int tokens, float *const *y, const float *panel, 
 }
 
 V_INLINE void direct_tokens(const enum ml_dtype t, size_t tokens, float *const *y, const void *w,
-                            size_t stride, const float *const *x, size_t rows, size_t cols) {
-#define CALL(n) direct(t, n, y, w, stride, x, rows, cols)
+                            size_t stride, const float *const *x, size_t rows, size_t cols,
+                            const char *meanwhile) {
+#define CALL(n) direct(t, n, y, w, stride, x, rows, cols, meanwhile)
     FOR_TOKENS(tokens, CALL)
 #undef CALL
 }
@@ -178,7 +181,7 @@ V_INLINE void gemm(const enum ml_dtype t, float *y, size_t ldy, const void *w, s
         const float *xs[TILE_TOKENS];
         float *ys[TILE_TOKENS];
         token_rows(xs, ys, x, ldx, y, ldy, 0, n);
-        direct_tokens(t, n, ys, w, stride, xs, rows, cols);
+        direct_tokens(t, n, ys, w, stride, xs, rows, cols, NULL);
         return;
     }
     for (size_t r = 0; r < rows; r += PANEL) {
@@ -191,7 +194,7 @@ V_INLINE void gemm(const enum ml_dtype t, float *y, size_t ldy, const void *w, s
 #define DEFINE_MATMUL(name, type)                                                                            \
     static void gemv_##name(float *y, const void *w, size_t stride, const float *x, size_t rows,             \
                             size_t cols) {                                                                   \
-        direct(type, 1, &y, w, stride, &x, rows, cols);                                                      \
+        direct(type, 1, &y, w, stride, &x, rows, cols, NULL);                                                \
     }                                                                                                        \
     static void gemm_##name(float *y, size_t ldy, const void *w, size_t stride, const float *x, size_t ldx,  \
                             size_t n, size_t rows, size_t cols, void *scratch) {                             \

@@ -17,6 +17,7 @@ void TIER_TABLE_INIT(struct ml_kernels *k) {
     k->gemm[ML_BF16] = gemm_bf16;
     k->attention[ML_F32] = attention_f32;
     k->attention[ML_F16] = attention_f16;
+    k->attention_join = attention_join;
     k->rmsnorm = rmsnorm;
     k->rope_half = rope_half;
     k->rope_interleaved = rope_interleaved;

@@ -15,24 +15,49 @@ static double score(enum ml_dtype t, const struct ml_attention_args *a, const fl
     return a->softcap > 0 ? a->softcap * tanh(dot / a->softcap) : dot;
 }
 
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
 static void attention_row(enum ml_dtype t, const struct ml_attention_args *a, size_t row) {
     const size_t token = row / a->group, head = row % a->group, pos = a->pos0 + token;
-    const size_t first = a->window && pos + 1 > a->window ? pos + 1 - a->window : 0;
+    const size_t seen = a->window && pos + 1 > a->window ? pos + 1 - a->window : 0;
+    const size_t first = a->sums ? larger(seen, a->chunk * ML_ATTENTION_CHUNK) : seen;
+    const size_t end = a->sums ? smaller(pos + 1, (a->chunk + 1) * ML_ATTENTION_CHUNK) : pos + 1;
+    const bool sink = a->sink && !a->sums;
     const float *q = a->q + token * a->q_stride + head * a->head_dim;
     float *out = a->out + token * a->out_stride + head * a->head_dim;
     double sum[ML_ATTENTION_MAX_DIM] = {0};
-    double top = a->sink ? a->sink[head] : -INFINITY;
-    for (size_t j = first; j <= pos; j++)
+    double top = sink ? a->sink[head] : -INFINITY;
+    for (size_t j = first; j < end; j++)
         top = fmax(top, score(t, a, q, j));
-    double weights = a->sink ? exp(a->sink[head] - top) : 0;
-    for (size_t j = first; j <= pos; j++) {
+    double weights = sink ? exp(a->sink[head] - top) : 0;
+    for (size_t j = first; j < end; j++) {
         const double p = exp(score(t, a, q, j) - top);
         weights += p;
         for (size_t d = 0; d < a->head_dim; d++)
             sum[d] += p * ml_reference_at(t, a->v, j * a->kv_stride + d);
     }
     for (size_t d = 0; d < a->head_dim; d++)
-        out[d] = (float)(sum[d] / weights);
+        out[d] = (float)(a->sums ? sum[d] : sum[d] / weights);
+    if (!a->sums) return;
+    a->sums[2 * row] = (float)top;
+    a->sums[2 * row + 1] = (float)weights;
+}
+
+static void attention_join(float *out, float *sums, const float *part, const float *part_sums,
+                           size_t head_dim) {
+    if (part_sums[1] == 0) return;
+    const double top = fmax((double)sums[0], (double)part_sums[0]);
+    const double old = exp((double)sums[0] - top), add = exp((double)part_sums[0] - top);
+    for (size_t d = 0; d < head_dim; d++)
+        out[d] = (float)(out[d] * old + part[d] * add);
+    sums[0] = (float)top;
+    sums[1] = (float)(sums[1] * old + part_sums[1] * add);
 }
 
 static void attention_f32(const struct ml_attention_args *a) {
@@ -49,4 +74,5 @@ void ml_reference_attention(struct ml_kernels *k) {
     k->attention[ML_F32] = attention_f32;
     k->attention[ML_F16] = attention_f16;
     k->attention[ML_BF16] = NULL;
+    k->attention_join = attention_join;
 }

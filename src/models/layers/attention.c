@@ -66,6 +66,7 @@ static void attend(struct ml_state *s, const struct ml_layer *l) {
         .window = w->window,
         .scale = w->scale,
         .softcap = w->softcap,
+        .parts = s->attn_parts,
     };
     ml_attention(&s->exec, &job);
 }

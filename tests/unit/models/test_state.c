@@ -175,7 +175,7 @@ static void estimates_cover_what_is_allocated(void **state) {
     (void)state;
     struct ml_state *s = new_state(100, 16);
     assert_int_equal(ml_kv_bytes(&s->kv.shape, &kv, NULL), MARLIN_OK);
-    assert_int_equal(ml_scratch_layout(model->config, 16, NULL, &scratch, NULL), MARLIN_OK);
+    assert_int_equal(ml_scratch_layout(model->config, 16, 100, NULL, &scratch, NULL), MARLIN_OK);
     assert_int_equal(ml_model_estimate(model->config, 1000, 100, 16, ML_F32, &e, NULL), MARLIN_OK);
     assert_int_equal(e.weights, 1000);
     assert_int_equal(e.kv, kv);
