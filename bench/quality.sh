@@ -94,7 +94,7 @@ table() { # quality.csv -> Markdown, means over seeds
     echo "| model | bits | method | seeds | bits a weight | perplexity | KL mean | KL p99 | top-1 |"
     echo "|---|---|---|---|---|---|---|---|---|"
     tail -n +2 "$out/quality.csv" | awk -F, '
-        { k = $1 "|" $3 "|" $2; n[k]++; b[k] += $5; p[k] += $6; m[k] += $7; q[k] += $8; t[k] += $9 }
+        { k = $1 "|" $3 "|" $2; n[k]++; b[k] += $5 == "" ? $3 : $5; p[k] += $6; m[k] += $7; q[k] += $8; t[k] += $9 }
         END { for (k in n) { split(k, part, "|")
             printf "| %s | %s | %s | %d | %.3f | %.3f | %.5f | %.4f | %.2f %% |\n", part[1], part[2], part[3], n[k], b[k] / n[k], p[k] / n[k],
                 m[k] / n[k], q[k] / n[k], 100 * t[k] / n[k] } }' | sort -t'|' -k2,2 -k3,3n -k8,8nr

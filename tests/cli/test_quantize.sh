@@ -31,6 +31,14 @@ for file in tokenizer.json generation_config.json model.safetensors; do
 done
 [ ! -e "$dir/real/.quantize" ] || fail "the work folder is left behind"
 
+# The same text from it whatever the number of threads, past 512 tokens, where attention is shared out over them.
+head -c 3000 "$dir/text" >"$dir/prompt"
+for threads in 1 2 5; do
+    "$marlin" run "$dir/real" --greedy -n 64 --threads $threads - <"$dir/prompt" >"$dir/text$threads" 2>"$dir/err" ||
+        fail "run: $(cat "$dir/err")"
+    cmp -s "$dir/text1" "$dir/text$threads" || fail "$threads threads write something else than one"
+done
+
 # ---- a small model, on its own text ----
 
 options="-b 3 --calib-tokens 512"
