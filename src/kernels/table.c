@@ -15,6 +15,7 @@ void ml_kernels_init(struct ml_kernels *k, const struct ml_cpu *cpu, enum ml_cpu
 #if defined(__x86_64__)
     if (tier == ML_CPU_AVX2 || tier == ML_CPU_AVX512) ml_kernels_init_avx2(k);
     if (tier == ML_CPU_AVX2 || tier == ML_CPU_AVX512) ml_quant_init_avx2(k);
+    if (tier == ML_CPU_AVX2 && cpu && cpu->avxvnni) ml_quant_init_avxvnni(k);
     if (tier == ML_CPU_AVX512) ml_kernels_init_avx512(k);
     if (tier == ML_CPU_AVX512) ml_quant_init_avx512(k);
 #elif defined(__aarch64__)

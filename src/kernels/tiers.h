@@ -23,6 +23,7 @@ void ml_kernels_init_avx2(struct ml_kernels *k);
 void ml_kernels_init_avx512(struct ml_kernels *k);
 void ml_kernels_init_neon(struct ml_kernels *k);
 void ml_quant_init_avx2(struct ml_kernels *k);
+void ml_quant_init_avxvnni(struct ml_kernels *k);
 void ml_quant_init_avx512(struct ml_kernels *k);
 void ml_quant_init_neon(struct ml_kernels *k);
 void ml_quant_init_neondot(struct ml_kernels *k);

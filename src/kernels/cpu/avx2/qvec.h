@@ -118,11 +118,24 @@ V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
     return _mm256_blendv_epi8(low, high, index);
 }
 
-V_INLINE vq add_pairs(vq acc, vq pairs) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+/* acc + u s over groups of four bytes, u below 128 without a sign; and of two 16-bit numbers. */
+#if defined(__AVXVNNI__)
+V_INLINE vq dot_bytes(vq acc, vq u, vq s) {
+    return _mm256_dpbusd_avx_epi32(acc, u, s);
 }
+V_INLINE vq q_dot16(vq acc, vq w, vq x) {
+    return _mm256_dpwssd_avx_epi32(acc, w, x);
+}
+#else
+V_INLINE vq dot_bytes(vq acc, vq u, vq s) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+V_INLINE vq q_dot16(vq acc, vq w, vq x) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
+}
+#endif
 V_INLINE vq q_dot(vq acc, vq w, vq x) {
-    return add_pairs(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)));
+    return dot_bytes(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
 }
 /* The same with what several products share: w with the sign of x times |x|. */
 typedef struct {
@@ -133,10 +146,7 @@ V_INLINE vin q_in(vq x) {
     return in;
 }
 V_INLINE vq q_dot_in(vq acc, vq w, vin in) {
-    return add_pairs(acc, _mm256_maddubs_epi16(in.magnitude, _mm256_sign_epi8(w, in.x)));
-}
-V_INLINE vq q_dot16(vq acc, vq w, vq x) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
+    return dot_bytes(acc, in.magnitude, _mm256_sign_epi8(w, in.x));
 }
 /* out[q] = the two 32-bit lanes of each qword. */
 V_INLINE void q_store_sums(int32_t *out, vq acc) {
