@@ -22,7 +22,6 @@
 #include "base/checked.h"
 #include "base/mem.h"
 
-#include <math.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -267,22 +266,27 @@ static void proxy_rows(void *arg, size_t begin, size_t end, int worker) {
     }
 }
 
-double ml_proxy_error(const float *w, const float *q, const float *h, size_t n, size_t k,
-                      const struct ml_kernels *kernels, struct ml_pool *pool) {
+marlin_status ml_proxy_error(const float *w, const float *q, const float *h, size_t n, size_t k,
+                             const struct ml_kernels *kernels, struct ml_pool *pool, double *out,
+                             struct marlin_error *err) {
     struct proxy p = {.kernels = kernels, .w = w, .q = q, .h = h, .n = n, .k = k};
-    double error = NAN, power = NAN;
+    double error = 0, power = 0;
+    marlin_status st = MARLIN_OK;
     p.stride = proxy_carve(NULL, NULL, k);
     p.part = ml_calloc(n, 2 * sizeof *p.part);
     p.scratch = ml_alloc_aligned((size_t)ml_pool_size(pool) * p.stride);
-    if (p.part && p.scratch) {
-        ml_pool_for(pool, (n + PROXY_ROWS - 1) / PROXY_ROWS, 1, proxy_rows, &p);
-        error = power = 0;
-        for (size_t j = 0; j < n; j++) {
-            error += p.part[2 * j];
-            power += p.part[2 * j + 1];
-        }
+    if (!p.part || !p.scratch) {
+        st = ml_fail(err, MARLIN_ERR_MEMORY, "error of a quantized matrix: out of memory");
+        goto out;
     }
+    ml_pool_for(pool, (n + PROXY_ROWS - 1) / PROXY_ROWS, 1, proxy_rows, &p);
+    for (size_t j = 0; j < n; j++) {
+        error += p.part[2 * j];
+        power += p.part[2 * j + 1];
+    }
+    *out = power <= 0 ? 0 : error / power;
+out:
     ml_free(p.part);
     ml_free_aligned(p.scratch);
-    return power <= 0 ? 0 : error / power;
+    return st;
 }

@@ -45,9 +45,10 @@ marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) M
 size_t ml_ldlq_scratch(size_t k);
 
 /* tr(E h E') / tr(W h W') with E = w - q: the proxy for the loss. h [k, k], symmetric, is the Hessian in the
- * basis of w [n, k]. Not a number when memory runs out. Both this and ml_ldl_factor give the same result for
- * any number of threads. */
-double ml_proxy_error(const float *w, const float *q, const float *h, size_t n, size_t k,
-                      const struct ml_kernels *kernels, struct ml_pool *pool);
+ * basis of w [n, k]. MARLIN_ERR_MEMORY. Both this and ml_ldl_factor give the same result for any number of
+ * threads. */
+marlin_status ml_proxy_error(const float *w, const float *q, const float *h, size_t n, size_t k,
+                             const struct ml_kernels *kernels, struct ml_pool *pool, double *error,
+                             struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #endif

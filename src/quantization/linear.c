@@ -165,8 +165,9 @@ static marlin_status run_ldlq(struct work *s, const struct ml_quantize_options *
                                     .bytes = out->bytes};
     const marlin_status st = ml_ldlq(&job, err);
     if (st != MARLIN_OK) return st;
-    out->proxy_error = s->h ? ml_proxy_error(s->target, s->values, s->h, n, k, o->kernels, o->pool)
-                            : relative_error(s->target, s->values, n * k);
+    if (s->h)
+        return ml_proxy_error(s->target, s->values, s->h, n, k, o->kernels, o->pool, &out->proxy_error, err);
+    out->proxy_error = relative_error(s->target, s->values, n * k);
     return MARLIN_OK;
 }
 
