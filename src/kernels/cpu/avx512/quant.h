@@ -8,7 +8,7 @@
 #include "kernels/cpu/avx512/qvec.h"
 #include "kernels/tiers.h"
 
-enum { PREFETCH = 4096, STRIP = ML_QUANT_STRIP };
+enum { PREFETCH = 8192, STRIP = ML_QUANT_STRIP };
 
 /* in[i]: qword lane q. out[q]: lane i. */
 V_INLINE void transpose_8x8(__m512i out[8], const __m512i in[8]) {
