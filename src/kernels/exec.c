@@ -171,8 +171,9 @@ static void attention_range(void *arg, size_t begin, size_t end, int worker) {
     }
 }
 
-/* ---- one token: pieces are a KV head and a chunk of its keys, whose unfinished rows are joined afterwards
- * ----
+/* ---- one token with a long context ----
+ *
+ * Pieces are a KV head and a chunk of its keys, whose unfinished rows are joined afterwards.
  *
  *   parts:  KV head 0, chunk 0: rows [group][head_dim], sums [group][2] | chunk 1 | ... | KV head 1 ...
  */

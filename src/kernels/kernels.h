@@ -46,8 +46,8 @@ typedef void ml_gemm_fn(float *y, size_t ldy, const void *w, size_t stride, cons
  * A long context can be shared out: with `sums`, only keys at [chunk * ML_ATTENTION_CHUNK, (chunk + 1) *
  * ML_ATTENTION_CHUNK) count, no sink does, and what comes out is unfinished: sums[2 i] = m, the greatest
  * score of row i (-inf where it sees no key), sums[2 i + 1] = sum_j exp(score_j - m), out = sum_j exp(score_j
- * - m) v_j. Joined in rising order and divided by the sum, chunks give bit for bit what one call without
- * `sums` gives. */
+ * - m) v_j. Joined in rising order and divided by the sum, chunks give what one call without `sums` gives:
+ * bit for bit, but for the reference, which takes all keys in two passes. */
 enum { ML_ATTENTION_CHUNK = 512 };
 struct ml_attention_args {
     const float *q;

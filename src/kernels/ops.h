@@ -61,8 +61,8 @@ void ml_quant_matmul_many(const struct ml_exec *e, enum ml_quant_mode mode, cons
                           size_t n_jobs, const float *x, size_t ldx, size_t n);
 
 /* Attention of n tokens at positions pos0.. over all heads. q, out: [n, heads * head_dim] with strides.
- * k, v: per KV head h at k + h * head_stride elements. With `parts`, one token's long context is shared out
- * over more workers than there are KV heads; the result is the same bit for bit. */
+ * k, v: per KV head h at k + h * head_stride elements. With `parts`, one token's long context may be
+ * shared out over more workers than there are KV heads; the result is the same bit for bit. */
 struct ml_attention_job {
     const float *q;
     size_t q_stride;

@@ -6,7 +6,8 @@
 
 #include "kernels/cpu/quant_x_simd.h"
 
-/* Four rows at a time: bytes plus 128 as unsigned. One run. */
+/* Four rows at a time: bytes plus 128 as unsigned. One run. The next rows are fetched as the one stream that
+ * they are in memory. */
 V_INLINE void int8_rows(float *z, const uint8_t *w, size_t cols, const struct ml_quant_x *x, const int rows) {
     vq acc[4] = {q_zero(), q_zero(), q_zero(), q_zero()};
     size_t c = 0;

@@ -8,6 +8,8 @@
 #include "kernels/cpu/avx512/qvec.h"
 #include "kernels/tiers.h"
 
+/* PREFETCH: bytes ahead, more than a core has under way where it gets a fast memory to itself; measured in
+ * bench/results/quant-kernels.md. */
 enum { PREFETCH = 8192, STRIP = ML_QUANT_STRIP };
 
 /* in[i]: qword lane q. out[q]: lane i. */
