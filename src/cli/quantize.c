@@ -59,7 +59,9 @@ const struct ml_verb ml_verb_quantize = {
         "GiB. At 3 bits it loses a fifth less.\n\n"
         "A recipe has lines 'PATTERN BITS', patterns as in a shell over names such as "
         "model.layers.0.mlp.down_proj; "
-        "the last line that matches decides; what none matches shares --bits.",
+        "the last line that matches decides; what none matches shares --bits. In the marlin format 8 is "
+        "possible too: rows of int8 with a scale each. 'model.embed_tokens 8' stores the embedding so, which "
+        "otherwise stays as it is; 'lm_head 16' leaves the head unquantized.",
     .options = options,
     .min_args = 1,
     .max_args = 1,
@@ -217,6 +219,22 @@ static marlin_status read_settings(struct ml_cli *cli, const struct ml_args *arg
 
 /* ---- result ---- */
 
+static marlin_status add_tensor(struct ml_buf *b, const struct ml_quantize_tensor *t) {
+    marlin_status st;
+    ML_TRY(ml_buf_adds(b, "{\"name\":"));
+    ML_TRY(ml_buf_add_json(b, t->name, strlen(t->name)));
+    ML_TRY(ml_buf_addf(b, ",\"bits\":%d,\"proxy_error\":", t->bits));
+    ML_TRY(ml_cli_json_number(b, t->proxy_error));
+    if (t->fallback) {
+        ML_TRY(ml_buf_adds(b, ",\"fallback\":"));
+        ML_TRY(ml_buf_add_json(b, t->fallback, strlen(t->fallback)));
+    }
+    if (t->dropped) ML_TRY(ml_buf_addf(b, ",\"dropped_tokens\":%llu", (unsigned long long)t->dropped));
+    ML_TRY(ml_buf_adds(b, "}"));
+out:
+    return st;
+}
+
 static marlin_status add_json(struct ml_buf *b, const struct ml_quantize_report *r, double seconds) {
     marlin_status st;
     ML_TRY(ml_buf_addf(b,
@@ -225,17 +243,12 @@ static marlin_status add_json(struct ml_buf *b, const struct ml_quantize_report 
                        r->bits_per_weight, seconds, (unsigned long long)r->bytes, r->calib_tokens,
                        r->resumed_layers));
     for (size_t i = 0; i < r->count; i++) {
-        const struct ml_quantize_tensor *t = &r->tensors[i];
-        ML_TRY(ml_buf_adds(b, i ? ",{\"name\":" : "{\"name\":"));
-        ML_TRY(ml_buf_add_json(b, t->name, strlen(t->name)));
-        ML_TRY(ml_buf_addf(b, ",\"bits\":%d,\"proxy_error\":", t->bits));
-        ML_TRY(ml_cli_json_number(b, t->proxy_error));
-        if (t->fallback) {
-            ML_TRY(ml_buf_adds(b, ",\"fallback\":"));
-            ML_TRY(ml_buf_add_json(b, t->fallback, strlen(t->fallback)));
-        }
-        if (t->dropped) ML_TRY(ml_buf_addf(b, ",\"dropped_tokens\":%llu", (unsigned long long)t->dropped));
-        ML_TRY(ml_buf_adds(b, "}"));
+        if (i) ML_TRY(ml_buf_adds(b, ","));
+        ML_TRY(add_tensor(b, &r->tensors[i]));
+    }
+    if (r->embedding.name) {
+        ML_TRY(ml_buf_adds(b, ","));
+        ML_TRY(add_tensor(b, &r->embedding));
     }
     ML_TRY(ml_buf_adds(b, "]}\n"));
 out:

@@ -51,9 +51,12 @@ static marlin_status new_ropes(struct ml_model *m, struct marlin_error *err) {
  * the models were trained: bfloat16 makes 55.4256 55.5. */
 static float embedding_scale(const struct ml_model *m) {
     const float scale = (float)sqrt((double)m->config->hidden_size);
-    if (m->embedding_rows && strcmp(m->config->dtype, "bfloat16") != 0) return scale;
-    if (m->embedding_rows || m->embedding.dtype == ML_BF16) return ml_bf16_to_f32(ml_f32_to_bf16(scale));
-    if (m->embedding.dtype == ML_F16) return ml_f16_to_f32(ml_f32_to_f16(scale));
+    const bool rows = m->embedding_rows != NULL;
+    const enum ml_dtype plain = m->embedding.dtype;
+    if (rows ? strcmp(m->config->dtype, "bfloat16") == 0 : plain == ML_BF16)
+        return ml_bf16_to_f32(ml_f32_to_bf16(scale));
+    if (rows ? strcmp(m->config->dtype, "float16") == 0 : plain == ML_F16)
+        return ml_f16_to_f32(ml_f32_to_f16(scale));
     return scale;
 }
 

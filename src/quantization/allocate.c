@@ -94,13 +94,19 @@ static void spend(struct units *u, const struct ml_allocation *a) {
     }
 }
 
-static marlin_status give(struct ml_plan *p, const struct ml_allocation *a, const struct units *u) {
+/* Rows that are int8 in the source are copied. */
+static int embedding_bits(const struct ml_plan *p, const struct ml_allocation *a) {
+    const bool asked = a->int8_rows && a->recipe && ml_recipe_embedding_bits(a->recipe) == ML_BITS_INT8;
+    return asked && !p->model->embedding_rows ? ML_BITS_INT8 : ML_BITS_PLAIN;
+}
+
+static void give(struct ml_plan *p, const struct ml_allocation *a, const struct units *u) {
     for (size_t i = 0; i < p->count; i++) {
         struct ml_plan_tensor *t = &p->tensors[i];
         const int head = a->recipe ? ml_recipe_bits(a->recipe, "lm_head") : 0;
         t->bits = t->role == ML_ROLE_HEAD ? (head ? head : a->head_bits) : unit_of(u, t)->bits;
     }
-    return MARLIN_OK;
+    p->embedding_bits = embedding_bits(p, a);
 }
 
 marlin_status ml_allocate(struct ml_plan *p, const struct ml_allocation *a, struct marlin_error *err) {
@@ -109,7 +115,7 @@ marlin_status ml_allocate(struct ml_plan *p, const struct ml_allocation *a, stru
     if (!(a->bits >= a->least && a->bits <= a->most) || a->lowest < a->least || a->lowest > a->bits)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "%g bits a weight: this format has %d to %d", a->bits,
                        a->least, a->most);
-    if (a->recipe) ML_TRY(ml_recipe_check(a->recipe, a->least, a->most, err));
+    if (a->recipe) ML_TRY(ml_recipe_check(a, err));
     u.unit = ml_calloc(u.count, sizeof *u.unit);
     if (!u.unit) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "allocation of bits: out of memory");
@@ -117,7 +123,7 @@ marlin_status ml_allocate(struct ml_plan *p, const struct ml_allocation *a, stru
     }
     ML_TRY(collect(p, a, &u, err));
     spend(&u, a);
-    ML_TRY(give(p, a, &u));
+    give(p, a, &u);
 out:
     ml_free(u.unit);
     return st;

@@ -14,6 +14,7 @@
 struct ml_allocation {
     double bits;        /* mean over the weights that the recipe leaves open; head not counted */
     int least, most;    /* bits that the format has */
+    bool int8_rows;     /* it also has these: a recipe may say 8 for any tensor, the embedding among them */
     int lowest;         /* no tensor that the recipe leaves open gets fewer: floor(bits) unless measured */
     int head_bits;      /* ML_BITS_PLAIN: not quantized */
     const char *recipe; /* text, may be NULL */
@@ -36,8 +37,11 @@ marlin_status ml_allocate(struct ml_plan *plan, const struct ml_allocation *a,
  * ("model.layers.0.*", "*.v_proj", "lm_head"), the last rule that matches wins, "#" starts a comment.
  * Returns the bits for a name, 0 when no rule matches. The text has passed ml_recipe_check. */
 int ml_recipe_bits(const char *recipe, const char *name);
-/* Bits must be in [least, most], or 8 or 16 for "lm_head" rules; named line otherwise. */
-marlin_status ml_recipe_check(const char *recipe, int least, int most,
-                              struct marlin_error *err) MARLIN_MUST_CHECK;
+/* The same for "model.embed_tokens", which rules of other bits than 8 and 16 do not concern ("* 4"). */
+int ml_recipe_embedding_bits(const char *recipe);
+/* a->recipe: bits must be in [least, most], 8 where the format has int8 rows, or 16 in a rule for "lm_head".
+ * A rule whose pattern speaks of "embed" must match the embedding and say 16, or 8 with int8 rows. Named line
+ * otherwise. */
+marlin_status ml_recipe_check(const struct ml_allocation *a, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #endif

@@ -5,7 +5,7 @@
  *     job.json                   what is being made from what; another job is refused
  *     calibration.safetensors    rows of token ids
  *     bits.safetensors           bits of each tensor, where they were measured
- *     layer-00012.safetensors    a finished layer
+ *     layer-00012.safetensors    a finished layer; the head and the embedding follow the last one's number
  *     hidden-00013.safetensors   activations that enter layer 13: saves recomputing them after a restart
  */
 #include "quantization/job.h"

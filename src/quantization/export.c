@@ -31,18 +31,20 @@ struct item {
 
 struct export {
     const struct ml_job *job;
-    struct ml_tensors **parts; /* [layers + 1] */
+    struct ml_tensors **parts; /* layers, head, embedding if it is quantized */
     struct item *items;
-    size_t count, cap, shards;
+    size_t n_parts, count, cap, shards;
+    char head[512]; /* name of a head that was tied */
 };
 
 /* ---- what goes out ---- */
 
 static marlin_status open_parts(struct export *x, struct marlin_error *err) {
     char path[PATH_MAX];
-    x->parts = ml_calloc(x->job->plan.layers + 1, sizeof(struct ml_tensors *));
+    x->n_parts = x->job->plan.layers + 1 + (x->job->plan.embedding_bits != ML_BITS_PLAIN);
+    x->parts = ml_calloc(x->n_parts, sizeof(struct ml_tensors *));
     if (!x->parts) return ml_fail(err, MARLIN_ERR_MEMORY, "export: out of memory");
-    for (size_t l = 0; l <= x->job->plan.layers; l++) {
+    for (size_t l = 0; l < x->n_parts; l++) {
         marlin_status st = ml_checkpoint_part(x->job, l, path, err);
         if (st == MARLIN_OK) st = ml_tensors_open_file(path, &x->parts[l], err);
         if (st != MARLIN_OK) return st;
@@ -83,7 +85,7 @@ static void adapt_exl3(const struct export *x, struct item *it) {
     if (bias && it->decl.rank == 1) it->decl.shape[0] = (it->decl.shape[0] + 127) / 128 * 128;
 }
 
-static marlin_status add(struct export *x, const struct ml_tensor *t, bool untouched,
+static marlin_status add(struct export *x, const struct ml_tensor *t, const char *name, bool untouched,
                          struct marlin_error *err) {
     const struct ml_plan *p = &x->job->plan;
     if (x->count == x->cap) {
@@ -94,10 +96,10 @@ static marlin_status add(struct export *x, const struct ml_tensor *t, bool untou
         x->cap = cap;
     }
     struct item *it = &x->items[x->count++];
-    const size_t layer = ml_plan_layer_of(p, t->name);
-    *it = (struct item){.from = t, .decl = {.name = t->name, .dtype = t->dtype, .rank = t->rank}};
+    const size_t layer = ml_plan_layer_of(p, name);
+    *it = (struct item){.from = t, .decl = {.name = name, .dtype = t->dtype, .rank = t->rank}};
     memcpy(it->decl.shape, t->shape, sizeof t->shape);
-    it->own = owner(p, t->name);
+    it->own = owner(p, name);
     it->group = layer < p->layers ? layer + 1 : it->own ? p->layers + 1 : 0;
     if (untouched && x->job->settings->format == ML_QUANTIZE_EXL3) adapt_exl3(x, it);
     it->bytes = ml_dtype_size(it->decl.dtype);
@@ -113,20 +115,35 @@ static int by_group_and_name(const void *a, const void *b) {
     return strcmp(x->decl.name, y->decl.name);
 }
 
+/* The embedding's matrix under the head's name. */
+static marlin_status add_tied_head(struct export *x, struct marlin_error *err) {
+    const struct ml_plan *p = &x->job->plan;
+    char name[sizeof x->head];
+    if (!ml_plan_parts_tied(p)) return MARLIN_OK;
+    (void)snprintf(name, sizeof name, "%s.weight", p->embedding);
+    (void)snprintf(x->head, sizeof x->head, "%s.weight", p->tensors[p->first[p->layers]].stored);
+    const struct ml_tensor *t = ml_tensors_find(x->job->model->tensors, name);
+    return t ? add(x, t, x->head, true, err)
+             : ml_fail(err, MARLIN_ERR_NOT_FOUND, "tensor '%s' is gone", name);
+}
+
 static marlin_status collect(struct export *x, struct marlin_error *err) {
     const struct ml_tensors *source = x->job->model->tensors;
     for (size_t i = 0; i < ml_tensors_count(source); i++) {
         const struct ml_tensor *t = ml_tensors_at(source, i);
         if (ml_plan_replaces(&x->job->plan, t->name)) continue;
-        const marlin_status st = add(x, t, true, err);
+        const marlin_status st = add(x, t, t->name, true, err);
         if (st != MARLIN_OK) return st;
     }
-    for (size_t l = 0; l <= x->job->plan.layers; l++) {
+    for (size_t l = 0; l < x->n_parts; l++) {
         for (size_t i = 0; i < ml_tensors_count(x->parts[l]); i++) {
-            const marlin_status st = add(x, ml_tensors_at(x->parts[l], i), false, err);
+            const struct ml_tensor *t = ml_tensors_at(x->parts[l], i);
+            const marlin_status st = add(x, t, t->name, false, err);
             if (st != MARLIN_OK) return st;
         }
     }
+    const marlin_status st = add_tied_head(x, err);
+    if (st != MARLIN_OK) return st;
     if (x->count) qsort(x->items, x->count, sizeof *x->items, by_group_and_name);
     return MARLIN_OK;
 }
@@ -188,7 +205,7 @@ static marlin_status put_items(const struct export *x, size_t begin, size_t end,
         const struct ml_tensor *t = it->from;
         const marlin_status st = t->dtype != it->decl.dtype || t->bytes != it->bytes
                                      ? put_converted(w, it, err)
-                                     : ml_tensors_writer_put(w, t->name, t->data, t->bytes, err);
+                                     : ml_tensors_writer_put(w, it->decl.name, t->data, t->bytes, err);
         if (st != MARLIN_OK) return st;
         ml_file_drop(t->file, t->offset, t->bytes);
         if (cancel && *cancel)
@@ -267,15 +284,22 @@ static int head_bits(const struct ml_job *job) {
     return job->plan.tensors[job->plan.first[job->plan.layers]].bits;
 }
 
+static double embedding_bits(const struct ml_job *job) {
+    struct ml_model_bits source;
+    ml_model_bits(job->model, &source);
+    return job->plan.embedding_bits == ML_BITS_PLAIN ? source.embedding : job->plan.embedding_bits;
+}
+
 static marlin_status marlin_config(const struct ml_job *job, struct ml_buf *b) {
     const struct ml_quantize_settings *s = job->settings;
     return ml_buf_addf(
         b,
         "{\n    \"quant_method\": \"marlin\",\n    \"version\": 1,\n    \"bits\": %.4g,\n"
-        "    \"head_bits\": %d,\n    \"embedding_bits\": 16,\n    \"effort\": \"%s\",\n    \"seed\": %llu,\n"
+        "    \"head_bits\": %d,\n    \"embedding_bits\": %g,\n    \"effort\": \"%s\",\n    \"seed\": %llu,\n"
         "    \"calibration\": {\"source\": \"%s\", \"tokens\": %zu}\n  }",
-        ml_plan_bits(&job->plan), head_bits(job), ml_effort_name(s->effort), (unsigned long long)s->seed,
-        s->calib ? "text" : "self", job->calibration.rows * job->calibration.width);
+        ml_plan_bits(&job->plan), head_bits(job), embedding_bits(job), ml_effort_name(s->effort),
+        (unsigned long long)s->seed, s->calib ? "text" : "self",
+        job->calibration.rows * job->calibration.width);
 }
 
 static const char *codebook_name(enum ml_exl3_codebook c) {
@@ -406,7 +430,7 @@ out:
 /* ---- all of it ---- */
 
 static void close_export(struct export *x) {
-    for (size_t l = 0; x->parts && l <= x->job->plan.layers; l++) {
+    for (size_t l = 0; x->parts && l < x->n_parts; l++) {
         ml_tensors_close(x->parts[l]);
     }
     ml_free((void *)x->parts);

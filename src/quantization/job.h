@@ -72,7 +72,7 @@ marlin_status ml_job_optimize(struct ml_job *job, struct marlin_error *err) MARL
 /* Makes OUT and OUT/.quantize, or checks that they hold this very job (MARLIN_ERR_ARGUMENT naming what is
  * different). Locks it: MARLIN_ERR_IO when another process works there. */
 marlin_status ml_checkpoint_open(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
-/* Path of a layer's part. */
+/* Path of a layer's part; `layers` is the head's number, layers + 1 the embedding's. */
 marlin_status ml_checkpoint_part(const struct ml_job *job, size_t layer, char path[PATH_MAX],
                                  struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Calibration rows of an earlier run; *found says whether there were any. */

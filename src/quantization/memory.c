@@ -69,10 +69,21 @@ static uint64_t matrix_bytes(const struct ml_job *job, size_t layer) {
         const uint64_t work = ml_quantize_linear_memory(t->linear->out, t->linear->in,
                                                         job->settings->optimize && layer < job->plan.layers,
                                                         ml_pool_size(job->settings->pool));
-        most = larger(most, weights * sizeof(float) + work);
+        const bool rows = bits == ML_BITS_INT8 && job->settings->format == ML_QUANTIZE_MARLIN;
+        if (!rows) most = larger(most, weights * sizeof(float) + work);
         done += weights * bits / 8;
     }
     return most + 2 * done;
+}
+
+/* Before all else: the source's matrix and what it becomes. */
+static void embedding_memory(const struct ml_job *job, struct ml_quantize_memory *out) {
+    const struct ml_matrix *e = &job->model->embedding;
+    memset(out, 0, sizeof *out);
+    if (job->plan.embedding_bits == ML_BITS_PLAIN) return;
+    out->weights = (uint64_t)e->rows * e->cols * ml_dtype_size(e->dtype);
+    out->work = (uint64_t)e->rows * (e->cols + sizeof(float)) + program_bytes;
+    out->total = out->weights + out->work;
 }
 
 static uint64_t hessian_bytes(const struct ml_job *job, size_t layer, size_t tokens) {
@@ -135,9 +146,11 @@ void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_m
         m.total += program_bytes;
         if (m.total > out->total) *out = m;
     }
-    struct ml_quantize_memory sampling;
+    struct ml_quantize_memory sampling, embedding;
     sampling_memory(job, tokens, state, &sampling);
     if (!job->settings->calib && sampling.total > out->total) *out = sampling;
+    embedding_memory(job, &embedding);
+    if (embedding.total > out->total) *out = embedding;
 }
 
 static double mib(uint64_t bytes) {

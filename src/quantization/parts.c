@@ -157,33 +157,40 @@ marlin_status ml_part_add_linear(struct ml_part *p, const char *name, const stru
     return codec->kind == ML_CODEC_TAP ? add_tap(p, name, q, codec, err) : add_exl3(p, name, q, codec, err);
 }
 
-static marlin_status pack_rows(const float *w, size_t n, size_t k, int8_t *q, float *scale, double *error,
+/* lost += (w - scale q)^2, power += w^2 */
+static void add_error(const float *w, const int8_t *q, float scale, size_t k, double *lost, double *power) {
+    for (size_t i = 0; i < k; i++) {
+        const double v = w[i], d = v - (double)scale * q[i];
+        *lost += d * d;
+        *power += v * v;
+    }
+}
+
+static marlin_status pack_rows(const struct ml_matrix *w, float *row, int8_t *q, float *scale, double *error,
                                struct marlin_error *err) {
+    const size_t step = w->stride * ml_dtype_size(w->dtype);
     double lost = 0, power = 0;
-    for (size_t r = 0; r < n; r++) {
-        const marlin_status st = ml_int8_pack(w + r * k, k, q + r * k, &scale[r], err);
+    for (size_t r = 0; r < w->rows; r++) {
+        ml_dtype_to_f32(w->dtype, (const char *)w->data + r * step, row, w->cols);
+        const marlin_status st = ml_int8_pack(row, w->cols, q + r * w->cols, &scale[r], err);
         if (st != MARLIN_OK) return ml_fail_in(err, st, "row %zu", r);
-        for (size_t i = 0; i < k; i++) {
-            const double v = w[r * k + i], d = v - (double)scale[r] * q[r * k + i];
-            lost += d * d;
-            power += v * v;
-        }
+        add_error(row, q + r * w->cols, scale[r], w->cols, &lost, &power);
     }
     *error = power > 0 ? lost / power : 0;
     return MARLIN_OK;
 }
 
-marlin_status ml_part_add_int8(struct ml_part *p, const char *name, const float *w, size_t n, size_t k,
-                               double *error, struct marlin_error *err) {
-    const uint64_t shape[2] = {n, k};
-    int8_t *q = ml_calloc(n, k);
-    float *scale = ml_calloc(n, sizeof *scale);
+marlin_status ml_part_add_int8(struct ml_part *p, const char *name, const struct ml_matrix *w, double *error,
+                               struct marlin_error *err) {
+    const uint64_t shape[2] = {w->rows, w->cols};
+    int8_t *q = ml_calloc(w->rows, w->cols);
+    float *scale = ml_calloc(w->rows, sizeof *scale), *row = ml_calloc(w->cols, sizeof *row);
     marlin_status st;
-    if (!q || !scale) {
+    if (!q || !scale || !row) {
         st = no_memory(name, err);
         goto out;
     }
-    ML_TRY(pack_rows(w, n, k, q, scale, error, err));
+    ML_TRY(pack_rows(w, row, q, scale, error, err));
     st = add_named(p, name, "int8", ML_I8, 2, shape, q, err);
     q = NULL;
     if (st != MARLIN_OK) goto out;
@@ -192,6 +199,7 @@ marlin_status ml_part_add_int8(struct ml_part *p, const char *name, const float 
 out:
     ml_free(q);
     ml_free(scale);
+    ml_free(row);
     return st;
 }
 

@@ -37,9 +37,9 @@ marlin_status ml_part_note(struct ml_part *p, const char *key, const char *value
 /* The tensors that a quantized linear layer called `name` has in files of the codec's format. */
 marlin_status ml_part_add_linear(struct ml_part *p, const char *name, const struct ml_quantized_linear *q,
                                  const struct ml_codec *codec, struct marlin_error *err) MARLIN_MUST_CHECK;
-/* w [n, k] as rows of int8: name.int8 and name.row_scales. *error: relative squared error. */
-marlin_status ml_part_add_int8(struct ml_part *p, const char *name, const float *w, size_t n, size_t k,
-                               double *error, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* w as rows of int8, one after the other: name.int8 and name.row_scales. *error: relative squared error. */
+marlin_status ml_part_add_int8(struct ml_part *p, const char *name, const struct ml_matrix *w, double *error,
+                               struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Writes the part as one safetensors file that appears whole or not at all. A hash of all data is kept in its
  * metadata. */

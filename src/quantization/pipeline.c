@@ -59,6 +59,7 @@ marlin_status ml_job_allocate(struct ml_job *job, const double *loss, struct mar
     const struct ml_allocation a = {.bits = s->bits,
                                     .least = least,
                                     .most = exl3 ? ML_EXL3_MAX_BITS : ML_TAP_MAX_BITS,
+                                    .int8_rows = !exl3,
                                     .lowest = loss ? least : (int)floor(s->bits),
                                     .head_bits = s->head_bits,
                                     .recipe = s->recipe,
@@ -325,16 +326,6 @@ out:
     return st;
 }
 
-static marlin_status quantize_int8(struct ml_job *job, const struct ml_plan_tensor *t, struct ml_part *part,
-                                   struct ml_quantize_tensor *result, struct marlin_error *err) {
-    float *w = NULL;
-    marlin_status st = load_weights(job, t->linear, &w, err);
-    if (st == MARLIN_OK)
-        st = ml_part_add_int8(part, t->stored, w, t->linear->out, t->linear->in, &result->proxy_error, err);
-    ml_free(w);
-    return st;
-}
-
 marlin_status ml_job_quantize_tensor(struct ml_job *job, size_t index, const struct ml_hessian *h,
                                      const struct ml_hessian *outputs, struct ml_part *part,
                                      struct marlin_error *err) {
@@ -343,7 +334,7 @@ marlin_status ml_job_quantize_tensor(struct ml_job *job, size_t index, const str
     struct ml_quantize_tensor *result = &job->report->tensors[index];
     if (t->bits == ML_BITS_PLAIN) return MARLIN_OK;
     marlin_status st = t->bits == ML_BITS_INT8 && s->format == ML_QUANTIZE_MARLIN
-                           ? quantize_int8(job, t, part, result, err)
+                           ? ml_part_add_int8(part, t->stored, &t->linear->u.plain, &result->proxy_error, err)
                            : quantize_trellis(job, t, h, outputs, part, result, err);
     if (st != MARLIN_OK) {
         st = ml_fail_in(err, st, "%s", t->linear->name);
@@ -451,20 +442,23 @@ out:
 
 /* ---- all layers ---- */
 
-/* Takes what an earlier run found out about a finished layer. The text must outlive the part's file. */
-static void recall(struct ml_job *job, size_t layer, const struct ml_tensors *t) {
+/* Takes what an earlier run found out about a tensor. The text must outlive the part's file. */
+static void recall_tensor(const struct ml_tensors *t, struct ml_arena *arena, struct ml_quantize_tensor *r) {
     char key[512];
+    (void)snprintf(key, sizeof key, "proxy %.480s", r->name);
+    const char *proxy = ml_tensors_metadata(t, key);
+    r->proxy_error = proxy ? strtod(proxy, NULL) : NAN;
+    (void)snprintf(key, sizeof key, "dropped %.480s", r->name);
+    const char *dropped = ml_tensors_metadata(t, key);
+    r->dropped = dropped ? strtoull(dropped, NULL, 10) : 0;
+    (void)snprintf(key, sizeof key, "fallback %.480s", r->name);
+    const char *why = ml_tensors_metadata(t, key);
+    r->fallback = why ? ml_arena_strndup(arena, why, strlen(why)) : NULL;
+}
+
+static void recall(struct ml_job *job, size_t layer, const struct ml_tensors *t) {
     for (size_t i = job->plan.first[layer]; i < job->plan.first[layer + 1]; i++) {
-        struct ml_quantize_tensor *r = &job->report->tensors[i];
-        (void)snprintf(key, sizeof key, "proxy %.480s", r->name);
-        const char *proxy = ml_tensors_metadata(t, key);
-        r->proxy_error = proxy ? strtod(proxy, NULL) : NAN;
-        (void)snprintf(key, sizeof key, "dropped %.480s", r->name);
-        const char *dropped = ml_tensors_metadata(t, key);
-        r->dropped = dropped ? strtoull(dropped, NULL, 10) : 0;
-        (void)snprintf(key, sizeof key, "fallback %.480s", r->name);
-        const char *why = ml_tensors_metadata(t, key);
-        r->fallback = why ? ml_arena_strndup(job->report->arena, why, strlen(why)) : NULL;
+        recall_tensor(t, job->report->arena, &job->report->tensors[i]);
         if (job->plan.tensors[i].bits != ML_BITS_PLAIN)
             job->weights_done += ml_plan_weights(&job->plan.tensors[i]);
     }
@@ -475,18 +469,24 @@ static size_t layer_of_step(const struct ml_job *job, size_t step) {
     return job->settings->optimize ? job->plan.layers - step : step;
 }
 
-/* The number of layers that are done. A part that is damaged is made again. */
-static size_t count_done(struct ml_job *job) {
+/* The part of an earlier run, or NULL: a part that is damaged is made again. */
+static struct ml_tensors *open_done(const struct ml_job *job, size_t layer) {
     char path[PATH_MAX];
+    struct ml_tensors *t = NULL;
+    struct marlin_error why = {0};
+    if (ml_checkpoint_part(job, layer, path, &why) != MARLIN_OK) return NULL;
+    const marlin_status st = ml_part_open(path, &t, &why);
+    if (st != MARLIN_OK && st != MARLIN_ERR_NOT_FOUND) ml_log(ML_LOG_WARN, "%s: made again", why.text);
+    return st == MARLIN_OK ? t : NULL;
+}
+
+/* The number of layers that are done. */
+static size_t count_done(struct ml_job *job) {
     size_t step = 0;
     for (; step <= job->plan.layers; step++) {
         const size_t layer = layer_of_step(job, step);
-        struct ml_tensors *t = NULL;
-        struct marlin_error why = {0};
-        if (ml_checkpoint_part(job, layer, path, &why) != MARLIN_OK) break;
-        const marlin_status st = ml_part_open(path, &t, &why);
-        if (st != MARLIN_OK && st != MARLIN_ERR_NOT_FOUND) ml_log(ML_LOG_WARN, "%s: made again", why.text);
-        if (st != MARLIN_OK) break;
+        struct ml_tensors *t = open_done(job, layer);
+        if (!t) break;
         recall(job, layer, t);
         ml_tensors_close(t);
     }
@@ -544,8 +544,35 @@ out:
     return st;
 }
 
+/* It comes first: a number in it that is none ends the job before hours of work. */
+static marlin_status do_embedding(struct ml_job *job, struct marlin_error *err) {
+    struct ml_quantize_tensor *r = &job->report->embedding;
+    struct ml_part part = {0};
+    marlin_status st = MARLIN_OK;
+    if (job->plan.embedding_bits == ML_BITS_PLAIN) return st;
+    *r = (struct ml_quantize_tensor){.name = "model.embed_tokens", .bits = job->plan.embedding_bits};
+    struct ml_tensors *done = open_done(job, job->plan.layers + 1);
+    if (done) {
+        recall_tensor(done, job->report->arena, r);
+        goto out;
+    }
+    st = ml_part_add_int8(&part, job->plan.embedding, &job->model->embedding, &r->proxy_error, err);
+    if (st != MARLIN_OK) {
+        st = ml_fail_in(err, st, "%s", r->name);
+        goto out;
+    }
+    ML_TRY(remember(&part, r, err));
+    ML_TRY(ml_job_write_part(job, job->plan.layers + 1, &part, err));
+    ml_job_release(job, job->plan.layers);
+out:
+    ml_tensors_close(done);
+    ml_part_free(&part);
+    return st;
+}
+
 static marlin_status do_layers(struct ml_job *job, struct marlin_error *err) {
     marlin_status st;
+    ML_TRY(do_embedding(job, err));
     ML_TRY(get_rows(job, err));
     if (job->settings->optimize) ML_TRY(optimize_bits(job, err));
     const size_t done = count_done(job);

@@ -5,9 +5,9 @@
  *        layer l-1          layer l                      layer l+1
  *     ... written | run all rows, Hessians, quantize | pages fetched ...
  *
- * While it runs, OUT/.quantize holds what is done: the calibration rows, one file a layer, now and then the
- * activations. Each appears whole or not at all, so that a run that was killed at any point goes on with
- * `resume` and ends with the same bytes.
+ * While it runs, OUT/.quantize holds what is done: the calibration rows, one file a layer, one of the
+ * embedding where it becomes int8 rows, now and then the activations. Each appears whole or not at all, so
+ * that a run that was killed at any point goes on with `resume` and ends with the same bytes.
  */
 #ifndef ML_QUANTIZATION_PIPELINE_H
 #define ML_QUANTIZATION_PIPELINE_H
@@ -73,8 +73,9 @@ struct ml_quantize_tensor {
 struct ml_quantize_report {
     struct ml_quantize_tensor *tensors;
     size_t count;
-    double bits_per_weight; /* mean over the layers */
-    uint64_t bytes;         /* of all weight files */
+    struct ml_quantize_tensor embedding; /* name NULL: left as it is */
+    double bits_per_weight;              /* mean over the layers */
+    uint64_t bytes;                      /* of all weight files */
     size_t calib_tokens;
     size_t resumed_layers; /* that an earlier run had done */
     void *arena;           /* owns the names */

@@ -30,6 +30,14 @@ static marlin_status set_names(struct ml_plan *p, struct ml_plan_tensor *t, stru
                      : ml_fail(err, MARLIN_ERR_MEMORY, "plan of %zu tensors: out of memory", p->count);
 }
 
+static marlin_status set_embedding(struct ml_plan *p, struct marlin_error *err) {
+    char name[ML_BIND_NAME];
+    (void)snprintf(name, sizeof name, "%sembed_tokens", p->prefix);
+    p->embedding_bits = ML_BITS_PLAIN;
+    p->embedding = ml_arena_strndup(&p->arena, name, strlen(name));
+    return p->embedding ? MARLIN_OK : ml_fail(err, MARLIN_ERR_MEMORY, "plan: out of memory");
+}
+
 static marlin_status add(struct ml_plan *p, const struct ml_linear *l, enum ml_role role, size_t layer,
                          int expert, struct marlin_error *err) {
     struct ml_plan_tensor *t = &p->tensors[p->count++];
@@ -87,6 +95,7 @@ marlin_status ml_plan_create(const struct ml_model *m, struct ml_plan *p, struct
     *p = (struct ml_plan){.model = m, .layers = (size_t)m->config->num_layers};
     ml_arena_init(&p->arena, 0);
     ML_TRY(find_prefix(p, m, err));
+    ML_TRY(set_embedding(p, err));
     p->tensors = ml_arena_array(&p->arena, count_tensors(m), sizeof *p->tensors);
     p->first = ml_arena_array(&p->arena, p->layers + 2, sizeof *p->first);
     if (!p->tensors || !p->first) {
@@ -171,8 +180,15 @@ bool ml_plan_replaces(const struct ml_plan *p, const char *name) {
     size_t layer = p->layers;
     const char *rest = layer_rest(p, name, &layer);
     if (rest && is_fused(rest)) return true;
+    if (p->embedding_bits != ML_BITS_PLAIN && is_weight_of(name, p->embedding)) return true;
     for (size_t i = p->first[layer]; i < p->first[layer + 1]; i++) {
         if (p->tensors[i].bits != ML_BITS_PLAIN && is_weight_of(name, p->tensors[i].stored)) return true;
     }
     return false;
+}
+
+bool ml_plan_parts_tied(const struct ml_plan *p) {
+    const struct ml_linear *head = &p->model->head;
+    return p->embedding_bits != ML_BITS_PLAIN && p->tensors[p->first[p->layers]].bits == ML_BITS_PLAIN &&
+           head->kind == ML_LINEAR_PLAIN && head->u.plain.data == p->model->embedding.data;
 }

@@ -47,6 +47,8 @@ struct ml_plan {
     size_t *
         first; /* [layers + 2]: tensors of layer l are first[l] .. first[l + 1]; the head is layer `layers` */
     const char *prefix, *head_prefix; /* stand for "model." and "" in the file; static text */
+    const char *embedding;            /* stored name of model.embed_tokens, without suffix */
+    int embedding_bits;               /* ML_BITS_INT8, or ML_BITS_PLAIN: left as it is */
     struct ml_arena arena;
 };
 
@@ -64,5 +66,8 @@ size_t ml_plan_layer_of(const struct ml_plan *plan, const char *stored);
 /* True when the tensor `name` of the source holds weights that are quantized, or their scales: it is not
  * copied. */
 bool ml_plan_replaces(const struct ml_plan *plan, const char *name);
+/* True when the source has one matrix for embedding and head, and the head is left as it is while the
+ * embedding is not: the matrix then stays, as the head's own. */
+bool ml_plan_parts_tied(const struct ml_plan *plan);
 
 #endif

@@ -10,6 +10,7 @@
 #include <string.h>
 
 enum { PATTERN = 512 };
+static const char embedding[] = "model.embed_tokens";
 
 struct rule {
     char pattern[PATTERN];
@@ -38,37 +39,65 @@ static const char *next_line(const char *line, size_t *len) {
     return line + *len + (line[*len] == '\n');
 }
 
-int ml_recipe_bits(const char *recipe, const char *name) {
+/* The bits of the last rule that matches, of those only that an embedding can have if `rows`; 0: none. */
+static int last_match(const char *recipe, const char *name, bool rows) {
     struct rule r;
     size_t len;
     int bits = 0;
     for (const char *line = recipe; *line;) {
         const char *next = next_line(line, &len);
-        if (parse(line, len, &r) == LINE_RULE && fnmatch(r.pattern, name, 0) == 0) bits = (int)r.bits;
+        const bool rule = parse(line, len, &r) == LINE_RULE;
+        if (rule && fnmatch(r.pattern, name, 0) == 0 &&
+            (!rows || r.bits == ML_BITS_INT8 || r.bits == ML_BITS_PLAIN))
+            bits = (int)r.bits;
         line = next;
     }
     return bits;
 }
 
-static bool bits_fit(const struct rule *r, int least, int most) {
-    if (r->bits >= least && r->bits <= most) return true;
-    return strcmp(r->pattern, "lm_head") == 0 && (r->bits == ML_BITS_INT8 || r->bits == ML_BITS_PLAIN);
+int ml_recipe_bits(const char *recipe, const char *name) {
+    return last_match(recipe, name, false);
 }
 
-marlin_status ml_recipe_check(const char *recipe, int least, int most, struct marlin_error *err) {
+int ml_recipe_embedding_bits(const char *recipe) {
+    return last_match(recipe, embedding, true);
+}
+
+/* ---- checking ---- */
+
+static marlin_status check_embedding(const struct rule *r, size_t number, const struct ml_allocation *a,
+                                     struct marlin_error *err) {
+    if (fnmatch(r->pattern, embedding, 0) != 0)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "recipe, line %zu: %.80s is no tensor: the embedding is %s",
+                       number, r->pattern, embedding);
+    if (r->bits == ML_BITS_PLAIN || (r->bits == ML_BITS_INT8 && a->int8_rows)) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_ARGUMENT, "recipe, line %zu: %ld bits for %.80s: the embedding %s", number,
+                   r->bits, r->pattern,
+                   a->int8_rows ? "has 8 (int8 rows) or 16 (as it is)" : "stays as it is in this format");
+}
+
+static marlin_status check_rule(const struct rule *r, size_t number, const struct ml_allocation *a,
+                                struct marlin_error *err) {
+    if (strstr(r->pattern, "embed")) return check_embedding(r, number, a, err);
+    if (r->bits >= a->least && r->bits <= a->most) return MARLIN_OK;
+    if (r->bits == ML_BITS_INT8 && a->int8_rows) return MARLIN_OK;
+    if (r->bits == ML_BITS_PLAIN && strcmp(r->pattern, "lm_head") == 0) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                   "recipe, line %zu: %ld bits for %.80s; this format has %d to %d%s (lm_head also 16)",
+                   number, r->bits, r->pattern, a->least, a->most, a->int8_rows ? " and 8" : "");
+}
+
+marlin_status ml_recipe_check(const struct ml_allocation *a, struct marlin_error *err) {
     struct rule r;
     size_t len, number = 1;
-    for (const char *line = recipe; *line; number++) {
+    for (const char *line = a->recipe; *line; number++) {
         const char *next = next_line(line, &len);
         const enum line kind = parse(line, len, &r);
         if (kind == LINE_WRONG)
             return ml_fail(err, MARLIN_ERR_ARGUMENT, "recipe, line %zu: '%.*s' is not PATTERN BITS", number,
                            (int)(len < 80 ? len : 80), line);
-        if (kind == LINE_RULE && !bits_fit(&r, least, most))
-            return ml_fail(
-                err, MARLIN_ERR_ARGUMENT,
-                "recipe, line %zu: %ld bits for %.80s; this format has %d to %d (lm_head also 8, 16)", number,
-                r.bits, r.pattern, least, most);
+        const marlin_status st = kind == LINE_RULE ? check_rule(&r, number, a, err) : MARLIN_OK;
+        if (st != MARLIN_OK) return st;
         line = next;
     }
     return MARLIN_OK;

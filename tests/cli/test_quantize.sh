@@ -141,6 +141,45 @@ rc=0
 "$marlin" quantize "$small" -o "$dir/f" --recipe "$dir/recipe" 2>"$dir/err" || rc=$?
 [ $rc -eq 2 ] && grep -q 'recipe, line 1' "$dir/err" || fail "a bad recipe: $(cat "$dir/err")"
 
+refused() { # a line, what it is told, options
+    printf '%s\n' "$1" >"$dir/recipe"
+    rc=0 line=$1 why=$2
+    shift 2
+    "$marlin" quantize "$model" -o "$dir/f" --recipe "$dir/recipe" "$@" >"$dir/out" 2>"$dir/err" || rc=$?
+    [ $rc -eq 2 ] && grep -q "^marlin: recipe, line 1: $why" "$dir/err" || fail "'$line' must be refused: $(cat "$dir/err")"
+    rm -rf "$dir/f"
+}
+refused 'model.embed_tokens 4' '4 bits for model.embed_tokens: the embedding has 8 (int8 rows) or 16'
+refused 'model.embed_tokens -8' '-8 bits for model.embed_tokens'
+refused 'model.embed_tokens 99999999999999999999' '[0-9]* bits for model.embed_tokens'
+refused 'model.embed_tokens.weight 8' 'model.embed_tokens.weight is no tensor'
+refused 'model.embed_tokens 8 8' '.*is not PATTERN BITS'
+refused 'model.embed_tokens 8' '8 bits for model.embed_tokens: the embedding stays as it is in this format' --format exl3
+refused '* 7' '7 bits for '
+
+# ---- an embedding in int8 rows: half the bytes, and hardly another model ----
+
+member() { # file, field
+    sed "s/.*\"$2\":\([0-9.e+-]*\).*/\1/" "$1"
+}
+printf 'lm_head 16\n' >"$dir/recipe"
+printf 'model.embed_tokens 8\nlm_head 16\n' >"$dir/recipe8"
+for r in recipe recipe8; do # the head is the embedding: it must stay what it was
+    "$marlin" quantize "$model" -o "$dir/$r.out" -b 4 --calib-tokens 256 --calib "$dir/text" --effort low --recipe "$dir/$r" --json \
+        >"$dir/$r.json" 2>"$dir/err" || fail "$r: $(cat "$dir/err")"
+    "$marlin" perplexity "$dir/$r.out" --text "$dir/text" --ctx 128 --max-tokens 1024 --json >"$dir/$r.ppl" 2>"$dir/err" ||
+        fail "perplexity: $(cat "$dir/err")"
+done
+grep -q '{"name":"model.embed_tokens","bits":8,"proxy_error":[0-9.e-]*}\]}' "$dir/recipe8.json" || fail "the embedding is not reported"
+if grep -q embed_tokens "$dir/recipe.json"; then fail "an embedding that is left alone is reported"; fi
+"$marlin" inspect "$dir/recipe8.out" >"$dir/out" || fail inspect
+grep -q 'head of 16 bits, embedding of 8$' "$dir/out" || fail "inspect: $(cat "$dir/out")"
+grep -q '"embedding_bits": 8,' "$dir/recipe8.out/config.json" || fail "config.json: $(cat "$dir/recipe8.out/config.json")"
+"$marlin" verify "$dir/recipe8.out" >"$dir/out" 2>"$dir/err" || fail "verify: $(cat "$dir/out" "$dir/err")"
+awk -v a="$(member "$dir/recipe.ppl" perplexity)" -v b="$(member "$dir/recipe8.ppl" perplexity)" \
+    'BEGIN { exit !(a > 1 && b > a * 0.995 && b < a * 1.005) }' || fail "perplexity: $(cat "$dir/recipe.ppl" "$dir/recipe8.ppl")"
+echo "perplexity with int8 rows $(member "$dir/recipe8.ppl" perplexity), without $(member "$dir/recipe.ppl" perplexity)"
+
 for wrong in "--bits 9" "--bits 1" "--head-bits 7" "--max-memory lots" "--max-memory 1M" "--calib $dir/absent"; do
     rc=0
     # shellcheck disable=SC2086

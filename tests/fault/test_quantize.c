@@ -27,6 +27,7 @@
 
 enum { PATH = 512, RUNS = 30, TOKENS = 32 };
 static const char model[] = MARLIN_SOURCE_DIR "/tests/golden/fixtures/llama3";
+static const char recipe[] = "model.embed_tokens 8\n";
 static char whole[PATH], pieces[PATH]; /* without a fault; with one after the other */
 
 static marlin_status quantize(const char *out, bool resume, struct marlin_error *err) {
@@ -36,6 +37,7 @@ static marlin_status quantize(const char *out, bool resume, struct marlin_error 
                                            .bits = 2,
                                            .head_bits = 2,
                                            .calib_tokens = TOKENS,
+                                           .recipe = recipe,
                                            .resume = resume};
     struct ml_quantize_report r;
     const marlin_status st = ml_quantize_model(&s, &r, err);
@@ -93,6 +95,7 @@ static void half_a_job(void) {
                                            .bits = 2,
                                            .head_bits = 2,
                                            .calib_tokens = TOKENS,
+                                           .recipe = recipe,
                                            .cancel = &stop_now,
                                            .on_tensor = in_the_second_layer};
     stop_now = 0;

@@ -3,6 +3,9 @@
  * Quantized layers in every form that files have them agree with the plain model of the weights that they
  * stand for.
  */
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/fp.h"
 #include "base/log.h"
 #include "make_quant.h"
 
@@ -181,6 +184,44 @@ static void heads_and_embeddings(void **state) {
     mq_replace(&s, "model.embed_tokens", int8);
     make_rename_prefix(&s.quant, "model.", "model.language_model.");
     expect_equal("qwen3, rows behind a prefix");
+}
+
+static void set_dtype(const char *dir, const char *dtype) {
+    char path[MAKE_PATH + 64], *text = NULL;
+    struct ml_buf b;
+    size_t len = 0;
+    (void)snprintf(path, sizeof(path), "%s/config.json", dir);
+    assert_int_equal(ml_file_slurp(path, 1 << 20, &text, &len, NULL), MARLIN_OK);
+    char *at = strstr(text, "\"bfloat16\"");
+    assert_non_null(at);
+    ml_buf_init(&b, 1 << 20);
+    assert_int_equal(
+        ml_buf_addf(&b, "%.*s\"%s\"%s", (int)(at - text), text, dtype, at + strlen("\"bfloat16\"")),
+        MARLIN_OK);
+    assert_int_equal(ml_file_write_atomic(path, b.data, b.len, NULL), MARLIN_OK);
+    ml_buf_free(&b);
+    ml_free(text);
+}
+
+/* Rows have lost the type that the factor of embeddings is rounded to: the config still has it. */
+static void scaled_embeddings(void **state) {
+    static const char *const dtypes[] = {"bfloat16", "float16", "float32"};
+    const float scale = sqrtf(HIDDEN);
+    const float wanted[] = {ml_bf16_to_f32(ml_f32_to_bf16(scale)), ml_f16_to_f32(ml_f32_to_f16(scale)),
+                            scale};
+    (void)state;
+    assert_true(wanted[0] != scale && wanted[1] != scale);
+    for (int i = 0; i < 3; i++) {
+        mq_begin(&s, "gemma2");
+        mq_replace(&s, "model.embed_tokens", int8);
+        make_write(&s.quant);
+        make_write(&s.plain);
+        set_dtype(s.quant.dir, dtypes[i]);
+        struct ml_model *m = mq_load(s.quant.dir, true);
+        assert_true(m->embedding_scale == wanted[i]);
+        ml_model_free(m);
+        mq_end(&s);
+    }
 }
 
 /* Widths are padded: biases too. */
@@ -387,6 +428,7 @@ int main(void) {
         cmocka_unit_test_setup(mixtures_of_experts, listen),
         cmocka_unit_test_setup(tokens_one_by_one, listen),
         cmocka_unit_test_setup(heads_and_embeddings, listen),
+        cmocka_unit_test_setup(scaled_embeddings, listen),
         cmocka_unit_test_setup(biases, listen),
         cmocka_unit_test_setup(old_files_have_signs_alone, listen),
         cmocka_unit_test_setup(slices_of_wide_layers, listen),

@@ -34,14 +34,20 @@ static int close_plan(void **state) {
 
 static struct ml_allocation at(double bits) {
     return (struct ml_allocation){
-        .bits = bits, .least = 2, .most = 6, .lowest = (int)floor(bits), .head_bits = 6};
+        .bits = bits, .least = 2, .most = 6, .int8_rows = true, .lowest = (int)floor(bits), .head_bits = 6};
+}
+
+static marlin_status check(const char *recipe, bool exl3, struct marlin_error *err) {
+    const struct ml_allocation a = {
+        .least = exl3 ? 1 : 2, .most = exl3 ? 8 : 6, .int8_rows = !exl3, .recipe = recipe};
+    return ml_recipe_check(&a, err);
 }
 
 static void rules_in_order(void **state) {
     (void)state;
     static const char recipe[] =
         "# comment\n*.v_proj 4\n\n  model.layers.0.*\t5  # first layer\r\nlm_head 8\n";
-    assert_int_equal(ml_recipe_check(recipe, 2, 6, NULL), MARLIN_OK);
+    assert_int_equal(check(recipe, false, NULL), MARLIN_OK);
     assert_int_equal(ml_recipe_bits(recipe, "model.layers.1.self_attn.v_proj"), 4);
     assert_int_equal(ml_recipe_bits(recipe, "model.layers.0.self_attn.v_proj"), 5);
     assert_int_equal(ml_recipe_bits(recipe, "model.layers.1.self_attn.q_proj"), 0);
@@ -50,13 +56,66 @@ static void rules_in_order(void **state) {
 
 static void wrong_rules_are_named(void **state) {
     (void)state;
-    static const char *const wrong[] = {"a", "a b", "a 4 c", "a 7", "a 1", "* 8", "a -3", "a 4x"};
+    static const struct {
+        bool exl3;
+        const char *line, *why;
+    } wrong[] = {
+        {false, "a", "is not PATTERN BITS"},
+        {false, "a b", "is not PATTERN BITS"},
+        {false, "a 4 c", "is not PATTERN BITS"},
+        {false, "a 4x", "is not PATTERN BITS"},
+        {false, "a 7", "7 bits for a; this format has 2 to 6 and 8"},
+        {false, "a 1", "1 bits for a;"},
+        {false, "a -3", "-3 bits for a;"},
+        {false, "a 4294967304", "4294967304 bits for a;"},
+        {false, "* 16", "16 bits for *;"},
+        {true, "a 9", "this format has 1 to 8 (lm_head"},
+        {false, "model.embed_tokens 4", "4 bits for model.embed_tokens: the embedding has 8"},
+        {false, "*embed* 6", "the embedding has 8"},
+        {false, "model.embed_tokens 0", "the embedding has 8"},
+        {false, "model.embed_tokens 4294967304", "the embedding has 8"},
+        {false, "model.embed_tokens.weight 8", "no tensor: the embedding is model.embed_tokens"},
+        {true, "model.embed_tokens 8", "8 bits for model.embed_tokens: the embedding stays as it is"},
+        {true, "model.embed_tokens 4", "the embedding stays as it is"},
+    };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct marlin_error err = {0};
         char recipe[64];
-        (void)snprintf(recipe, sizeof recipe, "x 3\n%s\n", wrong[i]);
-        assert_int_equal(ml_recipe_check(recipe, 2, 6, &err), MARLIN_ERR_ARGUMENT);
-        assert_non_null(strstr(err.text, "line 2"));
+        (void)snprintf(recipe, sizeof recipe, "x 3\n%s\n", wrong[i].line);
+        assert_int_equal(check(recipe, wrong[i].exl3, &err), MARLIN_ERR_ARGUMENT);
+        if (!strstr(err.text, "line 2") || !strstr(err.text, wrong[i].why))
+            fail_msg("%s: %s", wrong[i].line, err.text);
+    }
+}
+
+/* What a recipe makes of the embedding and of the tensors beside it. */
+static void embedding_rules(void **state) {
+    (void)state;
+    static const struct {
+        bool exl3;
+        const char *recipe;
+        int embedding, q, head;
+    } cases[] = {
+        {false, "*.v_proj 4\n", ML_BITS_PLAIN, 3, 6},
+        {false, "model.embed_tokens 8\n", ML_BITS_INT8, 3, 6},
+        {false, "*.embed_tokens 8\n* 4\n", ML_BITS_INT8, 4, 4}, /* an embedding has no 4 bits */
+        {false, "model.embed_tokens 8\nmodel.embed_tokens 16\n", ML_BITS_PLAIN, 3, 6},
+        {false, "* 8\n", ML_BITS_INT8, 8, 8},
+        {false, "* 8\n*embed* 16\nlm_head 16\n", ML_BITS_PLAIN, 8, ML_BITS_PLAIN},
+        {true, "* 8\n", ML_BITS_PLAIN, 8, 8},
+        {true, "model.embed_tokens 16\n", ML_BITS_PLAIN, 3, 6},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ml_allocation a = at(3);
+        a.recipe = cases[i].recipe;
+        a.int8_rows = !cases[i].exl3;
+        if (cases[i].exl3) a.most = 8;
+        assert_int_equal(ml_allocate(&plan, &a, NULL), MARLIN_OK);
+        assert_int_equal(plan.embedding_bits, cases[i].embedding);
+        assert_int_equal(plan.tensors[0].bits, cases[i].q);
+        assert_int_equal(plan.tensors[plan.count - 1].bits, cases[i].head);
+        assert_int_equal(ml_plan_replaces(&plan, "model.embed_tokens.weight"),
+                         cases[i].embedding == ML_BITS_INT8);
     }
 }
 
@@ -153,6 +212,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rules_in_order),
         cmocka_unit_test(wrong_rules_are_named),
+        cmocka_unit_test(embedding_rules),
         cmocka_unit_test(whole_bits_are_uniform),
         cmocka_unit_test(fractions_never_exceed_the_budget),
         cmocka_unit_test(recipes_are_kept_and_paid_apart),

@@ -171,6 +171,56 @@ static void bad_tokens_are_left_out(void **state) {
     ml_free(table);
 }
 
+/* A row of int8 has no such numbers: refused by name, before any work. */
+static void bad_embeddings_have_no_rows(void **state) {
+    (void)state;
+    struct ml_quantize_report r;
+    struct marlin_error err = {0};
+    char work[2 * MAKE_PATH];
+    make_begin(&k, "llama3");
+    const size_t e = make_find(&k, "model.embed_tokens.weight");
+    uint16_t *table = ml_alloc((size_t)k.bytes[e]);
+    memcpy(table, k.data[e], (size_t)k.bytes[e]);
+    table[77 * HIDDEN + 5] = 0x7fc0;
+    k.data[e] = table;
+    make_write(&k);
+    struct ml_quantize_settings s = settings();
+    s.recipe = "model.embed_tokens 8\n";
+    assert_int_equal(ml_quantize_model(&s, &r, &err), MARLIN_ERR_NUMERIC);
+    if (!strstr(err.text, "model.embed_tokens: row 77: ") || !strstr(err.text, "element 5"))
+        fail_msg("%s", err.text);
+    (void)snprintf(work, sizeof work, "%s/.quantize/calibration.safetensors", out);
+    assert_false(ml_path_exists(work));
+    make_end(&k);
+    ml_free(table);
+}
+
+/* Behind a wrapper's prefixes: int8 rows, and the matrix that was tied as the head's own. */
+static void wrapped_embeddings(void **state) {
+    (void)state;
+    struct ml_quantize_report r;
+    struct marlin_error err = {0};
+    struct ml_tensors *t = NULL;
+    make_begin(&k, "qwen3");
+    make_rename_prefix(&k, "model.", "language_model.model.");
+    make_write(&k);
+    struct ml_quantize_settings s = settings();
+    s.recipe = "*.embed_tokens 8\nlm_head 16\n";
+    if (ml_quantize_model(&s, &r, &err) != MARLIN_OK) fail_msg("%s", err.text);
+    ml_quantize_report_free(&r);
+    assert_int_equal(ml_tensors_open_dir(out, &t, NULL), MARLIN_OK);
+    assert_non_null(ml_tensors_find(t, "language_model.model.embed_tokens.int8"));
+    assert_null(ml_tensors_find(t, "language_model.model.embed_tokens.weight"));
+    const struct ml_tensor *head = ml_tensors_find(t, "language_model.lm_head.weight");
+    const size_t e = make_find(&k, "language_model.model.embed_tokens.weight");
+    assert_non_null(head);
+    assert_int_equal(head->bytes, k.bytes[e]);
+    assert_memory_equal(head->data, k.data[e], (size_t)head->bytes);
+    ml_tensors_close(t);
+    check_output();
+    make_end(&k);
+}
+
 /* 16 tokens for 128 and 256 channels. */
 static void fewer_tokens_than_channels(void **state) {
     (void)state;
@@ -331,6 +381,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(useless_hessians_fall_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(bad_tokens_are_left_out, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(bad_embeddings_have_no_rows, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(wrapped_embeddings, set_up, tear_down),
         cmocka_unit_test_setup_teardown(fewer_tokens_than_channels, set_up, tear_down),
         cmocka_unit_test_setup_teardown(experts_that_are_never_chosen, set_up, tear_down),
         cmocka_unit_test_setup_teardown(fallbacks_survive_a_restart, set_up, tear_down),

@@ -244,6 +244,145 @@ static void experts_exl3(void **state) {
     run_and_check("qwen3_moe", ML_QUANTIZE_EXL3);
 }
 
+/* ---- int8 rows ---- */
+
+static const char embed_rule[] = "model.embed_tokens 8\n";
+
+/* `name` is int8 rows within half a step of w, and nothing else. */
+static void check_rows(const struct ml_tensors *t, const char *name, const struct ml_matrix *w) {
+    const struct ml_tensor *q = get(t, name, "int8"), *s = get(t, name, "row_scales");
+    float row[1024];
+    if (!q || !s || get(t, name, "weight") || get(t, name, "tap")) fail_msg("%s: not int8 rows alone", name);
+    assert_int_equal(q->dtype, ML_I8);
+    assert_int_equal(s->dtype, ML_F32);
+    assert_true(q->rank == 2 && q->shape[0] == w->rows && q->shape[1] == w->cols);
+    assert_true(s->rank == 1 && s->shape[0] == w->rows);
+    for (size_t r = 0; r < w->rows; r++) {
+        float scale;
+        memcpy(&scale, s->data + r * sizeof scale, sizeof scale);
+        ml_dtype_to_f32(w->dtype, (const char *)w->data + r * w->stride * ml_dtype_size(w->dtype), row,
+                        w->cols);
+        for (size_t c = 0; c < w->cols; c++)
+            assert_true(fabsf(row[c] - scale * (float)(int8_t)q->data[r * w->cols + c]) <= 0.501f * scale);
+    }
+}
+
+/* The matrix is the source's embedding, to the bit. */
+static void check_kept(const struct ml_tensors *t, const char *name, const struct ml_matrix *w) {
+    const struct ml_tensor *x = get(t, name, "weight");
+    assert_non_null(x);
+    assert_int_equal(x->dtype, w->dtype);
+    assert_int_equal(x->bytes, w->rows * w->cols * ml_dtype_size(w->dtype));
+    assert_memory_equal(x->data, w->data, (size_t)x->bytes);
+}
+
+static bool has_head(const struct ml_model *m) {
+    return ml_tensors_find(m->tensors, "lm_head.weight") != NULL;
+}
+
+static void check_config(const char *out, const char *member) {
+    char path[2 * PATH], *text;
+    size_t len;
+    (void)snprintf(path, sizeof path, "%s/config.json", out);
+    assert_int_equal(ml_file_slurp(path, 1 << 20, &text, &len, NULL), MARLIN_OK);
+    if (!strstr(text, member)) fail_msg("no %s in %s", member, text);
+    ml_free(text);
+}
+
+/* The head is what was asked for whether or not it was the embedding. */
+static void check_embedding(const char *source, const char *out, int head_bits) {
+    struct ml_model *m = NULL, *made = NULL;
+    struct ml_tensors *t = NULL;
+    struct ml_model_bits bits;
+    assert_int_equal(ml_model_load(source, NULL, &m, NULL), MARLIN_OK);
+    assert_int_equal(ml_tensors_open_dir(out, &t, NULL), MARLIN_OK);
+    check_rows(t, "model.embed_tokens", &m->embedding);
+    if (head_bits == ML_BITS_PLAIN) check_kept(t, "lm_head", has_head(m) ? &m->head.u.plain : &m->embedding);
+    if (head_bits == ML_BITS_INT8) check_rows(t, "lm_head", &m->head.u.plain);
+    assert_int_equal(ml_model_load(out, NULL, &made, NULL), MARLIN_OK);
+    ml_model_bits(made, &bits);
+    assert_true(bits.embedding == 8 && bits.head == head_bits);
+    assert_int_equal(made->head.kind, head_bits == ML_BITS_PLAIN ? ML_LINEAR_PLAIN : ML_LINEAR_QUANT);
+    check_config(out, "\"embedding_bits\": 8,");
+    ml_tensors_close(t);
+    ml_model_free(made);
+    ml_model_free(m);
+}
+
+static void embeddings_in_int8_rows(void **state) {
+    (void)state;
+    static const char *const models[] = {"qwen3", "llama3"}; /* tied; with a head of its own */
+    static const int heads[] = {6, ML_BITS_INT8, ML_BITS_PLAIN};
+    for (size_t i = 0; i < 6; i++) {
+        char source[PATH], out[PATH];
+        struct ml_quantize_report r;
+        new_dir(out);
+        (void)snprintf(source, sizeof source, "%s", fixture(models[i / 3]));
+        struct ml_quantize_settings s = settings(source, out);
+        s.bits = 2;
+        s.head_bits = heads[i % 3];
+        s.recipe = embed_rule;
+        quantize(&s, &r);
+        assert_string_equal(r.embedding.name, "model.embed_tokens");
+        assert_int_equal(r.embedding.bits, 8);
+        assert_true(r.embedding.proxy_error > 1e-6 && r.embedding.proxy_error < 1e-3);
+        ml_quantize_report_free(&r);
+        check_embedding(source, out, heads[i % 3]);
+        remove_tree(out);
+    }
+}
+
+/* All that is quantized may be int8 rows. */
+static void everything_in_int8_rows(void **state) {
+    (void)state;
+    static const char *const models[] = {"phi3", "mixtral"};
+    for (size_t i = 0; i < 2; i++) {
+        char source[PATH], out[PATH];
+        struct ml_quantize_report r;
+        struct ml_model *m = NULL, *made = NULL;
+        struct ml_tensors *t = NULL;
+        struct ml_plan plan;
+        new_dir(out);
+        (void)snprintf(source, sizeof source, "%s", fixture(models[i]));
+        struct ml_quantize_settings s = settings(source, out);
+        s.recipe = "* 8\n";
+        quantize(&s, &r);
+        assert_true(r.bits_per_weight == 8);
+        ml_quantize_report_free(&r);
+        assert_int_equal(ml_model_load(source, NULL, &m, NULL), MARLIN_OK);
+        assert_int_equal(ml_plan_create(m, &plan, NULL), MARLIN_OK);
+        assert_int_equal(ml_tensors_open_dir(out, &t, NULL), MARLIN_OK);
+        for (size_t j = 0; j < plan.count; j++)
+            check_rows(t, plan.tensors[j].linear->name, &plan.tensors[j].linear->u.plain);
+        check_rows(t, "model.embed_tokens", &m->embedding);
+        assert_int_equal(ml_model_load(out, NULL, &made, NULL), MARLIN_OK);
+        ml_model_free(made);
+        ml_tensors_close(t);
+        ml_plan_free(&plan);
+        ml_model_free(m);
+        remove_tree(out);
+    }
+}
+
+/* Without a recipe the config says how the source stores its embedding. */
+static void embeddings_left_alone(void **state) {
+    (void)state;
+    char out[PATH], member[64], source[PATH];
+    struct ml_quantize_report r;
+    struct ml_model *m = NULL;
+    (void)snprintf(source, sizeof source, "%s", fixture("qwen3"));
+    new_dir(out);
+    const struct ml_quantize_settings s = settings(source, out);
+    quantize(&s, &r);
+    assert_null(r.embedding.name);
+    ml_quantize_report_free(&r);
+    assert_int_equal(ml_model_load(source, NULL, &m, NULL), MARLIN_OK);
+    (void)snprintf(member, sizeof member, "\"embedding_bits\": %zu,", 8 * ml_dtype_size(m->embedding.dtype));
+    check_config(out, member);
+    ml_model_free(m);
+    remove_tree(out);
+}
+
 /* ---- interrupted runs ---- */
 
 static void same_directory(const char *a, const char *b) {
@@ -268,7 +407,9 @@ static void interrupted_runs_end_with_the_same_bytes(void **state) {
     new_dir(whole);
     new_dir(pieces);
     struct ml_quantize_settings s = settings(source, whole);
+    s.recipe = embed_rule;
     quantize(&s, &r);
+    const double embedding_error = r.embedding.proxy_error;
     ml_quantize_report_free(&r);
     s.out = pieces;
     s.cancel = &stop_now;
@@ -288,6 +429,7 @@ static void interrupted_runs_end_with_the_same_bytes(void **state) {
     s.user = &left;
     quantize(&s, &r);
     assert_true(r.tensors[0].proxy_error > 0);
+    assert_true(r.embedding.proxy_error == embedding_error);
     ml_quantize_report_free(&r);
     same_directory(whole, pieces);
     ml_pool_free(pool);
@@ -380,18 +522,29 @@ static void folders_with_other_things_are_refused(void **state) {
     remove_tree(out);
 }
 
-/* A finished layer that was damaged meanwhile is made again; so is one that is missing. */
+static void damage(const char *out, const char *part) {
+    char path[2 * PATH], *data;
+    size_t len;
+    (void)snprintf(path, sizeof path, "%s/.quantize/%s", out, part);
+    assert_int_equal(ml_file_slurp(path, 1 << 26, &data, &len, NULL), MARLIN_OK);
+    data[len - 100] ^= 1;
+    assert_int_equal(ml_file_write_atomic(path, data, len, NULL), MARLIN_OK);
+    ml_free(data);
+}
+
+/* A finished layer that was damaged meanwhile is made again, and so is the embedding; so is one that is
+ * missing. */
 static void damaged_parts_are_made_again(void **state) {
     (void)state;
-    char source[PATH], whole[PATH], out[PATH], part[2 * PATH], *data;
+    char source[PATH], whole[PATH], out[PATH];
     struct ml_quantize_report r;
     struct marlin_error err = {0};
-    size_t len;
     int left = 10; /* in layer 1 */
     (void)snprintf(source, sizeof source, "%s", fixture("llama3"));
     new_dir(whole);
     new_dir(out);
     struct ml_quantize_settings s = settings(source, whole);
+    s.recipe = embed_rule;
     quantize(&s, &r);
     ml_quantize_report_free(&r);
     s.out = out;
@@ -400,11 +553,8 @@ static void damaged_parts_are_made_again(void **state) {
     s.user = &left;
     stop_now = 0;
     assert_int_equal(ml_quantize_model(&s, &r, &err), MARLIN_ERR_CANCELLED);
-    (void)snprintf(part, sizeof part, "%s/.quantize/layer-00000.safetensors", out);
-    assert_int_equal(ml_file_slurp(part, 1 << 26, &data, &len, NULL), MARLIN_OK);
-    data[len - 100] ^= 1;
-    assert_int_equal(ml_file_write_atomic(part, data, len, NULL), MARLIN_OK);
-    ml_free(data);
+    damage(out, "layer-00000.safetensors");
+    damage(out, "layer-00003.safetensors"); /* the embedding: 2 layers and the head come before it */
     stop_now = 0;
     s.resume = true;
     s.on_tensor = NULL;
@@ -465,6 +615,9 @@ int main(void) {
         cmocka_unit_test(fused_projections_are_split),
         cmocka_unit_test(experts_marlin),
         cmocka_unit_test(experts_exl3),
+        cmocka_unit_test(embeddings_in_int8_rows),
+        cmocka_unit_test(everything_in_int8_rows),
+        cmocka_unit_test(embeddings_left_alone),
         cmocka_unit_test(interrupted_runs_end_with_the_same_bytes),
         cmocka_unit_test(measured_bits_keep_the_budget),
         cmocka_unit_test(other_jobs_are_refused),
