@@ -44,14 +44,6 @@ V_INLINE vq q_mux(vq mask, vq a, vq b) {
     return _mm512_ternarylogic_epi64(mask, a, b, 0xca);
 }
 
-/* U whole, own bits taken from it. */
-V_INLINE vq q_filtered(vq s, vq a, vq b) {
-    return q_xor3(s, a, b);
-}
-V_INLINE vq q_own(vq mask, vq u, vq s) {
-    return q_mux(mask, u, s);
-}
-
 /* Byte j of each lane: the 8 bits of v's lane from bit `base` + k j on (cyclic in the lane). */
 V_INLINE vq q_bytes(vq v, const unsigned base, const unsigned k) {
     uint64_t control = 0;
@@ -60,15 +52,7 @@ V_INLINE vq q_bytes(vq v, const unsigned base, const unsigned k) {
     return _mm512_multishift_epi64_epi8(_mm512_set1_epi64((long long)control), v);
 }
 
-/* Indices of the 8 weights of k bits from bit `at` on: own bits from u. A row that begins at bit `at` of one
- * word and ends in the next; the last one, of which only plain bits lie in the next. */
-V_INLINE vq q_spread_at(vq s, const unsigned s_at, vq u, const unsigned u_at, const unsigned k) {
-    return q_mux(q_set8((1 << k) - 1), q_bytes(u, u_at, k), q_bytes(s, s_at, k));
-}
-#define q_spread(s, u, at, k) q_spread_at(s, at, u, at, k)
-#define Q_SPREAD2(s, s_next, u, u_next, at, k)                                                               \
-    q_spread_at(Q_FUNNEL(s, s_next, at), 0, Q_FUNNEL(u, u_next, at), 0, k)
-#define Q_SPREAD_LAST(s, s_next, u, at, k) q_spread_at(Q_FUNNEL(s, s_next, at), 0, u, at, k)
+#include "kernels/cpu/quant_mux_simd.h"
 
 /* A table of 2^p bytes, p = 6, 7 or 8, in registers. Bits of the index above p are ignored. */
 struct lut {

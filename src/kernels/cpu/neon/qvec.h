@@ -57,14 +57,6 @@ V_INLINE vq q_mux(vq mask, vq a, vq b) {
     return vbslq_u8(mask, a, b);
 }
 
-/* U whole, own bits taken from it. */
-V_INLINE vq q_filtered(vq s, vq a, vq b) {
-    return q_xor3(s, a, b);
-}
-V_INLINE vq q_own(vq mask, vq u, vq s) {
-    return q_mux(mask, u, s);
-}
-
 /* Byte j of each lane: bits base + k j .. of it, even and odd j in 16-bit lanes. */
 V_INLINE vq q_bytes(vq v, const unsigned base, const unsigned k) {
     uint64_t pick[2] = {0, 0}, down[2] = {0, 0};
@@ -82,15 +74,7 @@ V_INLINE vq q_bytes(vq v, const unsigned base, const unsigned k) {
                     vreinterpretq_u8_u16(high));
 }
 
-/* Indices of the 8 weights of k bits from bit `at` on: own bits from u. A row that begins at bit `at` of one
- * word and ends in the next; the last one, of which only plain bits lie in the next. */
-V_INLINE vq q_spread_at(vq s, const unsigned s_at, vq u, const unsigned u_at, const unsigned k) {
-    return q_mux(q_set8((1 << k) - 1), q_bytes(u, u_at, k), q_bytes(s, s_at, k));
-}
-#define q_spread(s, u, at, k) q_spread_at(s, at, u, at, k)
-#define Q_SPREAD2(s, s_next, u, u_next, at, k)                                                               \
-    q_spread_at(Q_FUNNEL(s, s_next, at), 0, Q_FUNNEL(u, u_next, at), 0, k)
-#define Q_SPREAD_LAST(s, s_next, u, at, k) q_spread_at(Q_FUNNEL(s, s_next, at), 0, u, at, k)
+#include "kernels/cpu/quant_mux_simd.h"
 
 /* 64 entries an instruction; indices beyond give 0. */
 struct lut {
