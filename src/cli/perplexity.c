@@ -20,7 +20,8 @@ static const struct ml_option options[] = {
     {"max-tokens", 0, ML_OPT_INT, "N", "use only the first N tokens, 0 = all", "0", 0, 0},
     {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
      0, 0},
-    {"reference", 0, ML_OPT_STRING, "MODEL2", "also measure the divergence of MODEL from MODEL2", NULL, 0, 0},
+    {"reference", 0, ML_OPT_STRING, "MODEL2",
+     "also measure the divergence of MODEL from MODEL2, whose inputs are exact", NULL, 0, 0},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
 };
 
@@ -66,7 +67,7 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
     ML_TRY(ml_runtime_open(dir, &ro, &r, err));
     if (name) {
         const struct ml_model_options mo = {
-            .device = r.device, .pool = r.pool, .kv_dtype = ML_F32, .exact = ro.exact};
+            .device = r.device, .pool = r.pool, .kv_dtype = ML_F32, .exact = true};
         ML_TRY(ml_model_load(name, &mo, &reference, err));
     }
     ML_TRY(ml_tokenizer_encode(r.tokenizer, text, len, ML_ENCODE_SPECIAL, &ids, err));

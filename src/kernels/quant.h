@@ -24,7 +24,7 @@
  *   INT8         q                                                   1               -127..127
  *   TAP          table[index]                                        code->unit      -127..127
  *   EXL3 MUL1    (sum of the four bytes of the product) - 510        0x1eee as half  -510..510
- *   EXL3 others  whole(low half) + whole(high half), see             1 / 128         -508..508
+ *   EXL3 others  whole(low half) + whole(high half), see             1 / 128         -510..510
  *                ml_quant_half
  *
  * MUL1 leaves its values unrounded (as the public engine's own int8 path does); 510 is not quite where they
@@ -34,10 +34,9 @@
  * result does not depend on its neighbours.
  *
  * Distance of FAST from EXACT, relative root mean square of y over random matrices and Gaussian x, k = 128 to
- * 4096 (tests/unit/kernels/test_quant.c holds it to these bounds): TAP, MUL1 and INT8 1.5 %, 3INST and MCG
- * 1.8 %. It is noise of x (0.5 to 1.1 % in most draws), unlike the error of the weights not the same for
- * every token. Where a run of x' holds a NaN or an infinity all of z is NaN; a run that stays below 2^-100
- * counts as zero.
+ * 4096: 1.5 % at most (tests/unit/kernels/test_quant.c holds it to that). It is noise of x (0.5 to 1.1 % in
+ * most draws), unlike the error of the weights not the same for every token. Where a run of x' holds a NaN or
+ * an infinity all of z is NaN; a run that stays below 2^-100 counts as zero.
  */
 #ifndef ML_KERNELS_QUANT_H
 #define ML_KERNELS_QUANT_H
@@ -102,10 +101,12 @@ marlin_status ml_quant_restore(const struct ml_quant_matrix *m, float *w,
                                struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* FAST's whole number for one binary16 half of 3INST and MCG (bits after masking, exponent 12..15): 128 times
- * the middle of the 32 halves that share sign, exponent and the upper 5 bits of the mantissa, rounded to
- * nearest (halves away from zero). At most 254 in magnitude. */
+ * the middle of the 16 halves that share sign, exponent and the upper 6 bits of the mantissa, rounded to
+ * nearest, to even from the middle: exponent 14 always lies there, so that one direction would scale a whole
+ * octave by half a per cent. At most 255 in magnitude. */
 static inline int ml_quant_half(unsigned half) {
-    const int whole = (int)(((65 + 2 * (half >> 5 & 31)) << (half >> 10 & 3)) + 2) >> 2;
+    const unsigned eighths = (129 + 2 * (half >> 4 & 63)) << (half >> 10 & 3);
+    const int whole = (int)((eighths + 3 + (eighths >> 3 & 1)) >> 3);
     return half & 0x8000 ? -whole : whole;
 }
 /* FAST's whole number for an EXL3 state. */

@@ -198,10 +198,12 @@ V_INLINE vq h_byte_sum(vq v) {
 }
 /* ml_quant_half of bits that are already exclusive-ored; 12 to 14 may be anything. */
 V_INLINE vq h_half(vq x) {
-    const vq mantissa = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(x, 4), h_set(0x3e)), h_set(65));
+    const vq mantissa = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(x, 3), h_set(0x7e)), h_set(129));
     const vq e = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(x, 10), h_set(3)), h_set((short)0x8000));
     const vq power = _mm256_shuffle_epi8(q_set64(0x08040201, 0), e);
-    const vq whole = _mm256_srli_epi16(h_add(h_mullo(mantissa, power), h_set(2)), 2);
+    const vq eighths = h_mullo(mantissa, power);
+    const vq up = h_add(_mm256_and_si256(_mm256_srli_epi16(eighths, 3), h_set(1)), h_set(3));
+    const vq whole = _mm256_srli_epi16(h_add(eighths, up), 3);
     return _mm256_sign_epi16(whole, _mm256_or_si256(x, h_set(1)));
 }
 

@@ -9,7 +9,7 @@
  *
  *     product of a state, 32 bits   hi = mulhi(s, M low) + s * M high | lo = s * M low      16-bit lanes
  *     MUL1    bytes of lo and hi times x, each x twice: two dot products
- *     3INST   7 bits of each half (exponent and upper mantissa) look up its magnitude; signs go to x
+ *     3INST   8 bits of each half (exponent and upper mantissa) look up its magnitude; signs go to x
  */
 #include "kernels/cpu/avx512/quant_few.h"
 #include "kernels/cpu/unroll_simd.h"
@@ -55,20 +55,20 @@ V_INLINE void product_of(const enum ml_exl3_codebook cb, vq s, vq *lo, vq *hi) {
         product(s, 89226354u, 64248484u, lo, hi);
 }
 
-/* Magnitudes by bits 5..11 of a half before its constant is exclusive-ored in. */
+/* Magnitudes by bits 4..11 of a half before its constant is exclusive-ored in. */
 static struct lut magnitudes(void) {
-    uint8_t table[128];
-    for (unsigned i = 0; i < 128; i++)
-        table[i] = (uint8_t)ml_quant_half((i << 5 ^ 0x3b60) & 0xfff);
-    return q_lut(table, 7);
+    uint8_t table[256];
+    for (unsigned i = 0; i < 256; i++)
+        table[i] = (uint8_t)ml_quant_half((i << 4 ^ 0x3b60) & 0xfff);
+    return q_lut(table, 8);
 }
 
 /* Magnitudes of both halves, low then high, and the mask of those that are negative. */
 V_INLINE vq halves(const struct lut *lut, vq lo, vq hi, __mmask64 *negative) {
     const vq low = _mm512_set1_epi16(0xff);
-    const vq index = q_mux(low, _mm512_srli_epi16(lo, 5), _mm512_slli_epi16(hi, 3));
+    const vq index = q_mux(low, _mm512_srli_epi16(lo, 4), _mm512_slli_epi16(hi, 4));
     *negative = _mm512_movepi8_mask(q_mux(low, _mm512_srli_epi16(lo, 8), hi));
-    return q_lookup(lut, index, 7);
+    return q_lookup(lut, index, 8);
 }
 
 V_INLINE vq dot_states(const enum ml_exl3_codebook cb, const struct lut *lut, vq acc, vq s, vq in) {

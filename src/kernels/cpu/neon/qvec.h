@@ -169,9 +169,11 @@ V_INLINE vq h_byte_sum(vq v) {
 }
 V_INLINE vq h_half(vq x) {
     const uint16x8_t u = U16(x);
-    const uint16x8_t mantissa = vorrq_u16(vandq_u16(vshrq_n_u16(u, 4), vdupq_n_u16(0x3e)), vdupq_n_u16(65));
+    const uint16x8_t mantissa = vorrq_u16(vandq_u16(vshrq_n_u16(u, 3), vdupq_n_u16(0x7e)), vdupq_n_u16(129));
     const int16x8_t e = vreinterpretq_s16_u16(vandq_u16(vshrq_n_u16(u, 10), vdupq_n_u16(3)));
-    const uint16x8_t whole = vrshrq_n_u16(vshlq_u16(mantissa, e), 2); /* rounds as + 2 does */
+    const uint16x8_t eighths = vshlq_u16(mantissa, e);
+    const uint16x8_t up = vaddq_u16(vandq_u16(vshrq_n_u16(eighths, 3), vdupq_n_u16(1)), vdupq_n_u16(3));
+    const uint16x8_t whole = vshrq_n_u16(vaddq_u16(eighths, up), 3);
     const uint16x8_t sign = vreinterpretq_u16_s16(vshrq_n_s16(S16(x), 15));
     return vreinterpretq_u8_u16(vsubq_u16(veorq_u16(whole, sign), sign));
 }
