@@ -23,6 +23,7 @@ static const struct entry entries[] = {
     {"gemv", AT(gemv), true},
     {"gemm", AT(gemm), true},
     {"attention", AT(attention), true},
+    {"attention int8", AT(attention_i8), false},
     {"rmsnorm", AT(rmsnorm), false},
     {"rope half", AT(rope_half), false},
     {"rope interleaved", AT(rope_interleaved), false},
@@ -34,6 +35,7 @@ static const struct entry entries[] = {
     {"softmax", AT(softmax), false},
     {"widen", AT(widen), true},
     {"narrow", AT(narrow), true},
+    {"narrow int8", AT(narrow_i8), false},
 };
 #undef AT
 

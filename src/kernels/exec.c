@@ -146,6 +146,8 @@ static struct ml_attention_args head_args(const struct ml_attention_job *job, si
         .out_stride = job->out_stride,
         .k = (const char *)job->k + bytes,
         .v = (const char *)job->v + bytes,
+        .k_scales = job->k_scales ? job->k_scales + head * job->scale_stride : NULL,
+        .v_scales = job->v_scales ? job->v_scales + head * job->scale_stride : NULL,
         .kv_stride = job->kv_stride,
         .head_dim = job->head_dim,
         .rows = tokens * group,
@@ -167,7 +169,7 @@ static void attention_range(void *arg, size_t begin, size_t end, int worker) {
         const size_t first = (p->blocks - 1 - i / job->kv_heads) * p->tokens;
         const size_t tokens = job->n - first < p->tokens ? job->n - first : p->tokens;
         const struct ml_attention_args a = head_args(job, i % job->kv_heads, first, tokens);
-        p->e->k->attention[job->kv_type](&a);
+        ml_attention_of(p->e->k, job->kv_type)(&a);
     }
 }
 
@@ -198,7 +200,7 @@ static void part_range(void *arg, size_t begin, size_t end, int worker) {
         a.out = part_at(p, head, chunk);
         a.sums = a.out + p->group * p->job->head_dim;
         a.chunk = p->first + chunk;
-        p->e->k->attention[p->job->kv_type](&a);
+        ml_attention_of(p->e->k, p->job->kv_type)(&a);
     }
 }
 

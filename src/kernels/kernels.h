@@ -39,7 +39,8 @@ typedef void ml_gemm_fn(float *y, size_t ldy, const void *w, size_t stride, cons
  * query heads that share this KV head). Row i of q is q[(i / group) * q_stride + (i % group) * head_dim + d];
  * out the same with out_stride. k,v: cache of this KV head, element (p, d) at k[p * kv_stride + d], positions
  * [0, pos0 + tokens). A query at position p sees keys j with max(0, p - window + 1) <= j <= p (window 0 =
- * all). score = dot * scale; when softcap > 0 score = softcap * tanh(score / softcap). sink: when not NULL,
+ * all). Of int8 keys and values (narrow_i8), element (p, d) is k[p * kv_stride + d] * k_scales[p].
+ * score = dot * scale; when softcap > 0 score = softcap * tanh(score / softcap). sink: when not NULL,
  * sink[i % group] is an extra logit of row i's softmax that carries no value. Keys and values that some row
  * of the call sees must be finite; a row whose scores are NaN comes out as NaN.
  *
@@ -55,6 +56,7 @@ struct ml_attention_args {
     float *out;
     size_t out_stride;
     const void *k, *v;
+    const float *k_scales, *v_scales; /* of int8 ones, by position; else NULL */
     size_t kv_stride;
     size_t head_dim; /* 1..512 */
     size_t rows;     /* tokens * group */
@@ -94,6 +96,12 @@ typedef void ml_softmax_fn(float *y, const float *x, size_t n);
 typedef void ml_widen_fn(float *dst, const void *src, size_t n);
 typedef void ml_narrow_fn(void *dst, const float *src, size_t n); /* round to nearest even */
 
+/* A row of whole numbers -127..127 and the scale that they are to be multiplied by, which is returned: max
+ * |x| / 127, to nearest even. So |x[i] - scale * q[i]| <= scale / 2, but for float32 rounding (2^-15 of
+ * scale). Rows of less than 127 FLT_MIN become zeros of scale 0; rows with a NaN or an infinity zeros of
+ * scale NaN, which makes NaN of whatever is computed with them. Every tier writes the same. */
+typedef float ml_narrow_i8_fn(int8_t *q, const float *x, size_t n);
+
 enum { ML_FLOAT_KINDS = 3 }; /* index = enum ml_dtype: ML_F32, ML_F16, ML_BF16 */
 
 struct ml_kernels {
@@ -101,6 +109,7 @@ struct ml_kernels {
     ml_gemv_fn *gemv[ML_FLOAT_KINDS];
     ml_gemm_fn *gemm[ML_FLOAT_KINDS];
     ml_attention_fn *attention[ML_FLOAT_KINDS]; /* by KV type; BF16 is NULL */
+    ml_attention_fn *attention_i8;              /* see ml_attention_of */
     ml_attention_join_fn *attention_join;
     ml_rmsnorm_fn *rmsnorm;
     ml_rope_fn *rope_half, *rope_interleaved;
@@ -111,6 +120,7 @@ struct ml_kernels {
     ml_softmax_fn *softmax;
     ml_widen_fn *widen[ML_FLOAT_KINDS];
     ml_narrow_fn *narrow[ML_FLOAT_KINDS];
+    ml_narrow_i8_fn *narrow_i8;
     struct ml_quant_kernels quant;
 };
 
@@ -120,6 +130,9 @@ void ml_kernels_init(struct ml_kernels *k, const struct ml_cpu *cpu, enum ml_cpu
 
 /* The table of the best tier that hardware and mask allow; made once. Any thread. */
 const struct ml_kernels *ml_kernels(void);
+
+/* Attention over keys and values of a type: F32, F16 or I8. */
+ml_attention_fn *ml_attention_of(const struct ml_kernels *k, enum ml_dtype kv_type);
 
 /* Scratch of a gemm call for cols columns, bytes. */
 size_t ml_gemm_scratch(size_t cols);

@@ -70,7 +70,9 @@ struct ml_attention_job {
     size_t out_stride;
     const void *k, *v;
     enum ml_dtype kv_type;
-    size_t kv_stride, head_stride; /* elements */
+    size_t kv_stride, head_stride;    /* elements */
+    const float *k_scales, *v_scales; /* of int8: KV head h's by position at h * scale_stride; else NULL */
+    size_t scale_stride;
     size_t heads, kv_heads, head_dim, n, pos0, window;
     float scale, softcap;
     const float *sinks; /* [heads] or NULL */

@@ -37,6 +37,11 @@ const struct ml_kernels *ml_kernels(void) {
     return &best;
 }
 
+ml_attention_fn *ml_attention_of(const struct ml_kernels *k, enum ml_dtype kv_type) {
+    ml_attention_fn *const attention = kv_type == ML_I8 ? k->attention_i8 : k->attention[kv_type];
+    return attention;
+}
+
 size_t ml_gemm_scratch(size_t cols) {
     (void)cols;
     return (size_t)ML_GEMM_PANEL * ML_GEMM_PANEL_STRIDE * sizeof(float);

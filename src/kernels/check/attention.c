@@ -3,6 +3,7 @@
  * Check and timing of attention: groups, windows, soft caps, sinks, head sizes that are no multiple of
  * anything.
  */
+#include "base/rng.h"
 #include "kernels/check.h"
 
 #include <math.h>
@@ -31,12 +32,12 @@ struct call {
 };
 
 static ml_check_entry *get_attention(const struct ml_check_tables *t, int kind) {
-    return (ml_check_entry *)t->k.attention[kind];
+    return (ml_check_entry *)ml_attention_of(&t->k, (enum ml_dtype)kind);
 }
 
 static void call_attention(const struct ml_check_tables *t, void *arg) {
     const struct call *a = arg;
-    t->k.attention[a->t](&a->args);
+    ml_attention_of(&t->k, a->t)(&a->args);
 }
 
 struct join_call {
@@ -62,6 +63,32 @@ static double largest(const float *p, size_t n) {
     return most;
 }
 
+/* Greatest key or value. */
+static double largest_of(struct ml_check *c, const struct call *a, const struct shape *s, const void *cache,
+                         const float *scales, size_t n) {
+    if (scales) return 127 * largest(scales, s->pos0 + s->tokens);
+    float *wide = ml_check_scratch(c, n * sizeof *wide);
+    ml_check_widen(c, a->t, wide, cache, n);
+    return largest(wide, n);
+}
+
+/* Keys or values; of int8 ones, all bytes are whole numbers and the scales are what is filled. */
+static const void *make_cache(struct ml_check *c, enum ml_dtype t, size_t n, enum ml_check_fill fill) {
+    if (t != ML_I8) return ml_check_elements(c, t, n, fill);
+    int8_t *q = ml_check_input(c, n);
+    for (size_t i = 0; i < n; i++)
+        q[i] = (int8_t)((int)(ml_rng_u64(ml_check_rng(c)) % 255) - 127);
+    return q;
+}
+
+static const float *make_scales(struct ml_check *c, enum ml_dtype t, size_t n, enum ml_check_fill fill) {
+    if (t != ML_I8) return NULL;
+    float *scales = ml_check_floats(c, n, fill);
+    for (size_t i = 0; i < n; i++)
+        scales[i] = fabsf(scales[i]) / 127;
+    return scales;
+}
+
 /* A score is off by some ulps of sum |q k|, which its weight takes as a relative error; the result is an
  * average of values. Bounds over all rows: |q|max |k|max head_dim scale. */
 struct bounds {
@@ -71,13 +98,10 @@ struct bounds {
 static struct bounds bounds_of(struct ml_check *c, const struct call *a, const struct shape *s, size_t cache,
                                size_t queries) {
     struct bounds b;
-    float *wide = ml_check_scratch(c, cache * sizeof *wide);
-    ml_check_widen(c, a->t, wide, a->args.k, cache);
-    b.score = largest(wide, cache) * largest(a->args.q, queries) * (double)s->head_dim * a->args.scale *
-              (2 + sqrt((double)s->head_dim) / 8) * 0x1p-24;
+    b.score = largest_of(c, a, s, a->args.k, a->args.k_scales, cache) * largest(a->args.q, queries) *
+              (double)s->head_dim * a->args.scale * (2 + sqrt((double)s->head_dim) / 8) * 0x1p-24;
     b.weight = 16 * 0x1p-24 + b.score;
-    ml_check_widen(c, a->t, wide, a->args.v, cache);
-    b.value = largest(wide, cache);
+    b.value = largest_of(c, a, s, a->args.v, a->args.v_scales, cache);
     return b;
 }
 
@@ -112,8 +136,10 @@ static void attention_case(struct ml_check *c, const struct shape *s, enum ml_dt
         .q = ml_check_floats(c, queries, fill),
         .q_stride = row,
         .out_stride = row,
-        .k = ml_check_elements(c, t, cache, fill),
-        .v = ml_check_elements(c, t, cache, fill),
+        .k = make_cache(c, t, cache, fill),
+        .v = make_cache(c, t, cache, fill),
+        .k_scales = make_scales(c, t, keys, fill),
+        .v_scales = make_scales(c, t, keys, fill),
         .kv_stride = kv_stride,
         .head_dim = s->head_dim,
         .rows = s->tokens * s->group,
@@ -137,7 +163,8 @@ static void attention_case(struct ml_check *c, const struct shape *s, enum ml_dt
     }
     a.args.out = ml_check_output(c, &out);
     const double pairs = (double)(s->tokens * s->group) * ((double)s->pos0 + 0.5 * (double)(s->tokens + 1));
-    ml_check_cost(c, 2 * (double)(cache * ml_dtype_size(t)), 4 * pairs * (double)s->head_dim, ML_PEAK_F32);
+    ml_check_cost(c, 2 * (double)(cache * ml_dtype_size(t) + (t == ML_I8 ? keys * sizeof(float) : 0)),
+                  4 * pairs * (double)s->head_dim, ML_PEAK_F32);
     ml_check_call(c, call_attention, &a);
 }
 
@@ -187,10 +214,11 @@ static void check_type(struct ml_check *c, enum ml_dtype t) {
 }
 
 static void run(struct ml_check *c) {
-    for (int t = 0; t < ML_FLOAT_KINDS; t++) {
+    static const enum ml_dtype types[] = {ML_F32, ML_F16, ML_I8};
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
         for (size_t i = 0; i < sizeof timed / sizeof *timed && ml_check_timing(c); i++)
-            attention_case(c, &timed[i], (enum ml_dtype)t, ML_CHECK_NORMAL, WHOLE);
-        if (!ml_check_timing(c)) check_type(c, (enum ml_dtype)t);
+            attention_case(c, &timed[i], types[t], ML_CHECK_NORMAL, WHOLE);
+        if (!ml_check_timing(c)) check_type(c, types[t]);
     }
     if (!ml_check_timing(c)) join_cases(c);
 }

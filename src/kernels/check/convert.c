@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 
+#include <math.h>
 #include <string.h>
 
 static const size_t lengths[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 100, 65536};
@@ -82,6 +83,58 @@ static void narrow_case(struct ml_check *c, enum ml_dtype t, size_t n) {
     ml_check_call(c, call_narrow, &a);
 }
 
+/* ---- rows of int8 ---- */
+
+struct row_call {
+    int8_t *q;
+    float *scale;
+    const float *x;
+    size_t n;
+};
+
+static ml_check_entry *get_narrow_i8(const struct ml_check_tables *t, int variant) {
+    (void)variant;
+    return (ml_check_entry *)t->k.narrow_i8;
+}
+
+static void call_narrow_i8(const struct ml_check_tables *t, void *arg) {
+    const struct row_call *a = arg;
+    *a->scale = t->k.narrow_i8(a->q, a->x, a->n);
+}
+
+/* Halves between two steps of the scale 2^-5, whole ones and their neighbours. */
+static void fill_halves(struct ml_check *c, float *x, size_t n) {
+    x[0] = 127.0f / 32;
+    for (size_t i = 1; i < n; i++) {
+        const int steps = (int)(ml_rng_u64(ml_check_rng(c)) % 507) - 253;
+        const float half = (float)steps / 64;
+        x[i] = i % 3 == 0 ? half : nextafterf(half, i % 3 == 1 ? 4 : -4);
+    }
+}
+
+enum { HALVES = ML_CHECK_FILLS };
+
+static void narrow_i8_case(struct ml_check *c, size_t n, int fill) {
+    if (!ml_check_begin(c, "narrow", "I8", get_narrow_i8, 0)) return;
+    ml_check_param(c, "n", n);
+    if (!ml_check_timing(c))
+        ml_check_param_text(c, "fill",
+                            fill == HALVES ? "halves" : ml_check_fill_name((enum ml_check_fill)fill));
+    const struct ml_check_result q = {.type = ML_CHECK_BYTES, .count = n};
+    const struct ml_check_result scale = {.type = ML_CHECK_F32, .count = 1};
+    float *x = ml_check_floats(c, n, fill == HALVES ? ML_CHECK_NORMAL : (enum ml_check_fill)fill);
+    if (fill == HALVES) fill_halves(c, x, n);
+    struct row_call a = {.q = ml_check_output(c, &q), .scale = ml_check_output(c, &scale), .x = x, .n = n};
+    ml_check_cost(c, (double)(n * (sizeof(float) + 1)), 0, ML_PEAK_F32);
+    ml_check_call(c, call_narrow_i8, &a);
+}
+
+static void narrow_i8_cases(struct ml_check *c) {
+    if (ml_check_timing(c)) narrow_i8_case(c, 128, ML_CHECK_NORMAL);
+    for (size_t i = 0; i < N_LENGTHS * (HALVES + 1) && !ml_check_timing(c); i++)
+        narrow_i8_case(c, lengths[i % N_LENGTHS], (int)(i / N_LENGTHS));
+}
+
 static void run(struct ml_check *c) {
     for (int t = 0; t < ML_FLOAT_KINDS; t++) {
         if (ml_check_timing(c)) widen_case(c, (enum ml_dtype)t, TIMED);
@@ -93,6 +146,7 @@ static void run(struct ml_check *c) {
         for (size_t i = 0; i < N_LENGTHS && !ml_check_timing(c); i++)
             narrow_case(c, (enum ml_dtype)t, lengths[i]);
     }
+    narrow_i8_cases(c);
 }
 
 const struct ml_check_family ml_check_convert = {"convert", run};

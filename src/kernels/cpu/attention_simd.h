@@ -68,12 +68,21 @@ ONE_COPY static void softmax_block(const struct ml_attention_args *a, struct sof
         s[j] = 0;
 }
 
+/* Int8 keys and values are multiplied as the whole numbers that they are: a key's scale multiplies its score,
+ * a value's its weight. */
+V_INLINE void scale_keys(float *s, const float *scales, size_t begin, size_t end) {
+    for (size_t j = begin; j < end; j += VL) {
+        const size_t left = end - j < VL ? end - j : VL;
+        v_storen(s + j, v_mul(v_loadn(s + j, left), v_loadn(scales + j, left)), left);
+    }
+}
+
 /* out[i][d] = out[i][d] * shrink[i] + sum_j p[i][j] V[j][d] for `vectors` vectors at d, or the last `left` <
  * VL elements when left > 0. */
 V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vectors, struct softmax_rows *b,
                          size_t i0, const void *v, size_t stride, size_t keys, size_t d, size_t left,
                          const char *meanwhile) {
-    const size_t size = t == ML_F32 ? 4 : 2;
+    const size_t size = element_size(t);
     vf acc[TILE_TOKENS][DIM_VECTORS];
     UNROLL
     for (int i = 0; i < rows; i++) {
@@ -90,7 +99,7 @@ V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vector
         for (int c = 0; c < vectors; c++) {
             const size_t at = j * stride + d + (size_t)c * VL;
             value[c] = left ? v_loadn_as(t, v, at, left) : v_load_as(t, v, at);
-            if (meanwhile) __builtin_prefetch(meanwhile + at * size);
+            if (meanwhile && new_line(t, c)) __builtin_prefetch(meanwhile + at * size);
         }
         UNROLL
         for (int i = 0; i < rows; i++) {
@@ -152,7 +161,7 @@ V_INLINE void begin_rows(const struct ml_attention_args *a, struct softmax_rows 
 
 V_INLINE void key_block(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
                         size_t row0, size_t key0, size_t keys) {
-    const size_t size = t == ML_F32 ? 4 : 2;
+    const size_t size = element_size(t);
     const void *k = (const char *)a->k + key0 * a->kv_stride * size;
     const char *next = (const char *)k + KEY_BLOCK * a->kv_stride * size;
     const char *v = (const char *)a->v + key0 * a->kv_stride * size;
@@ -164,7 +173,9 @@ V_INLINE void key_block(const enum ml_dtype t, const struct ml_attention_args *a
         const size_t pos = row_pos(a, row0 + i), first = first_key(a, pos);
         const size_t begin = first <= key0 ? 0 : first - key0 < keys ? first - key0 : keys;
         const size_t end = pos < key0 ? 0 : pos - key0 + 1 < keys ? pos - key0 + 1 : keys;
+        if (t == ML_I8) scale_keys(b->p[i], a->k_scales + key0, begin, end);
         softmax_block(a, b, i, begin, end, keys);
+        if (t == ML_I8) scale_keys(b->p[i], a->v_scales + key0, begin, end);
     }
     for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
         const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
@@ -262,6 +273,10 @@ static void attention_f32(const struct ml_attention_args *a) {
 
 static void attention_f16(const struct ml_attention_args *a) {
     attention(ML_F16, a);
+}
+
+static void attention_i8(const struct ml_attention_args *a) {
+    attention(ML_I8, a);
 }
 
 #endif

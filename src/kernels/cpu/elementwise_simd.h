@@ -7,8 +7,11 @@
 #define ML_KERNELS_CPU_ELEMENTWISE_SIMD_H
 
 #include "kernels/cpu/math_simd.h"
+#include "kernels/cpu/round_simd.h"
 
+#include <float.h>
 #include <math.h>
+#include <string.h>
 
 V_INLINE size_t v_left(size_t i, size_t n) {
     return n - i < VL ? n - i : VL;
@@ -156,6 +159,25 @@ static void softmax(float *y, const float *x, size_t n) {
             v_store_as(type, dst, i, v_loadn(src + i, left), left);                                          \
         }                                                                                                    \
     }
+
+/* The division and the product are the reference's: so are the bytes. */
+static float narrow_i8(int8_t *q, const float *x, size_t n) {
+    const float scale = largest(x, n) / 127;
+    if (!(scale >= FLT_MIN)) {
+        memset(q, 0, n);
+        return scale < FLT_MIN ? 0 : scale;
+    }
+    const vf inverse = v_set1(1.0f / scale);
+    size_t i = 0;
+    for (; i + VL <= n; i += VL)
+        v_store_bytes(q + i, v_rint(v_mul(v_load(x + i), inverse)));
+    if (i < n) {
+        int8_t last[VL];
+        v_store_bytes(last, v_rint(v_mul(v_loadn(x + i, n - i), inverse)));
+        memcpy(q + i, last, n - i);
+    }
+    return scale;
+}
 
 DEFINE_CONVERT(f32, ML_F32)
 DEFINE_CONVERT(f16, ML_F16)

@@ -24,6 +24,16 @@
 
 enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL, L1_SHARE = 32 << 10, SHORT_AHEAD = 4096 };
 
+V_INLINE size_t element_size(const enum ml_dtype t) {
+    return t == ML_F32 ? 4 : t == ML_I8 ? 1 : 2;
+}
+
+/* Whether vector i of a run of vectors, fetched ahead in turn, is worth an instruction of its own: of bytes,
+ * several share a cache line. */
+V_INLINE bool new_line(const enum ml_dtype t, const int i) {
+    return t != ML_I8 || i * VL % 64 == 0;
+}
+
 /* sums[i] = the four row sums of token i over columns [c0, c0 + cols). row[] point at column c0.
  *
  * With `prefetch` the next four rows are fetched in the order they stand in memory, as one stream from `next`
@@ -32,7 +42,7 @@ enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL, L1_SHARE = 3
 V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *const row[TILE_ROWS],
                        const float *const *x, size_t c0, size_t cols, const bool prefetch, const char *next,
                        v4 *sums) {
-    const size_t size = t == ML_F32 ? 4 : 2;
+    const size_t size = element_size(t);
     vf acc[TILE_TOKENS][TILE_ROWS];
     UNROLL
     for (int i = 0; i < tokens; i++) {
@@ -49,7 +59,7 @@ V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *cons
         UNROLL
         for (int r = 0; r < TILE_ROWS; r++) {
             const vf w = v_load_as(t, row[r], c);
-            if (prefetch)
+            if (prefetch && new_line(t, r))
                 __builtin_prefetch(next ? next + ((size_t)TILE_ROWS * c + (size_t)r * VL) * size
                                         : (const char *)row[r] + c * size + SHORT_AHEAD);
             UNROLL
@@ -78,7 +88,7 @@ V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *cons
 /* Four row pointers from row r on at column c0; rows past the end repeat the last one and are not stored. */
 V_INLINE void tile_rows(const enum ml_dtype t, const void *w, size_t stride, size_t r, size_t rows, size_t c0,
                         const void *row[TILE_ROWS]) {
-    const size_t size = t == ML_F32 ? 4 : 2;
+    const size_t size = element_size(t);
     for (size_t i = 0; i < TILE_ROWS; i++) {
         const size_t at = r + i < rows ? r + i : rows - 1;
         row[i] = (const char *)w + (at * stride + c0) * size;
@@ -89,7 +99,7 @@ V_INLINE void tile_rows(const enum ml_dtype t, const void *w, size_t stride, siz
  * has, to be fetched while W is read; NULL: what follows in W itself, for one token. */
 V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, const void *w, size_t stride,
                      const float *const *x, size_t rows, size_t cols, const char *meanwhile) {
-    const size_t size = t == ML_F32 ? 4 : 2, tile = TILE_ROWS * stride * size;
+    const size_t size = element_size(t), tile = TILE_ROWS * stride * size;
     const bool is_short = tile <= L1_SHARE;
     const char *ahead = meanwhile ? meanwhile : (const char *)w + tile;
     for (size_t r = 0; r < rows; r += TILE_ROWS) {
@@ -167,7 +177,7 @@ V_INLINE void gemm_panel(const enum ml_dtype t, float *y, size_t ldy, const void
         const size_t width = cols - c < BLOCK ? cols - c : BLOCK;
         for (size_t r = 0; r < rows; r++)
             widen_row(t, panel + r * ML_GEMM_PANEL_STRIDE,
-                      (const char *)w + (r * stride + c) * (t == ML_F32 ? 4 : 2), width);
+                      (const char *)w + (r * stride + c) * element_size(t), width);
         for (size_t t0 = 0; t0 < n; t0 += TILE_TOKENS) {
             const size_t tokens = token_rows(xs, ys, x, ldx, y, ldy, t0, n);
             panel_tokens(tokens, ys, panel, xs, rows, c, width);
@@ -185,7 +195,7 @@ V_INLINE void gemm(const enum ml_dtype t, float *y, size_t ldy, const void *w, s
         return;
     }
     for (size_t r = 0; r < rows; r += PANEL) {
-        const void *from = (const char *)w + r * stride * (t == ML_F32 ? 4 : 2);
+        const void *from = (const char *)w + r * stride * element_size(t);
         gemm_panel(t, y + r, ldy, from, stride, x, ldx, n, rows - r < PANEL ? rows - r : PANEL, cols,
                    scratch);
     }

@@ -14,6 +14,7 @@
 #ifndef ML_KERNELS_CPU_QUANT_X_SIMD_H
 #define ML_KERNELS_CPU_QUANT_X_SIMD_H
 
+#include "kernels/cpu/round_simd.h"
 #include "kernels/cpu/unroll_simd.h"
 #include "kernels/tiers.h"
 
@@ -75,17 +76,6 @@ static void quant_unrotate(float *y, float *z, const float *sv, size_t rows) {
         v_store(z + i * VL, v[i]);
     for (size_t i = 0; i < rows; i++)
         y[i] = sv[i] * z[i];
-}
-
-/* max |x|, NaN when any x is not finite. */
-static float largest(const float *x, size_t n) {
-    vf most = v_zero(), bad = v_zero();
-    for (size_t i = 0; i < n; i += VL) {
-        const vf v = n - i < VL ? v_loadn(x + i, n - i) : v_load(x + i);
-        most = v_max(most, v_abs(v));
-        bad = v_add(bad, v_sub(v, v));
-    }
-    return v_sum(bad) == 0 ? v_hmax(most) : NAN;
 }
 
 /* Rounds n columns to `a`, which has room for n rounded up to VL; returns their sum. */

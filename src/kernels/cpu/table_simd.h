@@ -17,6 +17,7 @@ void TIER_TABLE_INIT(struct ml_kernels *k) {
     k->gemm[ML_BF16] = gemm_bf16;
     k->attention[ML_F32] = attention_f32;
     k->attention[ML_F16] = attention_f16;
+    k->attention_i8 = attention_i8;
     k->attention_join = attention_join;
     k->rmsnorm = rmsnorm;
     k->rope_half = rope_half;
@@ -33,6 +34,7 @@ void TIER_TABLE_INIT(struct ml_kernels *k) {
     k->narrow[ML_F32] = narrow_f32;
     k->narrow[ML_F16] = narrow_f16;
     k->narrow[ML_BF16] = narrow_bf16;
+    k->narrow_i8 = narrow_i8;
 }
 
 #endif

@@ -7,11 +7,15 @@
 
 #include <math.h>
 
+static double scale_at(const float *scales, size_t key) {
+    return scales ? (double)scales[key] : 1;
+}
+
 static double score(enum ml_dtype t, const struct ml_attention_args *a, const float *q, size_t key) {
     double dot = 0;
     for (size_t d = 0; d < a->head_dim; d++)
         dot += (double)q[d] * ml_reference_at(t, a->k, key * a->kv_stride + d);
-    dot *= a->scale;
+    dot *= scale_at(a->k_scales, key) * a->scale;
     return a->softcap > 0 ? a->softcap * tanh(dot / a->softcap) : dot;
 }
 
@@ -38,9 +42,10 @@ static void attention_row(enum ml_dtype t, const struct ml_attention_args *a, si
     double weights = sink ? exp(a->sink[head] - top) : 0;
     for (size_t j = first; j < end; j++) {
         const double p = exp(score(t, a, q, j) - top);
+        const double scaled = p * scale_at(a->v_scales, j);
         weights += p;
         for (size_t d = 0; d < a->head_dim; d++)
-            sum[d] += p * ml_reference_at(t, a->v, j * a->kv_stride + d);
+            sum[d] += scaled * ml_reference_at(t, a->v, j * a->kv_stride + d);
     }
     for (size_t d = 0; d < a->head_dim; d++)
         out[d] = (float)(a->sums ? sum[d] : sum[d] / weights);
@@ -70,9 +75,15 @@ static void attention_f16(const struct ml_attention_args *a) {
         attention_row(ML_F16, a, i);
 }
 
+static void attention_i8(const struct ml_attention_args *a) {
+    for (size_t i = 0; i < a->rows; i++)
+        attention_row(ML_I8, a, i);
+}
+
 void ml_reference_attention(struct ml_kernels *k) {
     k->attention[ML_F32] = attention_f32;
     k->attention[ML_F16] = attention_f16;
     k->attention[ML_BF16] = NULL;
+    k->attention_i8 = attention_i8;
     k->attention_join = attention_join;
 }

@@ -6,6 +6,7 @@
 
 float ml_reference_at(enum ml_dtype t, const void *p, size_t i) {
     if (t == ML_F32) return ((const float *)p)[i];
+    if (t == ML_I8) return (float)((const int8_t *)p)[i];
     const uint16_t h = ((const uint16_t *)p)[i];
     return t == ML_F16 ? ml_f16_to_f32(h) : ml_bf16_to_f32(h);
 }

@@ -8,7 +8,7 @@
 #include "base/fp.h"
 #include "kernels/tiers.h"
 
-/* Element i of an array of F32, F16 or BF16. */
+/* Element i of an array of F32, F16, BF16 or I8. */
 float ml_reference_at(enum ml_dtype t, const void *p, size_t i);
 
 void ml_reference_matmul(struct ml_kernels *k);

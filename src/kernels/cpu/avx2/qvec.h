@@ -220,11 +220,6 @@ V_INLINE vf v_flip(vf v, const int step) {
                                                                                                         : 29);
     return _mm256_xor_ps(v, _mm256_castsi256_ps(sign));
 }
-V_INLINE void v_store_bytes(int8_t *p, vf v) {
-    const __m256i i = _mm256_cvtps_epi32(v);
-    const __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
-    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(h, h));
-}
 V_INLINE __m128i b16_load(const void *p) {
     return _mm_loadu_si128((const __m128i *)p);
 }

@@ -50,15 +50,25 @@ V_INLINE vf v_from_half(const enum ml_dtype t, __m128i h) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
+V_INLINE vf v_from_i8(__m128i b) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
+}
+
 /* VL elements of a type, widened. `i` counts elements. */
 V_INLINE vf v_load_as(const enum ml_dtype t, const void *p, size_t i) {
     if (t == ML_F32) return v_load((const float *)p + i);
+    if (t == ML_I8) return v_from_i8(_mm_loadl_epi64((const __m128i *)((const int8_t *)p + i)));
     return v_from_half(t, _mm_loadu_si128((const __m128i *)((const uint16_t *)p + i)));
 }
 
 /* The first n < VL of them, zeros behind; nothing past them is read. */
 V_INLINE vf v_loadn_as(const enum ml_dtype t, const void *p, size_t i, size_t n) {
     if (t == ML_F32) return v_loadn((const float *)p + i, n);
+    if (t == ML_I8) {
+        int8_t b[VL] = {0};
+        memcpy(b, (const int8_t *)p + i, n);
+        return v_from_i8(_mm_loadl_epi64((const __m128i *)b));
+    }
     uint16_t h[VL] = {0};
     memcpy(h, (const uint16_t *)p + i, n * sizeof *h);
     return v_from_half(t, _mm_loadu_si128((const __m128i *)h));
@@ -73,6 +83,13 @@ V_INLINE __m128i v_to_bf16(vf v) {
     const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
     const __m256i r = _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, nan), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+
+/* Stores VL whole numbers of -127..127 as bytes. */
+V_INLINE void v_store_bytes(int8_t *p, vf v) {
+    const __m256i i = _mm256_cvtps_epi32(v);
+    const __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(h, h));
 }
 
 V_INLINE void v_store_as(const enum ml_dtype t, void *p, size_t i, vf v, size_t n) {

@@ -118,10 +118,6 @@ V_INLINE vf v_flip(vf v, const int step) {
                                                     : 0xff00);
     return _mm512_mask_xor_ps(v, lanes, v, _mm512_set1_ps(-0.0f));
 }
-/* Stores VL whole numbers of -127..127 as bytes. */
-V_INLINE void v_store_bytes(int8_t *p, vf v) {
-    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
-}
 V_INLINE __m128i b16_load(const void *p) {
     return _mm_loadu_si128((const __m128i *)p);
 }

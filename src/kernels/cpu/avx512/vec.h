@@ -48,9 +48,14 @@ V_INLINE vf v_from_bf16(__m256i h) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
+V_INLINE vf v_from_i8(__m128i b) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
+}
+
 /* VL elements of a type, widened. `i` counts elements. */
 V_INLINE vf v_load_as(const enum ml_dtype t, const void *p, size_t i) {
     if (t == ML_F32) return v_load((const float *)p + i);
+    if (t == ML_I8) return v_from_i8(_mm_loadu_si128((const __m128i *)((const int8_t *)p + i)));
     const __m256i h = _mm256_loadu_si256((const __m256i *)((const uint16_t *)p + i));
     return t == ML_F16 ? _mm512_cvtph_ps(h) : v_from_bf16(h);
 }
@@ -58,6 +63,7 @@ V_INLINE vf v_load_as(const enum ml_dtype t, const void *p, size_t i) {
 /* The first n < VL of them, zeros behind; nothing past them is read. */
 V_INLINE vf v_loadn_as(const enum ml_dtype t, const void *p, size_t i, size_t n) {
     if (t == ML_F32) return v_loadn((const float *)p + i, n);
+    if (t == ML_I8) return v_from_i8(_mm_maskz_loadu_epi8(v_first(n), (const int8_t *)p + i));
     const __m256i h = _mm256_maskz_loadu_epi16(v_first(n), (const uint16_t *)p + i);
     return t == ML_F16 ? _mm512_cvtph_ps(h) : v_from_bf16(h);
 }
@@ -70,6 +76,11 @@ V_INLINE __m256i v_to_bf16(vf v) {
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     const __m512i r = _mm512_mask_or_epi32(up, nan, u, _mm512_set1_epi32(0x400000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+
+/* Stores VL whole numbers of -127..127 as bytes. */
+V_INLINE void v_store_bytes(int8_t *p, vf v) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
 V_INLINE void v_store_as(const enum ml_dtype t, void *p, size_t i, vf v, size_t n) {

@@ -189,12 +189,6 @@ V_INLINE vf v_flip(vf v, const int step) {
         step == 1 ? vdupq_n_u64(minus) : vcombine_u64(vcreate_u64(0), vcreate_u64(minus | minus >> 32));
     return vreinterpretq_f32_u64(veorq_u64(vreinterpretq_u64_f32(v), sign));
 }
-V_INLINE void v_store_bytes(int8_t *p, vf v) {
-    const int16x4_t h = vmovn_s32(vcvtq_s32_f32(v));
-    const int8x8_t b = vmovn_s16(vcombine_s16(h, h));
-    const uint32_t four = vget_lane_u32(vreinterpret_u32_s8(b), 0);
-    memcpy(p, &four, sizeof four);
-}
 V_INLINE vq b16_load(const void *p) {
     return q_load(p);
 }

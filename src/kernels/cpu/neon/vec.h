@@ -50,15 +50,24 @@ V_INLINE vf v_from_half(const enum ml_dtype t, uint16x4_t h) {
     return vreinterpretq_f32_u32(vshll_n_u16(h, 16));
 }
 
+V_INLINE vf v_from_i8(const int8_t *p, size_t n) {
+    uint32_t four = 0;
+    memcpy(&four, p, n);
+    const int8x8_t b = vreinterpret_s8_u32(vdup_n_u32(four));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(b))));
+}
+
 /* VL elements of a type, widened. `i` counts elements. */
 V_INLINE vf v_load_as(const enum ml_dtype t, const void *p, size_t i) {
     if (t == ML_F32) return v_load((const float *)p + i);
+    if (t == ML_I8) return v_from_i8((const int8_t *)p + i, VL);
     return v_from_half(t, vld1_u16((const uint16_t *)p + i));
 }
 
 /* The first n < VL of them, zeros behind; nothing past them is read. */
 V_INLINE vf v_loadn_as(const enum ml_dtype t, const void *p, size_t i, size_t n) {
     if (t == ML_F32) return v_loadn((const float *)p + i, n);
+    if (t == ML_I8) return v_from_i8((const int8_t *)p + i, n);
     uint16_t h[VL] = {0};
     memcpy(h, (const uint16_t *)p + i, n * sizeof *h);
     return v_from_half(t, vld1_u16(h));
@@ -71,6 +80,14 @@ V_INLINE uint16x4_t v_to_bf16(vf v) {
     const uint32x4_t up = vaddq_u32(u, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
     const uint32x4_t quiet = vorrq_u32(u, vdupq_n_u32(0x400000));
     return vshrn_n_u32(vbslq_u32(vceqq_f32(v, v), up, quiet), 16);
+}
+
+/* Stores VL whole numbers of -127..127 as bytes. */
+V_INLINE void v_store_bytes(int8_t *p, vf v) {
+    const int16x4_t h = vmovn_s32(vcvtq_s32_f32(v));
+    const int8x8_t b = vmovn_s16(vcombine_s16(h, h));
+    const uint32_t four = vget_lane_u32(vreinterpret_u32_s8(b), 0);
+    memcpy(p, &four, sizeof four);
 }
 
 V_INLINE void v_store_as(const enum ml_dtype t, void *p, size_t i, vf v, size_t n) {
