@@ -25,7 +25,7 @@ struct ml_profile;
 struct ml_model_options {
     struct ml_device *device; /* NULL = the CPU */
     struct ml_pool *pool;     /* used while loading (first touch); may be NULL */
-    enum ml_dtype kv_dtype;   /* ML_F32 or ML_F16; see ML_KV_DEFAULT */
+    enum ml_dtype kv_dtype;   /* ML_F32, ML_F16 or ML_I8; see ML_KV_DEFAULT */
     bool exact;        /* multiply by quantized weights in float32 (ML_QUANT_EXACT), not with int8 inputs */
     bool headers_only; /* bind and check, but neither read nor copy weights: counts are right, no state can be
                           made */

@@ -207,7 +207,7 @@ size_t ml_config_quant_jobs(const struct ml_config *c);
 /* Widest input of any linear of a model of this shape. */
 size_t ml_config_max_cols(const struct ml_config *c);
 
-/* ml_state_create with a cache of another type than the model's: ML_F32 or ML_F16. */
+/* ml_state_create with a cache of another type than the model's: ML_F32, ML_F16 or ML_I8. */
 marlin_status ml_state_create_as(const struct ml_model *m, struct ml_pool *pool, size_t ctx, size_t max_batch,
                                  enum ml_dtype kv_dtype, struct ml_state **out,
                                  struct marlin_error *err) MARLIN_MUST_CHECK;

@@ -58,6 +58,9 @@ static void attend(struct ml_state *s, const struct ml_layer *l) {
         .kv_type = s->kv.shape.dtype,
         .kv_stride = s->kv.shape.head_dim,
         .head_stride = s->kv.head_stride,
+        .k_scales = ml_kv_k_scales(&s->kv, l->index),
+        .v_scales = ml_kv_v_scales(&s->kv, l->index),
+        .scale_stride = s->kv.scale_stride,
         .heads = w->q.out / s->kv.shape.head_dim,
         .kv_heads = s->kv.shape.kv_heads,
         .head_dim = s->kv.shape.head_dim,
@@ -74,8 +77,8 @@ static void attend(struct ml_state *s, const struct ml_layer *l) {
 uint64_t ml_attention_bytes(const struct ml_state *s, const struct ml_attention_weights *w, size_t pos0,
                             size_t n) {
     const size_t seen = pos0 + n, window = w->window ? w->window + n - 1 : seen;
-    return 2 * (uint64_t)(seen < window ? seen : window) * s->kv.shape.kv_heads * s->kv.shape.head_dim *
-           ml_dtype_size(s->kv.shape.dtype);
+    return 2 * (uint64_t)(seen < window ? seen : window) * s->kv.shape.kv_heads *
+           ml_kv_row_bytes(&s->kv.shape);
 }
 
 /* ---- one token of each of many sequences ---- */
@@ -86,31 +89,39 @@ static const char *lane_start(const struct ml_state *s, const void *cache, size_
     return (const char *)cache + at * ml_dtype_size(kv->shape.dtype);
 }
 
+static const float *lane_scales(const struct ml_state *s, const float *scales, size_t kv_head, size_t t) {
+    return scales ? scales + kv_head * s->kv.scale_stride + t * s->lane : NULL;
+}
+
 /* Piece i is KV head i % kv_heads of row i / kv_heads. */
 static void attend_lanes(void *arg, size_t begin, size_t end, int worker) {
     const struct rows *a = arg;
     const struct ml_attention_weights *w = &a->l->attn;
     struct ml_state *s = a->s;
     const size_t dim = s->kv.shape.head_dim, kv_heads = s->kv.shape.kv_heads;
-    const size_t group = w->q.out / dim / kv_heads;
+    const size_t group = w->q.out / dim / kv_heads, layer = a->l->index;
+    ml_attention_fn *const attention = ml_attention_of(s->exec.k, s->kv.shape.dtype);
     (void)worker;
     for (size_t i = begin; i < end; i++) {
         const size_t t = i / kv_heads, h = i % kv_heads, at = t * w->q.out + h * group * dim;
-        const struct ml_attention_args args = {.q = s->q + at,
-                                               .q_stride = w->q.out,
-                                               .out = s->attn + at,
-                                               .out_stride = w->q.out,
-                                               .k = lane_start(s, ml_kv_k(&s->kv, a->l->index), h, t),
-                                               .v = lane_start(s, ml_kv_v(&s->kv, a->l->index), h, t),
-                                               .kv_stride = dim,
-                                               .head_dim = dim,
-                                               .rows = group,
-                                               .group = group,
-                                               .pos0 = s->pos0,
-                                               .window = w->window,
-                                               .scale = w->scale,
-                                               .softcap = w->softcap};
-        s->exec.k->attention[s->kv.shape.dtype](&args);
+        const struct ml_attention_args args = {
+            .q = s->q + at,
+            .q_stride = w->q.out,
+            .out = s->attn + at,
+            .out_stride = w->q.out,
+            .k = lane_start(s, ml_kv_k(&s->kv, layer), h, t),
+            .v = lane_start(s, ml_kv_v(&s->kv, layer), h, t),
+            .k_scales = lane_scales(s, ml_kv_k_scales(&s->kv, layer), h, t),
+            .v_scales = lane_scales(s, ml_kv_v_scales(&s->kv, layer), h, t),
+            .kv_stride = dim,
+            .head_dim = dim,
+            .rows = group,
+            .group = group,
+            .pos0 = s->pos0,
+            .window = w->window,
+            .scale = w->scale,
+            .softcap = w->softcap};
+        attention(&args);
     }
 }
 

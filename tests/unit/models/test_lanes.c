@@ -12,13 +12,19 @@ static int32_t id_of(size_t lane, size_t step) {
     return (int32_t)((lane * 97 + step * 31 + lane * step) % VOCAB);
 }
 
-static void one_by_one(const struct ml_model *m, size_t lane, float *logits) {
+static struct ml_state *state_as(const struct ml_model *m, struct ml_pool *pool, size_t ctx, size_t batch,
+                                 enum ml_dtype kv) {
     struct ml_state *s = NULL;
+    assert_int_equal(ml_state_create_as(m, pool, ctx, batch, kv, &s, NULL), MARLIN_OK);
+    return s;
+}
+
+static void one_by_one(const struct ml_model *m, size_t lane, enum ml_dtype kv, float *logits) {
     int32_t ids[STEPS];
     for (size_t i = 0; i < STEPS; i++) {
         ids[i] = id_of(lane, i);
     }
-    assert_int_equal(ml_state_create(m, NULL, STEPS, STEPS, &s, NULL), MARLIN_OK);
+    struct ml_state *s = state_as(m, NULL, STEPS, STEPS, kv);
     assert_int_equal(ml_model_forward(m, s, ids, STEPS, ML_LOGITS_ALL, logits, NULL), MARLIN_OK);
     ml_state_free(s);
 }
@@ -34,16 +40,15 @@ static void then_alone(const struct ml_model *m, struct ml_state *s, const float
     }
 }
 
-static void check(const char *fixture, struct ml_pool *pool) {
+static void check(const char *fixture, struct ml_pool *pool, enum ml_dtype kv) {
     char dir[MAKE_PATH];
     static float expected[LANES][STEPS * VOCAB], logits[LANES * VOCAB];
-    struct ml_state *s = NULL;
     (void)snprintf(dir, sizeof dir, "%s/tests/golden/fixtures/%s", MARLIN_SOURCE_DIR, fixture);
     struct ml_model *m = make_load(dir);
     assert_int_equal(ml_model_config(m)->vocab_size, VOCAB);
-    assert_int_equal(ml_state_create(m, pool, (size_t)LANES * STEPS, LANES, &s, NULL), MARLIN_OK);
+    struct ml_state *s = state_as(m, pool, (size_t)LANES * STEPS, LANES, kv);
     for (size_t l = 0; l < LANES; l++) {
-        one_by_one(m, l, expected[l]);
+        one_by_one(m, l, kv, expected[l]);
     }
     for (size_t i = 0; i < STEPS; i++) {
         int32_t ids[LANES];
@@ -69,7 +74,8 @@ static void lanes_equal_single_sequences(void **state) {
     struct ml_pool *pool = NULL;
     assert_int_equal(ml_pool_create(2, &pool, NULL), MARLIN_OK);
     for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++) {
-        check(fixtures[i], i % 2 ? pool : NULL);
+        check(fixtures[i], i % 2 ? pool : NULL, ML_F32);
+        check(fixtures[i], i % 2 ? NULL : pool, ML_I8);
     }
     ml_pool_free(pool);
 }
@@ -84,7 +90,7 @@ static void a_filled_cache_stands_for_a_prompt(void **state) {
     struct ml_state *s = NULL;
     (void)state;
     struct ml_model *m = make_load(MARLIN_SOURCE_DIR "/tests/golden/fixtures/qwen3");
-    one_by_one(m, 1, clean);
+    one_by_one(m, 1, ML_F32, clean);
     assert_int_equal(ml_state_create(m, NULL, (size_t)LANES * (DEPTH + 1), LANES, &s, NULL), MARLIN_OK);
     ml_state_fill(s);
     assert_int_equal(ml_state_length(s), 0);
@@ -111,15 +117,20 @@ static void cache_bytes_are_those_that_are_seen(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char dir[MAKE_PATH];
-        struct ml_state *s = NULL;
         (void)snprintf(dir, sizeof dir, "%s/tests/golden/fixtures/%s", MARLIN_SOURCE_DIR, cases[i].fixture);
         struct ml_model *m = make_load(dir);
         const struct ml_config *c = ml_model_config(m);
-        assert_int_equal(ml_state_create(m, NULL, 4, 1, &s, NULL), MARLIN_OK);
-        const uint64_t position =
-            (uint64_t)(2 * c->num_layers * c->num_kv_heads * c->head_dim) * sizeof(float);
-        assert_int_equal(ml_state_cache_bytes(s, cases[i].pos0, cases[i].n), cases[i].seen * position);
-        ml_state_free(s);
+        const uint64_t rows = (uint64_t)(2 * c->num_layers * c->num_kv_heads), dim = (uint64_t)c->head_dim;
+        const struct {
+            enum ml_dtype type;
+            uint64_t bytes; /* of a row */
+        } types[] = {{ML_F32, 4 * dim}, {ML_F16, 2 * dim}, {ML_I8, dim + 4}};
+        for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+            struct ml_state *s = state_as(m, NULL, 4, 1, types[t].type);
+            assert_int_equal(ml_state_cache_bytes(s, cases[i].pos0, cases[i].n),
+                             cases[i].seen * rows * types[t].bytes);
+            ml_state_free(s);
+        }
         ml_model_free(m);
     }
 }

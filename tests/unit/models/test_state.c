@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One sequence: truncation forgets, errors change nothing, layers can be run alone and watched.
+ * One sequence: truncation forgets, errors change nothing, layers can be run alone and watched, and how
+ * tokens are fed does not change what an int8 cache holds.
  */
 #include "make_model.h"
 
@@ -53,6 +54,47 @@ static void truncation_forgets(void **state) {
     assert_memory_equal(clean, again, sizeof(clean));
     ml_state_free(a);
     ml_state_free(b);
+}
+
+/* Rows and scales of the first n positions. */
+static void same_cache(const struct ml_kv *a, const struct ml_kv *b, size_t n) {
+    const size_t dim = a->shape.head_dim;
+    for (size_t l = 0; l < a->shape.layers; l++)
+        for (size_t h = 0; h < a->shape.kv_heads; h++) {
+            const size_t at = h * a->head_stride, scale = h * a->scale_stride;
+            assert_memory_equal((int8_t *)ml_kv_k(a, l) + at, (int8_t *)ml_kv_k(b, l) + at, n * dim);
+            assert_memory_equal((int8_t *)ml_kv_v(a, l) + at, (int8_t *)ml_kv_v(b, l) + at, n * dim);
+            assert_memory_equal(ml_kv_k_scales(a, l) + scale, ml_kv_k_scales(b, l) + scale, n * 4);
+            assert_memory_equal(ml_kv_v_scales(a, l) + scale, ml_kv_v_scales(b, l) + scale, n * 4);
+            for (size_t p = 0; p < n; p++)
+                assert_true(ml_kv_k_scales(a, l)[scale + p] > 0 && ml_kv_v_scales(a, l)[scale + p] > 0);
+        }
+}
+
+static struct ml_state *new_i8(struct ml_pool *pool) {
+    struct ml_state *s = NULL;
+    assert_int_equal(ml_state_create_as(model, pool, MAKE_PROMPT, MAKE_PROMPT, ML_I8, &s, NULL), MARLIN_OK);
+    return s;
+}
+
+static void int8_is_the_same_however_fed(void **state) {
+    static const size_t steps[] = {1, 5, 7};
+    float whole[VOCAB], pieces[VOCAB];
+    struct ml_pool *pool = NULL;
+    (void)state;
+    assert_int_equal(ml_pool_create(3, &pool, NULL), MARLIN_OK);
+    struct ml_state *a = new_i8(NULL);
+    feed(a, make_prompt, MAKE_PROMPT, whole);
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        struct ml_state *b = new_i8(i ? pool : NULL);
+        for (size_t at = 0; at < MAKE_PROMPT; at += steps[i])
+            feed(b, make_prompt + at, MAKE_PROMPT - at < steps[i] ? MAKE_PROMPT - at : steps[i], pieces);
+        same_cache(&a->kv, &b->kv, MAKE_PROMPT);
+        assert_memory_equal(whole, pieces, sizeof whole);
+        ml_state_free(b);
+    }
+    ml_state_free(a);
+    ml_pool_free(pool);
 }
 
 static void refuse(struct ml_state *s, const int32_t *ids, size_t n, marlin_status status, const char *what) {
@@ -183,6 +225,11 @@ static void estimates_cover_what_is_allocated(void **state) {
     assert_int_equal(e.total, e.weights + e.kv + e.state + e.scratch);
     ml_state_free(s);
 
+    s = new_i8(NULL);
+    assert_int_equal(ml_model_estimate(model->config, 1000, MAKE_PROMPT, 16, ML_I8, &e, NULL), MARLIN_OK);
+    assert_int_equal(e.kv, s->kv.buffer.bytes);
+    ml_state_free(s);
+
     struct marlin_error err;
     assert_int_equal(ml_model_estimate(model->config, 0, SIZE_MAX / 2, 16, ML_F16, &e, &err),
                      MARLIN_ERR_LIMIT);
@@ -233,6 +280,7 @@ static void random_models_have_the_shape_and_repeat(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(truncation_forgets),
+        cmocka_unit_test(int8_is_the_same_however_fed),
         cmocka_unit_test(errors_leave_the_state_as_it_was),
         cmocka_unit_test(the_last_logits_are_the_last_of_all),
         cmocka_unit_test(layers_run_alone),
