@@ -22,6 +22,7 @@ static const struct ml_option options[] = {
     {"tokens", 'n', ML_OPT_INT, "N", "tokens of the generation test, 0 = leave it out", "64", 0, 1 << 20},
     {"batch", 0, ML_OPT_STRING, "LIST", "sequences generated at a time, 1 to 256: 1,4,16", "1", 0, 0},
     {"depth", 0, ML_OPT_STRING, "LIST", "positions that the cache holds before a test: 0,4096", NULL, 0, 0},
+    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", "f16", 0, 0},
     {"repeat", 0, ML_OPT_INT, "N", "runs of each test; the median counts", "5", 1, MAX_REPEAT},
     {"csv", 0, ML_OPT_FLAG, NULL, "print comma-separated values", NULL, 0, 0},
     {"markdown", 0, ML_OPT_FLAG, NULL, "print a Markdown table", NULL, 0, 0},
@@ -192,8 +193,10 @@ static marlin_status add_runs(struct ml_bench *b, const struct plan *p, struct m
 }
 
 static marlin_status open_model(struct ml_bench *b, const char *dir, struct marlin_error *err) {
-    const struct ml_runtime_options o = {
-        .device = b->cli->device, .threads = b->cli->threads, .no_tokenizer = true};
+    const struct ml_runtime_options o = {.device = b->cli->device,
+                                         .threads = b->cli->threads,
+                                         .cache_type = ml_args_string(b->args, "cache-type"),
+                                         .no_tokenizer = true};
     struct ml_model_bits bits;
     const marlin_status st =
         dir ? ml_runtime_open(dir, &o, &b->runtime, err) : open_shape(b->args, &o, &b->runtime, err);

@@ -18,6 +18,8 @@ static const struct ml_option options[] = {
     {"ctx", 0, ML_OPT_INT, "N", "context of the memory estimate (the model's own, at most 4096)", NULL, 1,
      1 << 30},
     {"batch", 0, ML_OPT_INT, "N", "tokens fed at once in the memory estimate", "512", 1, 1 << 20},
+    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values in the memory estimate",
+     "f16", 0, 0},
     {"tensors", 'v', ML_OPT_FLAG, NULL, "list every tensor", NULL, 0, 0},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
 };
@@ -38,6 +40,7 @@ struct inspection {
     struct ml_model_bits bits;
     uint64_t parameters, bytes;
     size_t ctx;
+    enum ml_dtype cache_type;
     bool list;
 };
 
@@ -50,12 +53,12 @@ static marlin_status count_stored(struct inspection *x, size_t batch, struct mar
     for (size_t i = 0; i < ml_tensors_count(x->tensors); i++)
         x->parameters += ml_tensors_at(x->tensors, i)->count;
     x->bits.layers = x->parameters ? 8.0 * (double)x->bytes / (double)x->parameters : 0;
-    return ml_model_estimate(x->config, x->bytes, x->ctx, batch, ML_F16, &x->memory, err);
+    return ml_model_estimate(x->config, x->bytes, x->ctx, batch, x->cache_type, &x->memory, err);
 }
 
 /* What tensors mean is known once they are bound to layers. */
 static marlin_status count(struct inspection *x, size_t batch, struct marlin_error *err) {
-    const struct ml_model_options dry = {.kv_dtype = ML_F16, .headers_only = true};
+    const struct ml_model_options dry = {.kv_dtype = x->cache_type, .headers_only = true};
     struct marlin_error why = {0};
     struct ml_model *m = NULL;
     if (ml_model_load(x->dir, &dry, &m, &why) != MARLIN_OK) {
@@ -78,6 +81,10 @@ static marlin_status inspect(const struct ml_args *args, struct inspection *x, s
     x->ctx = own > 0 && own < DEFAULT_CONTEXT ? (size_t)own : DEFAULT_CONTEXT;
     if (ml_args_given(args, "ctx")) x->ctx = (size_t)ml_args_int(args, "ctx");
     x->list = ml_args_flag(args, "tensors");
+    if (!ml_kv_type_parse(ml_args_string(args, "cache-type"), &x->cache_type)) {
+        st = ml_fail(err, MARLIN_ERR_INTERNAL, "inspect: an unknown type of cache");
+        goto out;
+    }
     ML_TRY(count(x, (size_t)ml_args_int(args, "batch"), err));
 out:
     return st;

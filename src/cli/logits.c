@@ -17,6 +17,7 @@ static const struct ml_option options[] = {
      0},
     {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
      0, 0},
+    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", "f32", 0, 0},
     {"chunk", 0, ML_OPT_INT, "N", "feed N tokens at a time", "512", 1, 1 << 20},
     {"decode-from", 0, ML_OPT_INT, "K", "feed one token at a time after the first K", NULL, 0, 1 << 30},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
@@ -102,7 +103,7 @@ static marlin_status compute(const struct ml_cli *cli, const struct ml_args *arg
                              size_t *tokens, double *seconds, struct marlin_error *err) {
     const struct ml_runtime_options ro = {.device = cli->device,
                                           .threads = cli->threads,
-                                          .exact_cache = true,
+                                          .cache_type = ml_args_string(args, "cache-type"),
                                           .exact = ml_args_flag(args, "exact"),
                                           .no_tokenizer = true};
     struct ml_runtime r = {0};

@@ -20,6 +20,7 @@ static const struct ml_option options[] = {
     {"max-tokens", 0, ML_OPT_INT, "N", "use only the first N tokens, 0 = all", "0", 0, 0},
     {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
      0, 0},
+    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values of MODEL", "f32", 0, 0},
     {"reference", 0, ML_OPT_STRING, "MODEL2",
      "also measure the divergence of MODEL from MODEL2, whose inputs are exact", NULL, 0, 0},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
@@ -55,7 +56,7 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
     const char *name = ml_args_string(args, "reference");
     const struct ml_runtime_options ro = {.device = cli->device,
                                           .threads = cli->threads,
-                                          .exact_cache = true,
+                                          .cache_type = ml_args_string(args, "cache-type"),
                                           .exact = ml_args_flag(args, "exact")};
     struct ml_perplexity_options po = {.ctx = (size_t)ml_args_int(args, "ctx"),
                                        .max_tokens = (size_t)ml_args_int(args, "max-tokens"),

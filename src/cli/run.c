@@ -31,6 +31,7 @@ static const struct ml_option options[] = {
     {"stop", 0, ML_OPT_REPEAT, "TEXT", "end before this text; may be given several times", NULL, 0, 0},
     {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
      0, 0},
+    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", "f16", 0, 0},
     {"ctx", 0, ML_OPT_INT, "N", "most tokens of prompt and answer (the model's own, at most 4096)", NULL, 1,
      1 << 30},
     {"profile", 0, ML_OPT_FLAG, NULL, "print time, bytes and share of the read bandwidth by stage", NULL, 0,
@@ -205,8 +206,10 @@ static int report(struct job *j) {
 static marlin_status speak(struct job *j, struct marlin_error *err) {
     struct ml_generator *g = NULL;
     struct ml_ids ids = {0};
-    const struct ml_runtime_options ro = {
-        .device = j->cli->device, .threads = j->cli->threads, .exact = ml_args_flag(j->args, "exact")};
+    const struct ml_runtime_options ro = {.device = j->cli->device,
+                                          .threads = j->cli->threads,
+                                          .cache_type = ml_args_string(j->args, "cache-type"),
+                                          .exact = ml_args_flag(j->args, "exact")};
     const char *trace = ml_args_string(j->args, "trace");
     marlin_status st;
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));

@@ -40,7 +40,9 @@ API marlin_status marlin_model_open(const char *dir, const struct marlin_model_o
                                     marlin_model **out, struct marlin_error *err) {
     struct ml_runtime_options ro = {0};
     if (!dir || !out) return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_model_open: dir or out is NULL");
-    if (options) ro = (struct ml_runtime_options){.device = options->device, .threads = options->threads};
+    if (options)
+        ro = (struct ml_runtime_options){
+            .device = options->device, .threads = options->threads, .cache_type = options->cache_type};
     if (ro.threads < 0)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_model_open: threads is %d, must not be negative",
                        ro.threads);

@@ -18,11 +18,13 @@ static marlin_status open_machine(const struct ml_runtime_options *o, struct ml_
     return ml_pool_create(o->threads, &r->pool, err);
 }
 
-static struct ml_model_options model_options(const struct ml_runtime *r, const struct ml_runtime_options *o) {
-    return (struct ml_model_options){.device = r->device,
-                                     .pool = r->pool,
-                                     .kv_dtype = o->exact_cache ? ML_F32 : ML_F16,
-                                     .exact = o->exact};
+static marlin_status model_options(const struct ml_runtime *r, const struct ml_runtime_options *o,
+                                   struct ml_model_options *out, struct marlin_error *err) {
+    *out = (struct ml_model_options){
+        .device = r->device, .pool = r->pool, .kv_dtype = ML_F16, .exact = o->exact};
+    if (!o->cache_type || ml_kv_type_parse(o->cache_type, &out->kv_dtype)) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_ARGUMENT, "no type of cache is called '%.80s': use one of " ML_KV_TYPES,
+                   o->cache_type);
 }
 
 marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *options,
@@ -30,11 +32,12 @@ marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *
     const struct ml_runtime_options none = {0};
     const struct ml_runtime_options *o = options ? options : &none;
     const double start = ml_clock_seconds();
+    struct ml_model_options mo;
     marlin_status st;
 
     memset(out, 0, sizeof(*out));
     ML_TRY(open_machine(o, out, err));
-    const struct ml_model_options mo = model_options(out, o);
+    ML_TRY(model_options(out, o, &mo, err));
     ML_TRY(ml_model_load(dir, &mo, &out->model, err));
     if (!o->no_tokenizer) {
         const uint64_t rows = (uint64_t)ml_model_config(out->model)->vocab_size;
@@ -52,11 +55,12 @@ marlin_status ml_runtime_random(const struct ml_config *config, const struct ml_
     const struct ml_runtime_options none = {0};
     const struct ml_runtime_options *o = options ? options : &none;
     const double start = ml_clock_seconds();
+    struct ml_model_options mo;
     marlin_status st;
 
     memset(out, 0, sizeof(*out));
     ML_TRY(open_machine(o, out, err));
-    const struct ml_model_options mo = model_options(out, o);
+    ML_TRY(model_options(out, o, &mo, err));
     ML_TRY(ml_model_random(config, format, seed, &mo, &out->model, err));
     out->load_seconds = ml_clock_seconds() - start;
 out:

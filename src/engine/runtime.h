@@ -15,11 +15,11 @@
 #include <stdbool.h>
 
 struct ml_runtime_options {
-    const char *device; /* "cpu"; NULL = the best there is */
-    int threads;        /* workers including the caller; 0 = one per processor */
-    bool exact_cache;   /* keep keys and values in float32 instead of float16 */
-    bool exact;         /* multiply by quantized weights in float32 instead of int8 */
-    bool no_tokenizer;  /* leave .tokenizer NULL, for work on ids alone */
+    const char *device;     /* "cpu"; NULL = the best there is */
+    int threads;            /* workers including the caller; 0 = one per processor */
+    const char *cache_type; /* of keys and values: "f32", "f16", "int8"; NULL = "f16" */
+    bool exact;             /* multiply by quantized weights in float32 instead of int8 */
+    bool no_tokenizer;      /* leave .tokenizer NULL, for work on ids alone */
 };
 
 struct ml_runtime {

@@ -48,12 +48,16 @@ static void errors_are_named(void **state) {
     struct marlin_error err = {0};
     marlin_model *model = NULL;
     marlin_session *session = NULL;
-    const struct marlin_model_options gpu = {.device = "abacus"};
+    const struct marlin_model_options gpu = {.device = "abacus"}, small = {.cache_type = "int4"};
     assert_int_not_equal(marlin_model_open("/nonexistent/model", NULL, &model, &err), MARLIN_OK);
     assert_non_null(strstr(err.text, "/nonexistent/model"));
     assert_null(model);
     assert_int_not_equal(marlin_model_open(model_dir, &gpu, &model, &err), MARLIN_OK);
     assert_non_null(strstr(err.text, "abacus"));
+    assert_int_equal(marlin_model_open(model_dir, &small, &model, &err), MARLIN_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "'int4'"));
+    assert_non_null(strstr(err.text, "int8"));
+    assert_null(model);
 
     assert_int_equal(marlin_model_open(model_dir, NULL, &model, &err), MARLIN_OK);
     struct marlin_session_options o;
