@@ -28,6 +28,18 @@ rm -f "$build.log"
 cmake --build "$build" -j "$jobs"
 # Under emulation only what the tier computes: the rest is the same code everywhere.
 ctest --test-dir "$build" --output-on-failure --timeout 300 -j "$jobs" -R "kernels|packing|base_fp|base_cpu|cache|models"
+# Processors without the int8 matrix product, and without the dot product either.
+for cpu in neoverse-n1 cortex-a57; do
+    for test in kernels_check unit_kernels_quant unit_base_cpu; do
+        qemu-aarch64 -cpu "$cpu" "$build/tests/$test" >"$build/older.log" 2>&1 || {
+            cat "$build/older.log"
+            echo "FAILED: $test on $cpu"
+            exit 1
+        }
+    done
+    echo "NEON: the kernel check passed on $cpu"
+done
+rm -f "$build/older.log"
 qemu-aarch64 "$build/tests/golden_parity" gemma2 qwen3 >"$build/parity.log" || {
     cat "$build/parity.log"
     exit 1

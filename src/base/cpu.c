@@ -27,7 +27,7 @@ static struct ml_cpu detected, current;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 const char *ml_cpu_tier_name(enum ml_cpu_tier t) {
-    static const char *const names[ML_CPU_TIERS] = {"generic", "avx2", "avx512", "neon"};
+    static const char *const names[ML_CPU_TIERS] = {"generic", "avx2", "avx512", "neon", "i8mm"};
     return t < ML_CPU_TIERS ? names[t] : "unknown";
 }
 
@@ -150,6 +150,7 @@ static void detect_features(struct ml_cpu *c) {
     size = sizeof value;
     c->bf16 = sysctlbyname("hw.optional.arm.FEAT_BF16", &value, &size, NULL, 0) == 0 && value;
 #endif
+    if (c->dotprod && c->i8mm) c->tier = ML_CPU_I8MM;
 }
 
 static void detect_name(struct ml_cpu *c) {
@@ -173,19 +174,29 @@ static void detect_name(struct ml_cpu *c) {
 
 #endif
 
-/* Takes away what is above `tier`. */
-static struct ml_cpu limit(struct ml_cpu c, enum ml_cpu_tier tier) {
-    if (tier == c.tier) return c;
-    c.tier = tier;
-    c.avx512bf16 = c.amx_int8 = c.dotprod = c.i8mm = c.bf16 = false;
-    if (tier != ML_CPU_AVX2) c.avxvnni = false;
-    return c;
+/* The tier that each is built on. */
+static const enum ml_cpu_tier below[ML_CPU_TIERS] = {[ML_CPU_GENERIC] = ML_CPU_GENERIC,
+                                                     [ML_CPU_AVX2] = ML_CPU_GENERIC,
+                                                     [ML_CPU_AVX512] = ML_CPU_AVX2,
+                                                     [ML_CPU_NEON] = ML_CPU_GENERIC,
+                                                     [ML_CPU_I8MM] = ML_CPU_NEON};
+
+bool ml_cpu_tier_has(enum ml_cpu_tier best, enum ml_cpu_tier t) {
+    while (best != t && best != ML_CPU_GENERIC)
+        best = below[best];
+    return best == t;
 }
 
-/* True when this machine can run code of a tier. */
-static bool runs(const struct ml_cpu *c, enum ml_cpu_tier tier) {
-    if (tier == ML_CPU_GENERIC || tier == c->tier) return true;
-    return tier == ML_CPU_AVX2 && c->tier == ML_CPU_AVX512;
+/* Takes away what is above `tier`. */
+static struct ml_cpu limit(struct ml_cpu c, enum ml_cpu_tier tier) {
+    c.avxvnni = c.avxvnni && ml_cpu_tier_has(tier, ML_CPU_AVX2);
+    c.avx512bf16 = c.avx512bf16 && ml_cpu_tier_has(tier, ML_CPU_AVX512);
+    c.amx_int8 = c.amx_int8 && ml_cpu_tier_has(tier, ML_CPU_AVX512);
+    c.dotprod = c.dotprod && ml_cpu_tier_has(tier, ML_CPU_NEON);
+    c.bf16 = c.bf16 && ml_cpu_tier_has(tier, ML_CPU_NEON);
+    c.i8mm = c.i8mm && ml_cpu_tier_has(tier, ML_CPU_I8MM);
+    c.tier = tier;
+    return c;
 }
 
 static bool apply_mask(const char *name) {
@@ -195,7 +206,7 @@ static bool apply_mask(const char *name) {
     }
     for (int t = 0; t < ML_CPU_TIERS; t++) {
         if (strcmp(name, ml_cpu_tier_name((enum ml_cpu_tier)t)) != 0) continue;
-        if (!runs(&detected, (enum ml_cpu_tier)t)) return false;
+        if (!ml_cpu_tier_has(detected.tier, (enum ml_cpu_tier)t)) return false;
         current = limit(detected, (enum ml_cpu_tier)t);
         return true;
     }

@@ -14,6 +14,7 @@ enum ml_cpu_tier {
     ML_CPU_AVX2,    /* AVX2 + FMA + F16C */
     ML_CPU_AVX512,  /* AVX-512 F BW CD DQ VL + VBMI + VBMI2 + VNNI (Ice Lake, Zen 4 and later) */
     ML_CPU_NEON,    /* AArch64 Advanced SIMD */
+    ML_CPU_I8MM,    /* NEON + dot product + int8 matrix multiply (Armv8.6: Neoverse V1 and N2, Apple M2) */
     ML_CPU_TIERS
 };
 
@@ -29,11 +30,13 @@ struct ml_cpu {
 /* Detects once with CPUID/XGETBV (x86) or HWCAP (Arm) and applies the mask. Any thread. */
 const struct ml_cpu *ml_cpu(void);
 
-/* Limits the tier: "generic", "avx2", "avx512", "neon", or NULL/"" for no limit. False for an unknown name or
- * a tier this machine lacks. Call before the first kernel table is made. MARLIN_CPU_MASK in the environment
+/* Limits the tier: the name of one, or NULL/"" for no limit. False for an unknown name or a tier this machine
+ * lacks. Call before the first kernel table is made. MARLIN_CPU_MASK in the environment
  * is read first; this overrides it. */
 bool ml_cpu_set_mask(const char *tier);
 const char *ml_cpu_tier_name(enum ml_cpu_tier t);
+/* True when a processor whose best tier is `best` runs code of tier t: t itself and what it is built on. */
+bool ml_cpu_tier_has(enum ml_cpu_tier best, enum ml_cpu_tier t);
 
 /* The extras by number, i < ML_CPU_FEATURES: the name is the field's. */
 enum { ML_CPU_FEATURES = 6 };

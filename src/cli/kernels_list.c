@@ -36,6 +36,9 @@ static const struct entry entries[] = {
     {"widen", AT(widen), true},
     {"narrow", AT(narrow), true},
     {"narrow int8", AT(narrow_i8), false},
+    {"quantized gemv", AT(quant.dot), false},
+    {"quantized few", AT(quant.few), false},
+    {"quantized gemm", AT(quant.dots), false},
 };
 #undef AT
 
@@ -47,10 +50,6 @@ static any_fn *get(const struct ml_kernels *k, size_t offset) {
     return fn;
 }
 
-static bool runs(enum ml_cpu_tier best, enum ml_cpu_tier tier) {
-    return tier == ML_CPU_GENERIC || tier == best || (tier == ML_CPU_AVX2 && best == ML_CPU_AVX512);
-}
-
 /* The lowest tier whose table already holds the entry that is in use; NULL for an entry that is nowhere. */
 static const char *tier_of(size_t offset) {
     const struct ml_cpu *cpu = ml_cpu();
@@ -58,7 +57,7 @@ static const char *tier_of(size_t offset) {
     if (!used) return NULL;
     for (int t = 0; t < ML_CPU_TIERS; t++) {
         struct ml_kernels table = {0};
-        if (!runs(cpu->tier, (enum ml_cpu_tier)t)) continue;
+        if (!ml_cpu_tier_has(cpu->tier, (enum ml_cpu_tier)t)) continue;
         ml_kernels_init(&table, cpu, (enum ml_cpu_tier)t);
         if (get(&table, offset) == used) return ml_cpu_tier_name((enum ml_cpu_tier)t);
     }

@@ -259,10 +259,6 @@ static bool run_family(struct ml_check *c) {
     return true;
 }
 
-static bool runs(enum ml_cpu_tier best, enum ml_cpu_tier tier) {
-    return tier == ML_CPU_GENERIC || tier == best || (tier == ML_CPU_AVX2 && best == ML_CPU_AVX512);
-}
-
 /* One tier: the wanted families. */
 static marlin_status walk_tier(struct ml_check *c, struct marlin_error *err) {
     const struct ml_check_options *o = c->options;
@@ -299,11 +295,11 @@ static marlin_status walk(struct ml_check *c, struct marlin_error *err) {
     const enum ml_cpu_tier best = ml_cpu()->tier;
     c->total->reads_unguarded = masked_loads_touch(best);
     for (int t = 0; t < ML_CPU_TIERS; t++) {
-        if (runs(best, (enum ml_cpu_tier)t)) make_tables(&c->table[t], (enum ml_cpu_tier)t);
+        if (ml_cpu_tier_has(best, (enum ml_cpu_tier)t)) make_tables(&c->table[t], (enum ml_cpu_tier)t);
     }
     c->reference = &c->table[ML_CPU_GENERIC];
     for (int t = 0; t < ML_CPU_TIERS; t++) {
-        if (!runs(best, (enum ml_cpu_tier)t) || (c->options->timing && t != (int)best)) continue;
+        if (!ml_cpu_tier_has(best, (enum ml_cpu_tier)t) || (c->options->timing && t != (int)best)) continue;
         c->tier = &c->table[t];
         const marlin_status st = walk_tier(c, err);
         if (st != MARLIN_OK) return st;

@@ -16,11 +16,11 @@ static struct ml_peak_kernels peak_kernels(void) {
     ml_peak_init_reference(&k);
     const struct ml_cpu *cpu = ml_cpu();
 #if defined(__x86_64__)
-    if (cpu->tier == ML_CPU_AVX2) ml_peak_init_avx2(&k);
-    if (cpu->tier == ML_CPU_AVX512) ml_peak_init_avx512(&k);
-    if (cpu->tier == ML_CPU_AVX512 && cpu->avx512bf16) ml_peak_init_avx512bf16(&k);
+    if (ml_cpu_tier_has(cpu->tier, ML_CPU_AVX2)) ml_peak_init_avx2(&k);
+    if (ml_cpu_tier_has(cpu->tier, ML_CPU_AVX512)) ml_peak_init_avx512(&k);
+    if (ml_cpu_tier_has(cpu->tier, ML_CPU_AVX512) && cpu->avx512bf16) ml_peak_init_avx512bf16(&k);
 #elif defined(__aarch64__)
-    if (cpu->tier == ML_CPU_NEON) ml_peak_init_neon(&k);
+    if (ml_cpu_tier_has(cpu->tier, ML_CPU_NEON)) ml_peak_init_neon(&k);
 #else
     (void)cpu;
 #endif

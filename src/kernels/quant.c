@@ -28,9 +28,9 @@ size_t ml_quant_x_bytes(size_t k) {
 }
 
 /* 64 rows of 16-bit whole numbers, or bytes, whatever a tier makes of them; for a few rows of x their sums
- * too, 1 KiB each. */
+ * too, 1 KiB each. After that, from ML_QUANT_BESIDE(k) on, 8 rows of x in bytes. */
 size_t ml_quant_dots_scratch(size_t k) {
-    return 64 * (2 * k + 128);
+    return ML_QUANT_BESIDE(k) + 8 * (k + 256);
 }
 
 static size_t strip_bytes(const struct ml_quant_matrix *m) {

@@ -13,15 +13,18 @@ void ml_kernels_init(struct ml_kernels *k, const struct ml_cpu *cpu, enum ml_cpu
     k->tier = tier;
     ml_kernels_init_reference(k);
 #if defined(__x86_64__)
-    if (tier == ML_CPU_AVX2 || tier == ML_CPU_AVX512) ml_kernels_init_avx2(k);
-    if (tier == ML_CPU_AVX2 || tier == ML_CPU_AVX512) ml_quant_init_avx2(k);
-    if (tier == ML_CPU_AVX2 && cpu && cpu->avxvnni) ml_quant_init_avxvnni(k);
-    if (tier == ML_CPU_AVX512) ml_kernels_init_avx512(k);
-    if (tier == ML_CPU_AVX512) ml_quant_init_avx512(k);
+    const bool avx2 = ml_cpu_tier_has(tier, ML_CPU_AVX2), avx512 = ml_cpu_tier_has(tier, ML_CPU_AVX512);
+    if (avx2) ml_kernels_init_avx2(k);
+    if (avx2) ml_quant_init_avx2(k);
+    if (avx2 && cpu && cpu->avxvnni) ml_quant_init_avxvnni(k);
+    if (avx512) ml_kernels_init_avx512(k);
+    if (avx512) ml_quant_init_avx512(k);
 #elif defined(__aarch64__)
-    if (tier == ML_CPU_NEON) ml_kernels_init_neon(k);
-    if (tier == ML_CPU_NEON) ml_quant_init_neon(k);
-    if (tier == ML_CPU_NEON && cpu && cpu->dotprod) ml_quant_init_neondot(k);
+    const bool neon = ml_cpu_tier_has(tier, ML_CPU_NEON);
+    if (neon) ml_kernels_init_neon(k);
+    if (neon) ml_quant_init_neon(k);
+    if (neon && cpu && cpu->dotprod) ml_quant_init_neondot(k);
+    if (ml_cpu_tier_has(tier, ML_CPU_I8MM)) ml_quant_init_neoni8mm(k);
 #endif
 }
 

@@ -27,8 +27,11 @@ void ml_quant_init_avxvnni(struct ml_kernels *k);
 void ml_quant_init_avx512(struct ml_kernels *k);
 void ml_quant_init_neon(struct ml_kernels *k);
 void ml_quant_init_neondot(struct ml_kernels *k);
+void ml_quant_init_neoni8mm(struct ml_kernels *k); /* over the one before */
 
 /* Shared by the tiers' products with quantized matrices. */
+#define ML_QUANT_BESIDE(k)                                                                                   \
+    ((size_t)64 * (2 * (k) + 128)) /* bytes of the scratch of `dots` that panels have */
 void ml_quant_factors(struct ml_quant_x *x, const struct ml_quant_matrix *m,
                       const float scale[ML_QUANT_RUNS]); /* f and base from scales and sums */
 void ml_quant_round_reference(struct ml_quant_x *x, const struct ml_quant_matrix *m, enum ml_quant_rows rows,

@@ -212,11 +212,11 @@ double ml_viterbi_ring(const struct ml_viterbi_kernels *k, const struct ml_viter
 void ml_viterbi_kernels_init(struct ml_viterbi_kernels *k, enum ml_cpu_tier tier) {
     *k = (struct ml_viterbi_kernels){tier, ml_viterbi_search_reference, ml_viterbi_search_wide};
 #if defined(__x86_64__)
-    if (tier == ML_CPU_AVX2)
+    if (ml_cpu_tier_has(tier, ML_CPU_AVX2))
         *k = (struct ml_viterbi_kernels){tier, ml_viterbi_search_avx2, ml_viterbi_wide_avx2};
-    if (tier == ML_CPU_AVX512)
+    if (ml_cpu_tier_has(tier, ML_CPU_AVX512))
         *k = (struct ml_viterbi_kernels){tier, ml_viterbi_search_avx512, ml_viterbi_wide_avx512};
 #elif defined(__aarch64__)
-    if (tier == ML_CPU_NEON) k->search = ml_viterbi_search_neon;
+    if (ml_cpu_tier_has(tier, ML_CPU_NEON)) k->search = ml_viterbi_search_neon;
 #endif
 }

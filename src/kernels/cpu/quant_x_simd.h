@@ -8,8 +8,10 @@
  *   one row, EXL3   per group, per pair of columns 2 i, i < 4: of each run the columns 2 i, 2 i + 1, 2 i + 8,
  *                   2 i + 9, each byte twice or (EXL3_WIDE) widened to 16 bits (64 bytes)
  *   few rows        the same; EXL3 always widened
- *   many rows       the same as few (MANY_SPREAD), or as it is; EXL3 widened to 16 bits
- *   INT8            as it is, followed by zeros up to 64
+ *   many rows       MANY_AS_FEW the same as few; MANY_WIDE in the order of the columns, EXL3 widened to 16
+ *                   bits; MANY_BYTES in bytes, TAP in the order of the columns, EXL3 of each 16 the columns
+ * 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15, as a tier decodes them INT8            as it is,
+ * followed by zeros up to 64
  */
 #ifndef ML_KERNELS_CPU_QUANT_X_SIMD_H
 #define ML_KERNELS_CPU_QUANT_X_SIMD_H
@@ -20,6 +22,8 @@
 
 #include <math.h>
 #include <string.h>
+
+enum many_order { MANY_AS_FEW, MANY_WIDE, MANY_BYTES };
 
 enum { HADAMARD_VECTORS = ML_QUANT_BLOCK / VL };
 
@@ -41,7 +45,7 @@ V_INLINE void hadamard(vf v[HADAMARD_VECTORS]) {
         v[i] = v_mul(v[i], v_set1(0.088388347648318447f));
 }
 
-static void rotate_block(float *out, const float *x, const float *su) {
+static inline void rotate_block(float *out, const float *x, const float *su) {
     vf v[HADAMARD_VECTORS];
     for (int i = 0; i < HADAMARD_VECTORS; i++)
         v[i] = v_mul(v_load(su + i * VL), v_load(x + i * VL));
@@ -50,7 +54,7 @@ static void rotate_block(float *out, const float *x, const float *su) {
         v_store(out + i * VL, v[i]);
 }
 
-static void quant_rotate(float *out, const float *x, const float *su, size_t cols, size_t k) {
+static inline void quant_rotate(float *out, const float *x, const float *su, size_t cols, size_t k) {
     for (size_t i = 0; i < k; i += ML_QUANT_BLOCK) {
         float last[ML_QUANT_BLOCK] = {0};
         const float *from = x + i;
@@ -62,7 +66,7 @@ static void quant_rotate(float *out, const float *x, const float *su, size_t col
     }
 }
 
-static void quant_unrotate(float *y, float *z, const float *sv, size_t rows) {
+static inline void quant_unrotate(float *y, float *z, const float *sv, size_t rows) {
     vf v[HADAMARD_VECTORS];
     for (int i = 0; i < HADAMARD_VECTORS; i++)
         v[i] = v_load(z + i * VL);
@@ -129,9 +133,11 @@ static void widen_bytes(int16_t *to, const int8_t *a, size_t n) {
         to[i] = (int16_t)a[i];
 }
 
-/* Columns in their own order. */
-static void round_plain(struct ml_quant_x *x, const struct ml_quant_matrix *m, const float *rotated, size_t q,
-                        size_t n, float inverse) {
+static const uint8_t exl3_bytes[16] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
+
+/* Run after run. */
+V_INLINE void round_plain(struct ml_quant_x *x, const struct ml_quant_matrix *m, const float *rotated,
+                          size_t q, size_t n, float inverse, const enum many_order many) {
     if (m->format != ML_QUANT_EXL3) {
         x->sum[q] = round_columns(x->a + q * n, rotated, n, inverse);
         return;
@@ -140,12 +146,15 @@ static void round_plain(struct ml_quant_x *x, const struct ml_quant_matrix *m, c
     x->sum[q] = 0;
     for (size_t i = 0; i < n; i += 16) {
         x->sum[q] += round_columns(a, rotated + i, 16, inverse);
-        widen_bytes((int16_t *)x->a + q * n + i, a, 16);
+        if (many == MANY_BYTES)
+            b16_store(x->a + q * n + i, b16_pick(b16_load(a), exl3_bytes));
+        else
+            widen_bytes((int16_t *)x->a + q * n + i, a, 16);
     }
 }
 
-static void quant_round(struct ml_quant_x *x, const struct ml_quant_matrix *m, enum ml_quant_rows rows,
-                        const float *rotated) {
+V_INLINE void round_x(struct ml_quant_x *x, const struct ml_quant_matrix *m, enum ml_quant_rows rows,
+                      const float *rotated, const enum many_order many) {
     const size_t runs = m->format == ML_QUANT_INT8 ? 1 : ML_QUANT_RUNS, n = m->k / runs;
     float scale[ML_QUANT_RUNS] = {0};
     memset(x->sum, 0, sizeof x->sum);
@@ -156,10 +165,10 @@ static void quant_round(struct ml_quant_x *x, const struct ml_quant_matrix *m, e
         scale[q] = live || isnan(most) ? most / 127.0f : 0;
         if (isnan(most)) {
             memset(x->a, 0, ml_quant_x_bytes(m->k)); /* whatever the sums are: their factor is NaN */
-        } else if ((rows != ML_QUANT_MANY || MANY_SPREAD) && m->format != ML_QUANT_INT8) {
+        } else if ((rows != ML_QUANT_MANY || many == MANY_AS_FEW) && m->format != ML_QUANT_INT8) {
             round_spread(x->a, &x->sum[q], m, from, q, inverse, EXL3_WIDE || rows != ML_QUANT_ONE);
         } else {
-            round_plain(x, m, from, q, n, inverse);
+            round_plain(x, m, from, q, n, inverse, many);
         }
     }
     if (m->format == ML_QUANT_INT8) memset(x->a + m->k, 0, ml_quant_x_bytes(m->k) - m->k);

@@ -27,10 +27,10 @@ static void found(void **state) {
     if (c->tier == ML_CPU_AVX512) assert_true(avx512);
     if (c->tier >= ML_CPU_AVX2) assert_true(avx2);
     if (!avx2) assert_int_equal(c->tier, ML_CPU_GENERIC);
-    assert_true(c->tier != ML_CPU_NEON);
-    if (c->avx512bf16) assert_int_equal(c->tier, ML_CPU_AVX512);
+    assert_false(ml_cpu_tier_has(c->tier, ML_CPU_NEON));
+    if (c->avx512bf16) assert_true(ml_cpu_tier_has(c->tier, ML_CPU_AVX512));
 #elif defined(__aarch64__)
-    assert_int_equal(c->tier, ML_CPU_NEON);
+    assert_int_equal(c->tier, c->i8mm && c->dotprod ? ML_CPU_I8MM : ML_CPU_NEON);
 #endif
 }
 
@@ -40,7 +40,26 @@ static void names(void **state) {
     assert_string_equal(ml_cpu_tier_name(ML_CPU_AVX2), "avx2");
     assert_string_equal(ml_cpu_tier_name(ML_CPU_AVX512), "avx512");
     assert_string_equal(ml_cpu_tier_name(ML_CPU_NEON), "neon");
+    assert_string_equal(ml_cpu_tier_name(ML_CPU_I8MM), "i8mm");
     assert_string_equal(ml_cpu_tier_name(ML_CPU_TIERS), "unknown");
+}
+
+/* What a tier is built on, by name. */
+static void built_on(void **state) {
+    static const struct {
+        enum ml_cpu_tier best;
+        const char *has;
+    } cases[] = {{ML_CPU_GENERIC, "generic"},
+                 {ML_CPU_AVX2, "generic avx2"},
+                 {ML_CPU_AVX512, "generic avx2 avx512"},
+                 {ML_CPU_NEON, "generic neon"},
+                 {ML_CPU_I8MM, "generic neon i8mm"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int t = 0; t < ML_CPU_TIERS; t++)
+            assert_int_equal(ml_cpu_tier_has(cases[i].best, (enum ml_cpu_tier)t),
+                             strstr(cases[i].has, ml_cpu_tier_name((enum ml_cpu_tier)t)) != NULL);
+    assert_int_equal(sizeof cases / sizeof *cases, ML_CPU_TIERS);
 }
 
 static void masks(void **state) {
@@ -52,13 +71,18 @@ static void masks(void **state) {
     assert_int_equal(c->tier, ML_CPU_GENERIC);
     assert_false(c->avxvnni || c->avx512bf16 || c->amx_int8 || c->dotprod || c->i8mm || c->bf16);
     assert_int_equal(c->cores, best.cores);
-    assert_int_equal(ml_cpu_set_mask("avx2"), best.tier == ML_CPU_AVX2 || best.tier == ML_CPU_AVX512);
-    if (best.tier == ML_CPU_AVX512) {
-        assert_int_equal(c->tier, ML_CPU_AVX2);
-        assert_false(c->avx512bf16 || c->amx_int8);
+    for (int t = 0; t < ML_CPU_TIERS; t++) {
+        const bool has = ml_cpu_tier_has(best.tier, (enum ml_cpu_tier)t);
+        assert_int_equal(ml_cpu_set_mask(ml_cpu_tier_name((enum ml_cpu_tier)t)), has);
+        if (!has) continue;
+        assert_int_equal(c->tier, t);
+        for (int i = 0; i < ML_CPU_FEATURES; i++)
+            assert_true(ml_cpu_has(&best, i) || !ml_cpu_has(c, i));
+        assert_int_equal(c->avxvnni, best.avxvnni && t != ML_CPU_GENERIC);
+        assert_int_equal(c->avx512bf16, best.avx512bf16 && ml_cpu_tier_has(c->tier, ML_CPU_AVX512));
+        assert_int_equal(c->dotprod, best.dotprod && t != ML_CPU_GENERIC);
+        assert_int_equal(c->i8mm, best.i8mm && t == ML_CPU_I8MM);
     }
-    assert_int_equal(ml_cpu_set_mask("neon"), best.tier == ML_CPU_NEON);
-    assert_int_equal(ml_cpu_set_mask("avx512"), best.tier == ML_CPU_AVX512);
     assert_true(ml_cpu_set_mask(NULL));
     assert_memory_equal(c, &best, sizeof best);
 }
@@ -77,6 +101,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(found),
         cmocka_unit_test(names),
+        cmocka_unit_test(built_on),
         cmocka_unit_test(masks),
         cmocka_unit_test(refused_masks_change_nothing),
     };

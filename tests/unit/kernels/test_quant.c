@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-enum { MAX_TIERS = 3, TYPES = 5 + 3 * 8 + 1 };
+enum { MAX_TIERS = ML_CPU_TIERS, TYPES = 5 + 3 * 8 + 1 };
 
 /* ---- random matrices: every pattern of bits is a tile ---- */
 
@@ -113,14 +113,10 @@ static float *vectors(struct ml_rng *rng, size_t n) {
 /* ---- tiers ---- */
 
 static int tiers(struct ml_kernels *k) {
-    static const enum ml_cpu_tier order[] = {ML_CPU_AVX2, ML_CPU_AVX512, ML_CPU_NEON};
-    const enum ml_cpu_tier best = ml_cpu()->tier;
     int n = 0;
-    ml_kernels_init(&k[n++], ml_cpu(), ML_CPU_GENERIC);
-    for (int i = 0; i < 3; i++) {
-        const bool can = order[i] == best || (order[i] == ML_CPU_AVX2 && best == ML_CPU_AVX512);
-        if (can) ml_kernels_init(&k[n++], ml_cpu(), order[i]);
-    }
+    for (int t = 0; t < ML_CPU_TIERS; t++)
+        if (ml_cpu_tier_has(ml_cpu()->tier, (enum ml_cpu_tier)t))
+            ml_kernels_init(&k[n++], ml_cpu(), (enum ml_cpu_tier)t);
     return n;
 }
 

@@ -271,10 +271,8 @@ static void tiny_trellises_come_close_to_the_optimum(void **unused) {
 
 static unsigned tiers(enum ml_cpu_tier *out) {
     unsigned n = 0;
-    const enum ml_cpu_tier best = ml_cpu()->tier;
-    if (best == ML_CPU_AVX2 || best == ML_CPU_AVX512) out[n++] = ML_CPU_AVX2;
-    if (best == ML_CPU_AVX512) out[n++] = ML_CPU_AVX512;
-    if (best == ML_CPU_NEON) out[n++] = ML_CPU_NEON;
+    for (int t = ML_CPU_GENERIC + 1; t < ML_CPU_TIERS; t++)
+        if (ml_cpu_tier_has(ml_cpu()->tier, (enum ml_cpu_tier)t)) out[n++] = (enum ml_cpu_tier)t;
     return n;
 }
 

@@ -10,7 +10,7 @@
 #include "kernels/cpu/avx2/vec.h"
 
 typedef __m256i vq;
-enum { LQ = 4, LUT_VECTORS = 16, EXL3_WIDE = 1, MANY_SPREAD = 1 };
+enum { LQ = 4, LUT_VECTORS = 16, EXL3_WIDE = 1 };
 
 V_INLINE vq q_load(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);

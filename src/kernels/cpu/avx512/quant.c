@@ -54,6 +54,11 @@ static void quant_dot(float *z, const struct ml_quant_matrix *m, size_t s, const
         ml_avx512_exl3_dot(z, m, s, x);
 }
 
+static void quant_round(struct ml_quant_x *x, const struct ml_quant_matrix *m, enum ml_quant_rows rows,
+                        const float *rotated) {
+    round_x(x, m, rows, rotated, MANY_WIDE);
+}
+
 void ml_quant_init_avx512(struct ml_kernels *k) {
     k->quant.rotate = quant_rotate;
     k->quant.round = quant_round;

@@ -8,7 +8,7 @@
 #include "kernels/cpu/avx512/vec.h"
 
 typedef __m512i vq;
-enum { LQ = 8, LUT_VECTORS = 4, EXL3_WIDE = 0, MANY_SPREAD = 0 };
+enum { LQ = 8, LUT_VECTORS = 4, EXL3_WIDE = 0 };
 
 V_INLINE vq q_load(const void *p) {
     return _mm512_loadu_si512(p);

@@ -9,7 +9,7 @@
 #include "kernels/cpu/neon/vec.h"
 
 typedef uint8x16_t vq;
-enum { LQ = 2, LUT_VECTORS = 16, EXL3_WIDE = 1, MANY_SPREAD = 1 };
+enum { LQ = 2, LUT_VECTORS = 16, EXL3_WIDE = 1 };
 
 #define U16(v) vreinterpretq_u16_u8(v)
 #define S16(v) vreinterpretq_s16_u8(v)
@@ -99,14 +99,26 @@ V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
     return v;
 }
 
+/* gcc (12) copies the sum before and after these instructions, unless it is told no more than that it
+ * changes.
+ */
+#if defined(__GNUC__) && !defined(__clang__)
+#define Q_ADD_PAIRS(acc, v)  __asm__("sadalp %0.4s, %1.8h" : "+w"(acc) : "w"(v))
+#define Q_ADD_DOT(acc, w, x) __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(w), "w"(x))
+#else
+#define Q_ADD_PAIRS(acc, v)  acc = vreinterpretq_u8_s32(vpadalq_s16(S32(acc), v))
+#define Q_ADD_DOT(acc, w, x) acc = vreinterpretq_u8_s32(vdotq_s32(S32(acc), S8(w), S8(x)))
+#endif
+
 V_INLINE vq q_dot(vq acc, vq w, vq x) {
 #if defined(__ARM_FEATURE_DOTPROD)
-    return vreinterpretq_u8_s32(vdotq_s32(S32(acc), S8(w), S8(x)));
+    Q_ADD_DOT(acc, w, x);
 #else
     const int16x8_t low = vmull_s8(vget_low_s8(S8(w)), vget_low_s8(S8(x)));
     const int16x8_t high = vmull_high_s8(S8(w), S8(x));
-    return vreinterpretq_u8_s32(vpadalq_s16(S32(acc), vpaddq_s16(low, high)));
+    Q_ADD_PAIRS(acc, vpaddq_s16(low, high));
 #endif
+    return acc;
 }
 typedef vq vin;
 V_INLINE vin q_in(vq x) {
