@@ -82,16 +82,16 @@ static struct ml_quant_matrix matrix(const struct bench *b, const struct type *t
 static struct ml_quant_x *rounded(const struct bench *b, const struct ml_quant_matrix *m, size_t n,
                                   enum ml_quant_rows rows) {
     struct ml_quant_x *x = need(ml_calloc(n, sizeof *x));
+    int8_t *a = need(ml_alloc_aligned(n * ml_quant_x_bytes(K)));
     for (size_t t = 0; t < n; t++) {
-        x[t].a = need(ml_alloc_aligned(ml_quant_x_bytes(K)));
+        x[t].a = a + t * ml_quant_x_bytes(K);
         b->k->quant.round(&x[t], m, rows, b->x + t * K);
     }
     return x;
 }
 
-static void drop(struct ml_quant_x *x, size_t n) {
-    for (size_t t = 0; t < n; t++)
-        ml_free_aligned(x[t].a);
+static void drop(struct ml_quant_x *x) {
+    ml_free_aligned(x->a);
     ml_free(x);
 }
 
@@ -135,9 +135,9 @@ static void in_cache(const struct bench *b, const struct type *t) {
                  "exact %4.2f w/ns",
                  t->name, dot, 16.0 * K / dot, 2.0 * K * t->bits / dot, few[0] / dot, few[1] / dot,
                  few[2] / dot, 100 * 2.0 * 128 * K * 512 / dots / peak, 16.0 * K / exact);
-    drop(one, 1);
-    drop(many, 512);
-    drop(eight, 8);
+    drop(one);
+    drop(many);
+    drop(eight);
     ml_free_aligned((void *)m.data);
     ml_free_aligned(z);
     ml_free_aligned(q);

@@ -16,6 +16,9 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -27,7 +30,7 @@ static struct ml_cpu detected, current;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 const char *ml_cpu_tier_name(enum ml_cpu_tier t) {
-    static const char *const names[ML_CPU_TIERS] = {"generic", "avx2", "avx512", "neon", "i8mm"};
+    static const char *const names[ML_CPU_TIERS] = {"generic", "avx2", "avx512", "amx", "neon", "i8mm"};
     return t < ML_CPU_TIERS ? names[t] : "unknown";
 }
 
@@ -104,6 +107,28 @@ static bool has(unsigned word, unsigned mask) {
     return (word & mask) == mask;
 }
 
+/* Linux gives a process tiles when it asks for them: their 8 KiB a thread make signal frames larger. It
+ * refuses where a thread has an alternate signal stack that is too small. Once for all threads, present and
+ * future. */
+static bool tiles_granted(void) {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
+/* Bytes multiplied by tiles, in the shape that all processors with AMX have so far: palette 1, 8 tiles of 16
+ * rows of 64 bytes. Asks the system last. */
+static bool has_tiles(const struct leaf *l7, uint64_t state) {
+    const unsigned amx = 1u << 24 | 1u << 25; /* AMX-TILE, AMX-INT8 */
+    if (!has(l7->d, amx) || (state >> 17 & 3) != 3) return false;
+    const struct leaf palette = cpuid(0x1d, 1);
+    const unsigned row_bytes = palette.b & 0xffff, tiles = palette.b >> 16, rows = palette.c & 0xffff;
+    return row_bytes == 64 && tiles >= 8 && rows == 16 && tiles_granted();
+}
+
 static void detect_features(struct ml_cpu *c) {
     const struct leaf l1 = cpuid(1, 0), l7 = cpuid(7, 0), l71 = cpuid(7, 1);
     const unsigned fma = 1u << 12, osxsave = 1u << 27, f16c = 1u << 29, avx = 1u << 28;
@@ -119,7 +144,8 @@ static void detect_features(struct ml_cpu *c) {
     if (!zmm || !has(l7.b, avx512_b) || !has(l7.c, avx512_c)) return;
     c->tier = ML_CPU_AVX512;
     c->avx512bf16 = l71.a >> 5 & 1;
-    c->amx_int8 = (state >> 17 & 3) == 3 && (l7.d >> 25 & 1);
+    c->amx_int8 = has_tiles(&l7, state);
+    if (c->amx_int8) c->tier = ML_CPU_AMX;
 }
 
 static void detect_name(struct ml_cpu *c) {
@@ -175,11 +201,9 @@ static void detect_name(struct ml_cpu *c) {
 #endif
 
 /* The tier that each is built on. */
-static const enum ml_cpu_tier below[ML_CPU_TIERS] = {[ML_CPU_GENERIC] = ML_CPU_GENERIC,
-                                                     [ML_CPU_AVX2] = ML_CPU_GENERIC,
-                                                     [ML_CPU_AVX512] = ML_CPU_AVX2,
-                                                     [ML_CPU_NEON] = ML_CPU_GENERIC,
-                                                     [ML_CPU_I8MM] = ML_CPU_NEON};
+static const enum ml_cpu_tier below[ML_CPU_TIERS] = {
+    [ML_CPU_GENERIC] = ML_CPU_GENERIC, [ML_CPU_AVX2] = ML_CPU_GENERIC, [ML_CPU_AVX512] = ML_CPU_AVX2,
+    [ML_CPU_AMX] = ML_CPU_AVX512,      [ML_CPU_NEON] = ML_CPU_GENERIC, [ML_CPU_I8MM] = ML_CPU_NEON};
 
 bool ml_cpu_tier_has(enum ml_cpu_tier best, enum ml_cpu_tier t) {
     while (best != t && best != ML_CPU_GENERIC)
@@ -191,7 +215,7 @@ bool ml_cpu_tier_has(enum ml_cpu_tier best, enum ml_cpu_tier t) {
 static struct ml_cpu limit(struct ml_cpu c, enum ml_cpu_tier tier) {
     c.avxvnni = c.avxvnni && ml_cpu_tier_has(tier, ML_CPU_AVX2);
     c.avx512bf16 = c.avx512bf16 && ml_cpu_tier_has(tier, ML_CPU_AVX512);
-    c.amx_int8 = c.amx_int8 && ml_cpu_tier_has(tier, ML_CPU_AVX512);
+    c.amx_int8 = c.amx_int8 && ml_cpu_tier_has(tier, ML_CPU_AMX);
     c.dotprod = c.dotprod && ml_cpu_tier_has(tier, ML_CPU_NEON);
     c.bf16 = c.bf16 && ml_cpu_tier_has(tier, ML_CPU_NEON);
     c.i8mm = c.i8mm && ml_cpu_tier_has(tier, ML_CPU_I8MM);

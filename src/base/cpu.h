@@ -13,6 +13,7 @@ enum ml_cpu_tier {
     ML_CPU_GENERIC, /* portable C */
     ML_CPU_AVX2,    /* AVX2 + FMA + F16C */
     ML_CPU_AVX512,  /* AVX-512 F BW CD DQ VL + VBMI + VBMI2 + VNNI (Ice Lake, Zen 4 and later) */
+    ML_CPU_AMX,     /* AVX-512 + AMX-INT8, tiles granted by the system (Sapphire Rapids and later Xeons) */
     ML_CPU_NEON,    /* AArch64 Advanced SIMD */
     ML_CPU_I8MM,    /* NEON + dot product + int8 matrix multiply (Armv8.6: Neoverse V1 and N2, Apple M2) */
     ML_CPU_TIERS
@@ -20,7 +21,7 @@ enum ml_cpu_tier {
 
 struct ml_cpu {
     enum ml_cpu_tier tier; /* the best tier allowed by hardware, OS and mask */
-    /* extras inside a tier, false where masked off */
+    /* extras inside a tier, or what makes one: false where masked off */
     bool avxvnni, avx512bf16, amx_int8, dotprod, i8mm, bf16;
     char name[64];      /* model name for people, e.g. "Intel(R) Xeon(R) Processor" */
     int cores;          /* processors this process may run on */

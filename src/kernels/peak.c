@@ -19,6 +19,7 @@ static struct ml_peak_kernels peak_kernels(void) {
     if (ml_cpu_tier_has(cpu->tier, ML_CPU_AVX2)) ml_peak_init_avx2(&k);
     if (ml_cpu_tier_has(cpu->tier, ML_CPU_AVX512)) ml_peak_init_avx512(&k);
     if (ml_cpu_tier_has(cpu->tier, ML_CPU_AVX512) && cpu->avx512bf16) ml_peak_init_avx512bf16(&k);
+    if (ml_cpu_tier_has(cpu->tier, ML_CPU_AMX)) ml_peak_init_amx(&k);
 #elif defined(__aarch64__)
     if (ml_cpu_tier_has(cpu->tier, ML_CPU_NEON)) ml_peak_init_neon(&k);
 #else

@@ -4,7 +4,8 @@
  * kind (see selection.h), the least of several runs of `marlin kernels --tune --threads 1` on an Ice Lake
  * Xeon, 2.8 GHz, under each CPU mask. Absolute times differ between machines; what counts is their ratio
  * within a tier. NEON and i8mm were only run under an emulator, where times mean nothing: they take the
- * figures of AVX2, whose kernels have the same structure as NEON's.
+ * figures of AVX2, whose kernels have the same structure as NEON's. AMX takes those of AVX-512: it has
+ * kernels of its own for many rows alone, and more than 8 go there in any case.
  */
 #include "kernels/selection.h"
 
@@ -120,12 +121,12 @@ static const float generic[ML_KINDS][FIGURES] = {
 
 /* Rows of x in one pass: the tile of the plain kernels, and what every tier of the quantized ones takes. */
 static int few_of(enum ml_cpu_tier tier, int kind) {
-    static const int plain[ML_CPU_TIERS] = {1, 3, 6, 6, 6};
+    static const int plain[ML_CPU_TIERS] = {1, 3, 6, 6, 6, 6};
     return kind < ML_KIND_INT8 ? plain[tier] : ML_QUANT_FEW_ROWS;
 }
 
 void ml_selection_default(struct ml_selection *s, const struct ml_machine *m) {
-    static const float(*const tables[ML_CPU_TIERS])[FIGURES] = {generic, avx2, avx512, avx2, avx2};
+    static const float(*const tables[ML_CPU_TIERS])[FIGURES] = {generic, avx2, avx512, avx512, avx2, avx2};
     const float(*t)[FIGURES] = tables[m->cpu.tier];
     *s = (struct ml_selection){.machine = *m};
     for (int k = 0; k < ML_KINDS; k++)

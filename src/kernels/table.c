@@ -19,6 +19,7 @@ void ml_kernels_init(struct ml_kernels *k, const struct ml_cpu *cpu, enum ml_cpu
     if (avx2 && cpu && cpu->avxvnni) ml_quant_init_avxvnni(k);
     if (avx512) ml_kernels_init_avx512(k);
     if (avx512) ml_quant_init_avx512(k);
+    if (ml_cpu_tier_has(tier, ML_CPU_AMX)) ml_quant_init_amx(k);
 #elif defined(__aarch64__)
     const bool neon = ml_cpu_tier_has(tier, ML_CPU_NEON);
     if (neon) ml_kernels_init_neon(k);

@@ -25,6 +25,7 @@ void ml_kernels_init_neon(struct ml_kernels *k);
 void ml_quant_init_avx2(struct ml_kernels *k);
 void ml_quant_init_avxvnni(struct ml_kernels *k);
 void ml_quant_init_avx512(struct ml_kernels *k);
+void ml_quant_init_amx(struct ml_kernels *k); /* over the one before */
 void ml_quant_init_neon(struct ml_kernels *k);
 void ml_quant_init_neondot(struct ml_kernels *k);
 void ml_quant_init_neoni8mm(struct ml_kernels *k); /* over the one before */
@@ -62,6 +63,7 @@ void ml_peak_init_reference(struct ml_peak_kernels *k);
 void ml_peak_init_avx2(struct ml_peak_kernels *k);
 void ml_peak_init_avx512(struct ml_peak_kernels *k);
 void ml_peak_init_avx512bf16(struct ml_peak_kernels *k);
+void ml_peak_init_amx(struct ml_peak_kernels *k);
 void ml_peak_init_neon(struct ml_peak_kernels *k);
 
 #endif

@@ -70,7 +70,7 @@ for verb in $verbs; do
     expect 2 "$verb" --threads -1
     err_has "0 to 1024"
     expect 2 "$verb" --cpu-mask sse9
-    err_has "generic|avx2|avx512|neon|i8mm"
+    err_has "generic|avx2|avx512|amx|neon|i8mm"
 done
 expect 2 help no-such-verb
 expect 2 help run extra

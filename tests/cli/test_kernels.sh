@@ -31,7 +31,7 @@ grep -q '"rows":\[{"family":"elementwise","entry":"' "$dir/out" || fail "rows[]"
 
 # Portable C is checked against itself: its memory accesses.
 "$marlin" kernels --check convert --cpu-mask generic --json >"$dir/out" 2>"$dir/err" || fail "--cpu-mask generic"
-if grep -Eq '"tier":"(avx2|avx512|neon|i8mm)"' "$dir/out"; then fail "a tier above the mask"; fi
+if grep -Eq '"tier":"(avx2|avx512|amx|neon|i8mm)"' "$dir/out"; then fail "a tier above the mask"; fi
 
 "$marlin" kernels --bench convert --json >"$dir/out" 2>"$dir/err" || fail "--bench of a family"
 for field in entry variant tier params ns gbps gops bandwidth_fraction compute_fraction; do

@@ -78,11 +78,10 @@ static char first[256];
 static size_t failures;
 
 static ml_check_entry *get_double(const struct ml_check_tables *t, int variant) {
-    static ml_check_entry *const by_tier[ML_CPU_TIERS] = {[ML_CPU_GENERIC] = (ml_check_entry *)print_row,
-                                                          [ML_CPU_AVX2] = (ml_check_entry *)print_failure,
-                                                          [ML_CPU_AVX512] = (ml_check_entry *)family_passes,
-                                                          [ML_CPU_NEON] = (ml_check_entry *)print_failure,
-                                                          [ML_CPU_I8MM] = (ml_check_entry *)family_passes};
+    static ml_check_entry *const by_tier[ML_CPU_TIERS] = {
+        [ML_CPU_GENERIC] = (ml_check_entry *)print_row,    [ML_CPU_AVX2] = (ml_check_entry *)print_failure,
+        [ML_CPU_AVX512] = (ml_check_entry *)family_passes, [ML_CPU_AMX] = (ml_check_entry *)print_failure,
+        [ML_CPU_NEON] = (ml_check_entry *)print_failure,   [ML_CPU_I8MM] = (ml_check_entry *)family_passes};
     (void)variant;
     return by_tier[t->tier];
 }

@@ -28,6 +28,7 @@ static void found(void **state) {
     if (c->tier >= ML_CPU_AVX2) assert_true(avx2);
     if (!avx2) assert_int_equal(c->tier, ML_CPU_GENERIC);
     assert_false(ml_cpu_tier_has(c->tier, ML_CPU_NEON));
+    assert_int_equal(c->amx_int8, c->tier == ML_CPU_AMX);
     if (c->avx512bf16) assert_true(ml_cpu_tier_has(c->tier, ML_CPU_AVX512));
 #elif defined(__aarch64__)
     assert_int_equal(c->tier, c->i8mm && c->dotprod ? ML_CPU_I8MM : ML_CPU_NEON);
@@ -39,6 +40,7 @@ static void names(void **state) {
     assert_string_equal(ml_cpu_tier_name(ML_CPU_GENERIC), "generic");
     assert_string_equal(ml_cpu_tier_name(ML_CPU_AVX2), "avx2");
     assert_string_equal(ml_cpu_tier_name(ML_CPU_AVX512), "avx512");
+    assert_string_equal(ml_cpu_tier_name(ML_CPU_AMX), "amx");
     assert_string_equal(ml_cpu_tier_name(ML_CPU_NEON), "neon");
     assert_string_equal(ml_cpu_tier_name(ML_CPU_I8MM), "i8mm");
     assert_string_equal(ml_cpu_tier_name(ML_CPU_TIERS), "unknown");
@@ -52,6 +54,7 @@ static void built_on(void **state) {
     } cases[] = {{ML_CPU_GENERIC, "generic"},
                  {ML_CPU_AVX2, "generic avx2"},
                  {ML_CPU_AVX512, "generic avx2 avx512"},
+                 {ML_CPU_AMX, "generic avx2 avx512 amx"},
                  {ML_CPU_NEON, "generic neon"},
                  {ML_CPU_I8MM, "generic neon i8mm"}};
     (void)state;
@@ -80,6 +83,7 @@ static void masks(void **state) {
             assert_true(ml_cpu_has(&best, i) || !ml_cpu_has(c, i));
         assert_int_equal(c->avxvnni, best.avxvnni && t != ML_CPU_GENERIC);
         assert_int_equal(c->avx512bf16, best.avx512bf16 && ml_cpu_tier_has(c->tier, ML_CPU_AVX512));
+        assert_int_equal(c->amx_int8, best.amx_int8 && t == ML_CPU_AMX);
         assert_int_equal(c->dotprod, best.dotprod && t != ML_CPU_GENERIC);
         assert_int_equal(c->i8mm, best.i8mm && t == ML_CPU_I8MM);
     }

@@ -135,7 +135,7 @@ static void test_every_batch(void **state) {
 /* What anybody would expect of the table of the source. */
 static void test_table(void **state) {
     (void)state;
-    static const enum ml_cpu_tier fast[] = {ML_CPU_AVX2, ML_CPU_AVX512, ML_CPU_NEON, ML_CPU_I8MM};
+    static const enum ml_cpu_tier fast[] = {ML_CPU_AVX2, ML_CPU_AVX512, ML_CPU_AMX, ML_CPU_NEON, ML_CPU_I8MM};
     for (size_t i = 0; i < sizeof fast / sizeof *fast; i++) {
         const struct ml_selection s = standard(fast[i], 2);
         for (int kind = 0; kind < ML_KINDS; kind++) {

@@ -81,7 +81,7 @@ V_INLINE vq q_spread(vq s, vq u, const unsigned at, const unsigned k) {
 /* A row that begins at bit `at` of one word and ends in the next: its bytes keep their places, those of the
  * next word come where the row has none. */
 #define Q_BOTH(low, next, at)                                                                                \
-    _mm256_blend_epi16(next, low, 0xf << (at) / 16 & 0xf | (0xf << (at) / 16 & 0xf) << 4)
+    _mm256_blend_epi16(next, low, (0xf << (at) / 16 & 0xf) | (0xf << (at) / 16 & 0xf) << 4)
 #define Q_SPREAD2(s, s_next, u, u_next, at, k) q_spread(Q_BOTH(s, s_next, at), Q_BOTH(u, u_next, at), at, k)
 #define Q_SPREAD_LAST(s, s_next, u, at, k)     q_spread(Q_BOTH(s, s_next, at), u, at, k)
 

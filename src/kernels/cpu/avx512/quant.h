@@ -69,6 +69,12 @@ V_INLINE const uint8_t *strip_at(const struct ml_quant_matrix *m, size_t s) {
     return (const uint8_t *)m->arranged + s * m->k * 2 * (size_t)m->bits;
 }
 
+/* z[16] = (first ? base : z) + f * sum */
+V_INLINE void add_vector(float *z, __m512i sum, float f, float base, bool first) {
+    const vf part = v_mul(_mm512_cvtepi32_ps(sum), v_set1(f));
+    v_store(z, v_add(first ? v_set1(base) : v_load(z), part));
+}
+
 /* The order that `dots` multiplies: for each run, for each group of columns (4 of bytes, 2 of int16), 64 rows
  * of one 32-bit lane. `panel` points at the lanes of the strip's 16 rows. */
 enum { PANEL_ROWS = 64, PANEL_BYTES = 4 * PANEL_ROWS };
@@ -77,6 +83,12 @@ void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, cons
 void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
 void ml_avx512_exl3_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
 void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
+/* EXL3 in groups of 4 bytes, w = 4 (high - 128) + low: a panel of the high ones, k * PANEL_ROWS bytes further
+ * one of the low ones. Columns of 16 come in the order 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15.
+ */
+void ml_avx512_exl3_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
+/* Of any format. */
+void ml_avx512_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
 void ml_avx512_quant_few(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
                          const struct ml_quant_x *x, size_t n, void *scratch);
 void ml_avx512_quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,

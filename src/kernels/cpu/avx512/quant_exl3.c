@@ -175,10 +175,51 @@ V_INLINE void few_k(const struct few_call *c, const int size, const int K, const
     }
 }
 
+/* Pairs of columns of group g as they are; rows[i][r]: quarter i of output r. */
+V_INLINE void put_pairs(uint8_t *panel, vq rows[4][16], size_t k, size_t g) {
+    const size_t run = k / 16; /* pairs */
+    for (size_t i = 0; i < 4; i++) {
+        vq low[8], high[8];
+        transpose_rows(low, high, rows[i]);
+        for (size_t q = 0; q < 8; q++) {
+            uint8_t *to = panel + (q * run + 8 * g + i) * PANEL_BYTES;
+            q_store(to, low[q]);
+            q_store(to + 4 * PANEL_BYTES, high[q]);
+        }
+    }
+}
+
+/* Bytes of two quarters of an output: in a qword lane 4 of the first, then 4 of the second. */
+V_INLINE vq two_quarters(vq a, vq b) {
+    return _mm512_shuffle_epi32(_mm512_packus_epi16(a, b), 0xd8);
+}
+
+/* Quarters as groups of bytes, see quant.h. */
+V_INLINE void put_bytes(uint8_t *panel, vq rows[4][16], size_t k, size_t g, const bool high) {
+    const size_t run = k / 32; /* quarters */
+    const vq up = _mm512_set1_epi16(4 * Q_OFFSET), three = _mm512_set1_epi16(3);
+    for (size_t i = 0; i < 4; i += 2) {
+        vq bytes[16], even[8], odd[8];
+        for (size_t r = 0; r < 16; r++) {
+            const vq a = rows[i][r], b = rows[i + 1][r];
+            if (high)
+                bytes[r] = two_quarters(_mm512_srli_epi16(_mm512_add_epi16(a, up), 2),
+                                        _mm512_srli_epi16(_mm512_add_epi16(b, up), 2));
+            else
+                bytes[r] = two_quarters(_mm512_and_si512(a, three), _mm512_and_si512(b, three));
+        }
+        transpose_rows(even, odd, bytes);
+        for (size_t q = 0; q < 8; q++) {
+            uint8_t *to = panel + (q * run + 4 * g + i) * PANEL_BYTES;
+            q_store(to, even[q]);
+            q_store(to + PANEL_BYTES, odd[q]);
+        }
+    }
+}
+
 V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int K,
-                      const enum ml_exl3_codebook cb) {
+                      const enum ml_exl3_codebook cb, const bool bytes) {
     const uint8_t *w = strip_at(m, s);
-    const size_t run = m->k / 16; /* pairs */
     const struct lut lut = magnitudes();
     for (size_t g = 0; g < m->k / 128; g++) {
         vq word[9], rows[4][16];
@@ -194,14 +235,11 @@ V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s,
             }
             word[0] = word[K];
         }
-        for (size_t i = 0; i < 4; i++) {
-            vq low[8], high[8];
-            transpose_rows(low, high, rows[i]);
-            for (size_t q = 0; q < 8; q++) {
-                uint8_t *to = panel + (q * run + 8 * g + i) * PANEL_BYTES;
-                q_store(to, low[q]);
-                q_store(to + 4 * PANEL_BYTES, high[q]);
-            }
+        if (bytes) {
+            put_bytes(panel, rows, m->k, g, true);
+            put_bytes(panel + m->k * PANEL_ROWS, rows, m->k, g, false);
+        } else {
+            put_pairs(panel, rows, m->k, g);
         }
     }
 }
@@ -216,7 +254,10 @@ typedef void few_fn(const struct few_call *, int);
         dot_k(z, m, s, x, K, cb);                                                                            \
     }                                                                                                        \
     static void panel_##name##_##K(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {              \
-        panel_k(panel, m, s, K, cb);                                                                         \
+        panel_k(panel, m, s, K, cb, false);                                                                  \
+    }                                                                                                        \
+    static void bytes_##name##_##K(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {              \
+        panel_k(panel, m, s, K, cb, true);                                                                   \
     }                                                                                                        \
     static void few_##name##_##K(const struct few_call *c, int size) {                                       \
         few_k(c, size, K, cb);                                                                               \
@@ -248,6 +289,12 @@ void ml_avx512_exl3_dot(float *z, const struct ml_quant_matrix *m, size_t s, con
 void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
     static panel_fn *const version[ML_EXL3_CODEBOOKS][8] = {LIST(panel, inst), LIST(panel, mcg),
                                                             LIST(panel, mul)};
+    version[m->codebook][m->bits - 1](panel, m, s);
+}
+
+void ml_avx512_exl3_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+    static panel_fn *const version[ML_EXL3_CODEBOOKS][8] = {LIST(bytes, inst), LIST(bytes, mcg),
+                                                            LIST(bytes, mul)};
     version[m->codebook][m->bits - 1](panel, m, s);
 }
 

@@ -29,11 +29,6 @@ V_INLINE __m512i multiply_lanes(const bool wide, __m512i acc, __m512i w, __m512i
     return wide ? q_dot16(acc, w, in) : q_dot(acc, w, in);
 }
 
-V_INLINE void add_vector(float *z, __m512i sum, float f, float base, bool first) {
-    const vf part = v_mul(_mm512_cvtepi32_ps(sum), v_set1(f));
-    v_store(z, v_add(first ? v_set1(base) : v_load(z), part));
-}
-
 V_INLINE void add_sums(float *z, const struct sums *s, const struct ml_quant_x *x, int q, bool first) {
     add_vector(z, s->v0, x->f[q], x->base, first);
     add_vector(z + VL, s->v1, x->f[q], x->base, first);
@@ -103,6 +98,15 @@ static void int8_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s
             q_store(panel + (c / 4 + 2 * i + 1) * PANEL_BYTES, high[i]);
         }
     }
+}
+
+void ml_avx512_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+    if (m->format == ML_QUANT_INT8)
+        int8_panel(panel, m, s);
+    else if (m->format == ML_QUANT_TAP)
+        ml_avx512_tap_panel(panel, m, s);
+    else
+        ml_avx512_exl3_byte_panel(panel, m, s);
 }
 
 static void make_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
