@@ -22,23 +22,21 @@
 
 #include <stdbool.h>
 
-enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL, L1_SHARE = 32 << 10, SHORT_AHEAD = 4096 };
+enum { TILE_ROWS = 4, BLOCK = ML_GEMM_BLOCK, PANEL = ML_GEMM_PANEL };
 
 V_INLINE size_t element_size(const enum ml_dtype t) {
     return t == ML_F32 ? 4 : t == ML_I8 ? 1 : 2;
 }
 
-/* Whether vector i of a run of vectors, fetched ahead in turn, is worth an instruction of its own: of bytes,
- * several share a cache line. */
+/* Whether vector i of a run of vectors, fetched ahead in turn, begins a cache line. */
 V_INLINE bool new_line(const enum ml_dtype t, const int i) {
-    return t != ML_I8 || i * VL % 64 == 0;
+    return (size_t)i * VL * element_size(t) % 64 == 0;
 }
 
 /* sums[i] = the four row sums of token i over columns [c0, c0 + cols). row[] point at column c0.
  *
- * With `prefetch` the next four rows are fetched in the order they stand in memory, as one stream from `next`
- * on, which the processor's own prefetcher follows best; or, where four rows are more than L1 has room for
- * (NULL), each row SHORT_AHEAD bytes ahead. */
+ * With `prefetch` the next four rows are fetched in the order they stand in memory, from `next` on, as one
+ * stream, which the processor's own prefetcher follows best. */
 V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *const row[TILE_ROWS],
                        const float *const *x, size_t c0, size_t cols, const bool prefetch, const char *next,
                        v4 *sums) {
@@ -60,8 +58,7 @@ V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *cons
         for (int r = 0; r < TILE_ROWS; r++) {
             const vf w = v_load_as(t, row[r], c);
             if (prefetch && new_line(t, r))
-                __builtin_prefetch(next ? next + ((size_t)TILE_ROWS * c + (size_t)r * VL) * size
-                                        : (const char *)row[r] + c * size + SHORT_AHEAD);
+                __builtin_prefetch(next + ((size_t)TILE_ROWS * c + (size_t)r * VL) * size);
             UNROLL
             for (int i = 0; i < tokens; i++)
                 acc[i][r] = v_fma(w, in[i], acc[i][r]);
@@ -99,9 +96,8 @@ V_INLINE void tile_rows(const enum ml_dtype t, const void *w, size_t stride, siz
  * has, to be fetched while W is read; NULL: what follows in W itself, for one token. */
 V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, const void *w, size_t stride,
                      const float *const *x, size_t rows, size_t cols, const char *meanwhile) {
-    const size_t size = element_size(t), tile = TILE_ROWS * stride * size;
-    const bool is_short = tile <= L1_SHARE;
-    const char *ahead = meanwhile ? meanwhile : (const char *)w + tile;
+    const size_t size = element_size(t);
+    const char *ahead = meanwhile ? meanwhile : (const char *)w + TILE_ROWS * stride * size;
     for (size_t r = 0; r < rows; r += TILE_ROWS) {
         const size_t n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
         const void *row[TILE_ROWS];
@@ -111,7 +107,7 @@ V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, c
             tile_rows(t, w, stride, r, rows, c, row);
             const char *next = ahead + (r * stride + TILE_ROWS * c) * size;
             dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, meanwhile || tokens == 1,
-                     meanwhile || is_short ? next : NULL, sums);
+                     next, sums);
             for (int i = 0; i < tokens; i++)
                 total[i] = c == 0 ? sums[i] : v4_add(total[i], sums[i]);
             c += BLOCK;

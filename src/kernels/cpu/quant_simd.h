@@ -15,7 +15,7 @@
 #include "kernels/cpu/quant_x_simd.h"
 #include "kernels/cpu/unroll_simd.h"
 
-enum { ROW_BLOCK = 4, X_BLOCK = 2 };
+enum { ROW_BLOCK = 4, X_BLOCK = 2, AHEAD = 8192 };
 
 V_INLINE void put_bytes(uint8_t *panel, size_t k, size_t lane, size_t half, int row, vq v) {
     (void)k;
@@ -40,6 +40,16 @@ V_INLINE void finish_sums(float *z, const int32_t (*sum)[8], size_t rows, const 
 }
 
 /* ---- TAP ---- */
+
+/* Fetches the strip that follows: each pass over the lanes of one its share of it, group by group, so that it
+ * comes as the one stream that it is. bytes: of a group. */
+V_INLINE void fetch_next(const struct ml_quant_matrix *m, size_t s, size_t lane, size_t g, const int bytes) {
+    const size_t groups = m->k / 128, share = (size_t)bytes * LANE_BYTES / LINE;
+    const uint8_t *at = strip_at(m, s + 1) + (lane / LANE_BYTES * groups + g) * share;
+    UNROLL
+    for (size_t i = 0; i < share; i += LINE)
+        __builtin_prefetch(at + i);
+}
 
 /* The sums of 16 rows of weights with a row of x. */
 struct row_sums {
@@ -88,6 +98,7 @@ V_INLINE void tap_dot_k(float *z, size_t ldz, const struct ml_quant_matrix *m, s
         for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
             const vq first = q_load(w);
             vq now = first, index[STRIP];
+            fetch_next(m, s, lane, g, 256 * k);
             TAP_HALF(SINK, k, three, &taps, w, now, false, first);
             MULTIPLY(g * 2 * LINE + lane);
             TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
@@ -115,8 +126,10 @@ V_INLINE void exl3_dot_k(float *z, const struct ml_quant_matrix *m, size_t s, co
         for (int i = 0; i < 16; i++)
             acc[i] = q_zero();
 #define SINK(row, i, v) acc[row] = q_dot16(acc[row], v, q_load(a + LINE * (i)))
-        for (size_t g = 0; g < m->k / 128; g++, a += 4 * LINE)
+        for (size_t g = 0; g < m->k / 128; g++, a += 4 * LINE) {
+            fetch_next(m, s, lane, g, 256 * K);
             EXL3_GROUP(SINK, K, cb, w, q_load(w + LINE * (4 * K - 1)));
+        }
 #undef SINK
         for (int i = 0; i < 16; i++)
             q_store_sums(&sum[i][lane / 8], acc[i]);
@@ -126,32 +139,29 @@ V_INLINE void exl3_dot_k(float *z, const struct ml_quant_matrix *m, size_t s, co
 
 /* ---- INT8 ---- */
 
-V_INLINE void int8_rows(float *z, const int8_t *w, size_t cols, const struct ml_quant_x *x, const int rows) {
-    vq acc[ROW_BLOCK] = {q_zero(), q_zero(), q_zero(), q_zero()};
-    int32_t tail[ROW_BLOCK] = {0};
+/* Row by row, so that the strip is read as the one stream that it is. */
+V_INLINE float int8_row(const int8_t *w, size_t cols, const struct ml_quant_x *x) {
+    vq acc[4] = {q_zero(), q_zero(), q_zero(), q_zero()};
     size_t c = 0;
-    for (; c + LANE_BYTES <= cols; c += LANE_BYTES) {
-        const vq in = q_load(x->a + c);
+    for (; c + 4 * LANE_BYTES <= cols; c += 4 * LANE_BYTES) {
         UNROLL
-        for (int r = 0; r < rows; r++)
-            acc[r] = q_dot(acc[r], q_load(w + (size_t)r * cols + c), in);
+        for (int i = 0; i < 4; i++) {
+            const size_t at = c + (size_t)i * LANE_BYTES;
+            if (i * LANE_BYTES % LINE == 0) __builtin_prefetch(w + at + AHEAD, 0, 2);
+            acc[i] = q_dot(acc[i], q_load(w + at), q_load(x->a + at));
+        }
     }
+    int32_t sum = q_sum(acc[0]) + q_sum(acc[1]) + q_sum(acc[2]) + q_sum(acc[3]);
     for (; c < cols; c++)
-        for (int r = 0; r < rows; r++)
-            tail[r] += w[(size_t)r * cols + c] * x->a[c];
-    for (int r = 0; r < rows; r++) {
-        const float part = (float)(q_sum(acc[r]) + tail[r]) * x->f[0];
-        z[r] = x->base + part;
-    }
+        sum += w[c] * x->a[c];
+    const float part = (float)sum * x->f[0];
+    return x->base + part;
 }
 
 static void int8_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
     const size_t end = m->n - s * STRIP < STRIP ? m->n - s * STRIP : STRIP;
-    size_t r = 0;
-    for (; r + ROW_BLOCK <= end; r += ROW_BLOCK)
-        int8_rows(z + r, (const int8_t *)m->data + (s * STRIP + r) * m->k, m->k, x, ROW_BLOCK);
-    for (; r < end; r++)
-        int8_rows(z + r, (const int8_t *)m->data + (s * STRIP + r) * m->k, m->k, x, 1);
+    for (size_t r = 0; r < end; r++)
+        z[r] = int8_row((const int8_t *)m->data + (s * STRIP + r) * m->k, m->k, x);
 }
 
 /* ---- versions: see quant_panel_simd.h ---- */

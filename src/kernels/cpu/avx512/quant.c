@@ -6,43 +6,32 @@
 
 #include "kernels/cpu/quant_x_simd.h"
 
-/* Four rows at a time: bytes plus 128 as unsigned. One run. The next rows are fetched as the one stream that
- * they are in memory. */
-V_INLINE void int8_rows(float *z, const uint8_t *w, size_t cols, const struct ml_quant_x *x, const int rows) {
+/* Bytes plus 128 as unsigned; one run. Row by row, so that the strip is read as the one stream that it is. */
+V_INLINE float int8_row(const uint8_t *w, size_t cols, const struct ml_quant_x *x) {
     vq acc[4] = {q_zero(), q_zero(), q_zero(), q_zero()};
     size_t c = 0;
-    for (; c + 64 <= cols; c += 64) {
-        const vq in = q_load(x->a + c);
+    for (; c + 256 <= cols; c += 256) {
         UNROLL
-        for (int r = 0; r < rows; r++) {
-            const uint8_t *row = w + (size_t)r * cols + c;
-            _mm_prefetch((const char *)w + (size_t)rows * (cols + c) + 64 * (size_t)r, _MM_HINT_T0);
-            acc[r] = q_dot(acc[r], q_xor(q_load(row), q_set8(0x80)), in);
+        for (int i = 0; i < 4; i++) {
+            const uint8_t *at = w + c + 64 * i;
+            _mm_prefetch((const char *)at + PREFETCH, _MM_HINT_T1);
+            acc[i] = q_dot(acc[i], q_xor(q_load(at), q_set8(0x80)), q_load(x->a + c + 64 * i));
         }
     }
-    if (c < cols) {
-        const __mmask64 mask = ((__mmask64)1 << (cols - c)) - 1;
-        const vq in = _mm512_maskz_loadu_epi8(mask, x->a + c);
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            const vq v = _mm512_maskz_loadu_epi8(mask, w + (size_t)r * cols + c);
-            acc[r] = q_dot(acc[r], q_xor(v, q_set8(0x80)), in);
-        }
+    for (; c < cols; c += 64) {
+        const __mmask64 mask = cols - c < 64 ? ((__mmask64)1 << (cols - c)) - 1 : ~(__mmask64)0;
+        const vq v = q_xor(_mm512_maskz_loadu_epi8(mask, w + c), q_set8(0x80));
+        acc[0] = q_dot(acc[0], v, _mm512_maskz_loadu_epi8(mask, x->a + c));
     }
-    for (int r = 0; r < rows; r++) {
-        const int32_t sum = _mm512_reduce_add_epi32(acc[r]) - Q_OFFSET * x->sum[0];
-        const float part = (float)sum * x->f[0];
-        z[r] = x->base + part;
-    }
+    const vq sum = _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), _mm512_add_epi32(acc[2], acc[3]));
+    const float part = (float)(_mm512_reduce_add_epi32(sum) - Q_OFFSET * x->sum[0]) * x->f[0];
+    return x->base + part;
 }
 
 static void int8_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
     const size_t end = m->n - s * STRIP < STRIP ? m->n - s * STRIP : STRIP;
-    size_t r = 0;
-    for (; r + 4 <= end; r += 4)
-        int8_rows(z + r, m->data + (s * STRIP + r) * m->k, m->k, x, 4);
-    for (; r < end; r++)
-        int8_rows(z + r, m->data + (s * STRIP + r) * m->k, m->k, x, 1);
+    for (size_t r = 0; r < end; r++)
+        z[r] = int8_row(m->data + (s * STRIP + r) * m->k, m->k, x);
 }
 
 static void quant_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
