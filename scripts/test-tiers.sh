@@ -69,6 +69,12 @@ generic=$!
 check_tier avx2 Haswell || failed=1
 wait $generic || failed=1
 
+# Processors between the tiers, and the oldest of 64 bits: the program itself.
+for cpu in Opteron_G1 core2duo SandyBridge EPYC Skylake-Server Icelake-Server; do
+    got=$(on "$cpu" "${generate[@]}" | tokens) || fail "$cpu: marlin run"
+    [ "$got" = "$native" ] && echo "$cpu: marlin run generates the same" || fail "$cpu generates $got, this machine $native"
+done
+
 if on Haswell "$marlin" kernels --cpu-mask avx512 >/dev/null 2>"$build/tier.log"; then
     fail "a mask above the processor was taken"
 fi
