@@ -211,19 +211,20 @@ void ml_pool_for(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn,
     ml_pool_run(p, take_pieces, &r);
 }
 
-/* ---- a share for each worker ---- */
+/* ---- shares for each worker ---- */
 
 struct runs {
     struct ml_pool *pool;
     ml_range_fn *fn;
     void *arg;
-    size_t count, grain, pieces;
+    const size_t *first;
+    size_t parts, grain;
     uint64_t epoch; /* in place */
 };
 
 enum { EPOCH_SHIFT = 32 };
 
-/* The next piece of a share of `length`, counted from its start; false when there is none. */
+/* The next piece of `length` of a worker's, counted through all parts; false when there is none. */
 static bool take_piece(const struct runs *r, struct share *s, size_t length, size_t *piece) {
     uint_fast64_t taken = atomic_load_explicit(&s->taken, memory_order_relaxed);
     while (taken >> EPOCH_SHIFT != r->epoch >> EPOCH_SHIFT) {
@@ -239,25 +240,50 @@ static bool take_piece(const struct runs *r, struct share *s, size_t length, siz
     return *piece < length;
 }
 
+/* Pieces of part i that worker w of n has: *from on, as many as are returned. What does not divide goes to
+ * the last workers and to the first in turn. */
+static size_t share_of(const struct runs *r, size_t i, size_t w, size_t n, size_t *from) {
+    const size_t length = r->first[i + 1] - r->first[i], up = i % 2 ? n - 1 : 0;
+    const size_t pieces = length / r->grain + (length % r->grain != 0);
+    *from = (pieces * w + up) / n;
+    return (pieces * (w + 1) + up) / n - *from;
+}
+
+static size_t pieces_of(const struct runs *r, size_t w, size_t n) {
+    size_t pieces = 0, from;
+    for (size_t i = 0; i < r->parts; i++)
+        pieces += share_of(r, i, w, n, &from);
+    return pieces;
+}
+
+/* Piece `piece` of the shares of worker w of n. */
+static void run_piece(const struct runs *r, size_t w, size_t n, size_t piece, int worker) {
+    size_t i = 0, from, own;
+    for (; piece >= (own = share_of(r, i, w, n, &from)); i++)
+        piece -= own;
+    const size_t begin = r->first[i] + (from + piece) * r->grain, left = r->first[i + 1] - begin;
+    r->fn(r->arg, begin, begin + (left < r->grain ? left : r->grain), worker);
+}
+
 static void take_runs(void *arg, int worker, int workers) {
     const struct runs *r = arg;
     const size_t n = (size_t)workers;
     for (size_t i = 0; i < n; i++) {
-        const size_t owner = ((size_t)worker + i) % n;
-        const size_t first = r->pieces * owner / n, length = r->pieces * (owner + 1) / n - first;
+        const size_t owner = ((size_t)worker + i) % n, length = pieces_of(r, owner, n);
         size_t piece;
-        while (take_piece(r, &r->pool->shares[owner], length, &piece)) {
-            const size_t begin = (first + piece) * r->grain, left = r->count - begin;
-            r->fn(r->arg, begin, begin + (left < r->grain ? left : r->grain), worker);
-        }
+        while (take_piece(r, &r->pool->shares[owner], length, &piece))
+            run_piece(r, owner, n, piece, worker);
     }
 }
 
-void ml_pool_for_runs(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg) {
-    struct runs r = {.pool = p, .fn = fn, .arg = arg, .count = count, .grain = grain ? grain : 1};
-    r.pieces = count / r.grain + (count % r.grain != 0);
-    if (!p || p->size == 1 || r.pieces <= 1 || r.pieces >= UINT32_MAX / 2) {
-        ml_pool_for(p, count, grain, fn, arg);
+void ml_pool_for_runs(struct ml_pool *p, const size_t *first, size_t parts, size_t grain, ml_range_fn *fn,
+                      void *arg) {
+    struct runs r = {
+        .pool = p, .fn = fn, .arg = arg, .first = first, .parts = parts, .grain = grain ? grain : 1};
+    const size_t pieces = pieces_of(&r, 0, 1);
+    if (!p || p->size == 1 || pieces <= 1 || pieces >= UINT32_MAX / 2) {
+        for (size_t i = 0; i < pieces; i++)
+            run_piece(&r, 0, 1, i, 0);
         return;
     }
     /* The epoch that ml_pool_run is about to announce: no other job has it. */

@@ -28,9 +28,11 @@ void ml_pool_run(struct ml_pool *p, ml_pool_fn *fn, void *arg);
 typedef void ml_range_fn(void *arg, size_t begin, size_t end, int worker);
 void ml_pool_for(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg);
 
-/* The same for streaming through memory: a worker's pieces follow one another, so that what its prefetcher
- * fetched ahead is its own; whoever is done with its share takes pieces of the others'. Pieces start in no
- * particular order. */
-void ml_pool_for_runs(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg);
+/* The same for streaming through memory, over parts (matrices) [first[i], first[i + 1]), first[0] = 0. Every
+ * worker has a contiguous share of each part, so that what its prefetcher fetched ahead is its own; it
+ * depends on the length of the part alone, so that memory which a job writes first lies near those who read
+ * it in later jobs. Whoever is done with its shares takes pieces of the others'. No piece crosses parts. */
+void ml_pool_for_runs(struct ml_pool *p, const size_t *first, size_t parts, size_t grain, ml_range_fn *fn,
+                      void *arg);
 
 #endif

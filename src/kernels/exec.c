@@ -110,7 +110,7 @@ static void matmul_group(const struct ml_exec *e, const struct ml_matmul_job *jo
         m.unit[j] = rows_of_piece(jobs[j].w, n);
         m.first[j + 1] = m.first[j] + (jobs[j].w->rows + m.unit[j] - 1) / m.unit[j];
     }
-    ml_pool_for_runs(e->pool, m.first[n_jobs], 1, matmul_range, &m);
+    ml_pool_for_runs(e->pool, m.first, n_jobs, 1, matmul_range, &m);
 }
 
 void ml_matmul_many(const struct ml_exec *e, const struct ml_matmul_job *jobs, size_t n_jobs, const float *x,

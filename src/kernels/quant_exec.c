@@ -251,7 +251,7 @@ static void gemv(struct call *c) {
     if (c->n > 1) ml_pool_for(c->e->pool, c->n_jobs * c->n, 1, prepare_range, c);
     for (size_t j = 0; c->n == 1 && j < c->n_jobs; j++)
         prepare(c, j, 0, 0);
-    ml_pool_for_runs(c->e->pool, c->first[c->n_jobs], gemv_grain(c), gemv_range, c);
+    ml_pool_for_runs(c->e->pool, c->first, c->n_jobs, gemv_grain(c), gemv_range, c);
 }
 
 /* ---- more rows of x ---- */

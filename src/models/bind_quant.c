@@ -68,20 +68,17 @@ static void arrange_range(void *arg, size_t begin, size_t end, int worker) {
     const struct arrangement *a = arg;
     size_t i = 0;
     (void)worker;
-    for (size_t at = begin; at < end;) {
-        while (at >= a->first[i + 1])
-            i++;
-        const size_t stop = end < a->first[i + 1] ? end : a->first[i + 1];
-        ml_quant_arrange_strips(a->waiting[i].m, a->waiting[i].to, at - a->first[i], stop - a->first[i]);
-        at = stop;
-    }
+    while (begin >= a->first[i + 1])
+        i++;
+    ml_quant_arrange_strips(a->waiting[i].m, a->waiting[i].to, begin - a->first[i], end - a->first[i]);
 }
 
 void ml_bind_arrange(struct ml_binder *b) {
     struct arrangement a = {.waiting = b->waiting};
     for (size_t i = 0; i < b->n_waiting; i++)
         a.first[i + 1] = a.first[i] + b->waiting[i].m->n / ML_QUANT_STRIP;
-    ml_pool_for(b->pool, a.first[b->n_waiting], STRIPS_AT_ONCE, arrange_range, &a);
+    /* Shared out as products share it out later: a worker's part of the copy lies in its own memory. */
+    ml_pool_for_runs(b->pool, a.first, b->n_waiting, STRIPS_AT_ONCE, arrange_range, &a);
     for (size_t i = 0; i < b->n_waiting; i++) {
         const struct ml_bind_waiting *w = &b->waiting[i];
         w->m->arranged = w->to;

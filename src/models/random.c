@@ -89,7 +89,8 @@ marlin_status ml_random_matrix(struct ml_binder *b, size_t rows, size_t cols, st
     f.to = data;
     f.noise = noise;
     f.seed = (size_t)(b->m->parameters % NOISE); /* what was bound before: another start for each matrix */
-    ml_pool_for(b->pool, (f.count + BLOCK - 1) / BLOCK, 1, fill_blocks, &f);
+    const size_t blocks[] = {0, (f.count + BLOCK - 1) / BLOCK};
+    ml_pool_for_runs(b->pool, blocks, 1, 1, fill_blocks, &f); /* written by those who will read it */
     *out = (struct ml_matrix){.dtype = ML_BF16, .rows = rows, .cols = cols, .stride = cols, .data = data};
 out:
     ml_free(noise);

@@ -94,7 +94,8 @@ marlin_status ml_random_quant(struct ml_binder *b, struct ml_linear *l, struct m
     f.to = data;
     f.ring = b->bytes;
     f.seed = (size_t)(b->m->parameters % RING);
-    ml_pool_for(b->pool, (f.bytes + BLOCK - 1) / BLOCK, 1, fill_blocks, &f);
+    const size_t blocks[] = {0, (f.bytes + BLOCK - 1) / BLOCK};
+    ml_pool_for_runs(b->pool, blocks, 1, 1, fill_blocks, &f); /* written by those who will read it */
     if (m->format == ML_QUANT_INT8) clear_lowest(data, f.bytes);
     m->data = data;
     ML_TRY(ml_bind_scales(b, m->format == ML_QUANT_INT8 ? 0 : m->k, m->n, &su, &sv, err));

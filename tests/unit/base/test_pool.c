@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -86,6 +87,16 @@ static void check_cover(for_fn *each, struct ml_pool *p, size_t count, size_t gr
     }
 }
 
+static void as_one_part(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg) {
+    const size_t first[] = {0, count};
+    ml_pool_for_runs(p, first, 1, grain, fn, arg);
+}
+
+static void as_parts(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn, void *arg) {
+    const size_t first[] = {0, 0, count / 3, count / 3, count / 3 + (count > 0), count};
+    ml_pool_for_runs(p, first, 5, grain, fn, arg);
+}
+
 static void every_index_once(void **state) {
     (void)state;
     static const int sizes[] = {0, 1, 2, 5, 16};
@@ -96,7 +107,8 @@ static void every_index_once(void **state) {
         for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
             for (size_t g = 0; g < sizeof grains / sizeof *grains; g++) {
                 check_cover(ml_pool_for, p, counts[n], grains[g]);
-                check_cover(ml_pool_for_runs, p, counts[n], grains[g]);
+                check_cover(as_one_part, p, counts[n], grains[g]);
+                check_cover(as_parts, p, counts[n], grains[g]);
             }
         }
         ml_pool_free(p);
@@ -118,13 +130,44 @@ static void note_order(void *arg, size_t begin, size_t end, int worker) {
 static void runs_go_upwards(void **state) {
     (void)state;
     enum { THREADS = 5 };
+    static const size_t first[] = {0, MAX_COUNT / 4, MAX_COUNT};
     struct ml_pool *p = make(THREADS);
     for (int round = 0; round < 200; round++) {
         struct order o;
         memset(&o, 0, sizeof o);
-        ml_pool_for_runs(p, MAX_COUNT, 3, note_order, &o);
+        ml_pool_for_runs(p, first, 2, 3, note_order, &o);
         for (int w = 0; w < THREADS; w++)
             assert_in_range(o.turns[w], 0, THREADS - 1);
+    }
+    ml_pool_free(p);
+}
+
+struct owners {
+    atomic_int arrived;
+    int of[3];
+};
+
+/* Holds every worker in its first piece until all are in theirs: nobody is left to take another's. */
+static void note_owner(void *arg, size_t begin, size_t end, int worker) {
+    struct owners *o = arg;
+    if (begin >= 12) return;
+    for (size_t i = begin; i < end; i += 4)
+        o->of[i / 4] = worker;
+    (void)atomic_fetch_add(&o->arrived, 1);
+    while (atomic_load(&o->arrived) < 3)
+        (void)sched_yield();
+}
+
+/* Which worker has which share does not change: of 3 pieces each has its own, whatever parts follow. */
+static void shares_stay(void **state) {
+    (void)state;
+    static const size_t first[] = {0, 12, 17, 100};
+    struct ml_pool *p = make(3);
+    for (size_t parts = 1; parts <= 3; parts++) {
+        struct owners o = {.of = {-1, -1, -1}};
+        ml_pool_for_runs(p, first, parts, 4, note_owner, &o);
+        for (int w = 0; w < 3; w++)
+            assert_int_equal(o.of[w], w);
     }
     ml_pool_free(p);
 }
@@ -194,7 +237,7 @@ static void runs_do_not_allocate(void **state) {
     struct calls calls = {0};
     const uint64_t before = ml_mem_count();
     ml_pool_for(p, MAX_COUNT, 7, hit, &c);
-    ml_pool_for_runs(p, MAX_COUNT, 7, hit, &c);
+    as_parts(p, MAX_COUNT, 7, hit, &c);
     ml_pool_run(p, note_call, &calls);
     assert_true(ml_mem_count() == before);
     ml_pool_free(p);
@@ -218,11 +261,11 @@ static void bad_sizes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_worker_once), cmocka_unit_test(every_index_once),
-        cmocka_unit_test(runs_go_upwards),   cmocka_unit_test(no_pool_is_the_caller),
-        cmocka_unit_test(jobs_are_ordered),  cmocka_unit_test(parked_workers_wake),
-        cmocka_unit_test(create_and_free),   cmocka_unit_test(runs_do_not_allocate),
-        cmocka_unit_test(bad_sizes),
+        cmocka_unit_test(every_worker_once),     cmocka_unit_test(every_index_once),
+        cmocka_unit_test(runs_go_upwards),       cmocka_unit_test(shares_stay),
+        cmocka_unit_test(no_pool_is_the_caller), cmocka_unit_test(jobs_are_ordered),
+        cmocka_unit_test(parked_workers_wake),   cmocka_unit_test(create_and_free),
+        cmocka_unit_test(runs_do_not_allocate),  cmocka_unit_test(bad_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
