@@ -8,7 +8,7 @@
 
 /* U whole, own bits taken from it. */
 V_INLINE vq q_filtered(vq s, vq a, vq b) {
-    return q_xor3(s, a, b);
+    return q_xor3(a, b, s);
 }
 V_INLINE vq q_own(vq mask, vq u, vq s) {
     return q_mux(mask, u, s);

@@ -152,7 +152,7 @@ static float *restore(const struct ml_tensors *t, const char *name, size_t *n, s
 
 /* Relative squared error of a linear layer in OUT against the loaded source. */
 static double error_of(const struct ml_tensors *t, const struct ml_linear *l, int *bits) {
-    size_t n, k;
+    size_t n = 0, k = 0;
     float *w = restore(t, l->name, &n, &k, bits), row[1024];
     double lost = 0, power = 0;
     if (!w) fail_msg("%s is not quantized", l->name);

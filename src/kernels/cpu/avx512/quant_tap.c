@@ -32,6 +32,7 @@ V_INLINE void dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const s
     for (size_t g = 0; g < m->k / 128; g++, w += 256 * k, a += 128) {
         const vq first = q_load(w);
         vq now = first, in = q_load(a);
+        UNROLL
         for (int i = 0; i < 4 * k; i++)
             _mm_prefetch((const char *)w + PREFETCH + 64 * i, _MM_HINT_T0);
         TAP_HALF(SINK, k, three, &taps, w, now, false, first);

@@ -39,9 +39,10 @@ V_INLINE vq q_xor3(vq a, vq b, vq c) {
 V_INLINE vq q_xor(vq a, vq b) {
     return _mm512_xor_si512(a, b);
 }
-/* mask ? a : b, bit by bit */
+/* mask ? a : b, bit by bit. a comes first: gcc writes the result there, and of the three it is the one that
+ * is needed least often afterwards. */
 V_INLINE vq q_mux(vq mask, vq a, vq b) {
-    return _mm512_ternarylogic_epi64(mask, a, b, 0xca);
+    return _mm512_ternarylogic_epi64(a, mask, b, 0xe2);
 }
 
 /* Byte j of each lane: the 8 bits of v's lane from bit `base` + k j on (cyclic in the lane). */
