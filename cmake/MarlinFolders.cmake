@@ -47,6 +47,11 @@ endmacro()
 # instruction can leak into a lower tier.
 function(marlin_kernel_flags)
   set(avx2 -mavx2 -mfma -mf16c -mbmi2)
+  # clang keeps vectors that have left their registers wherever the caller's stack happens to be, in three processes of
+  # four across cache lines; gcc aligns them by itself.
+  if(CMAKE_C_COMPILER_ID MATCHES Clang)
+    list(APPEND avx2 -mstackrealign)
+  endif()
   set(avxvnni ${avx2} -mavxvnni)
   set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2 -mavx512vnni)
   set(avx512bf16 ${avx512} -mavx512bf16)
