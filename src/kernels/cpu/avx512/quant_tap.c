@@ -82,7 +82,8 @@ V_INLINE void unit_k(const struct few_call *c, const int k, const int p, const b
 V_INLINE void few_k(const struct few_call *c, const int size, const int k, const int p, const bool three) {
     for (size_t unit = 0; unit < (size_t)(STRIP / TAP_UNIT_ROWS(k)); unit++) {
         if (size == 0)
-            unit_k(c, k, p, three, unit, 8, 2);
+            unit_k(c, k, p, three, unit, k == 3 ? 4 : 8,
+                   2); /* 8 rows of 3 bits: too many constants for registers */
         else if (size == 1)
             unit_k(c, k, p, three, unit, 4, 4);
         else
