@@ -19,9 +19,17 @@ V_INLINE vq q_own(vq mask, vq u, vq s) {
 V_INLINE vq q_spread_at(vq s, const unsigned s_at, vq u, const unsigned u_at, const unsigned k) {
     return q_mux(q_set8((1 << k) - 1), q_bytes(u, u_at, k), q_bytes(s, s_at, k));
 }
-#define q_spread(s, u, at, k) q_spread_at(s, at, u, at, k)
-#define Q_SPREAD2(s, s_next, u, u_next, at, k)                                                               \
+#define Q_SPREAD(s, u, at, k, p) q_spread_at(s, at, u, at, k)
+#define Q_SPREAD2(s, s_next, u, u_next, at, k, p)                                                            \
     q_spread_at(Q_FUNNEL(s, s_next, at), 0, Q_FUNNEL(u, u_next, at), 0, k)
-#define Q_SPREAD_LAST(s, s_next, u, at, k) q_spread_at(Q_FUNNEL(s, s_next, at), 0, u, at, k)
+#define Q_SPREAD_LAST(s, s_next, u, at, k, p) q_spread_at(Q_FUNNEL(s, s_next, at), 0, u, at, k)
+#define Q_WITHIN(v, next, n, p)               Q_FUNNEL(v, next, n)
+
+/* Columns in the order of Q_SPREAD, which is theirs. */
+V_INLINE vq q_columns(vq v, const int k, const int p) {
+    (void)k;
+    (void)p;
+    return v;
+}
 
 #endif

@@ -27,7 +27,7 @@ V_INLINE const uint8_t *strip_at(const struct ml_quant_matrix *m, size_t s) {
 V_INLINE struct lut table_of(const struct ml_tap_code *code, const int p) {
     int8_t table[256];
     for (int i = 0; i < 1 << p; i++)
-        table[i] = code->table[i & ((1 << code->index_bits) - 1)];
+        table[i] = (int8_t)(code->table[i & ((1 << code->index_bits) - 1)] + Q_OFFSET);
     return q_lut(table, p);
 }
 
@@ -37,14 +37,14 @@ V_INLINE void tap_panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_
     const struct lut lut = table_of(m->code, p);
     for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
         const uint8_t *w = strip_at(m, s) + lane;
-#define SINK(row, index) put_bytes(panel, m->k, lane, half, row, q_lookup(&lut, index, p))
+#define SINK(row, index) put_bytes(panel, m->k, lane, half, row, q_columns(q_lookup(&lut, index, p), k, p))
         for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
             const vq first = q_load(w);
             vq now = first;
             size_t half = 2 * g;
-            TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+            TAP_HALF(SINK, k, p, three, &taps, w, now, false, first);
             half++;
-            TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+            TAP_HALF(SINK, k, p, three, &taps, w + 128 * k, now, true, first);
         }
 #undef SINK
     }

@@ -27,12 +27,13 @@ V_INLINE void put_whole(uint8_t *panel, size_t k, size_t lane, size_t quarter, i
     q_store(panel + (STRIP * quarter + (size_t)row) * LINE + lane, v);
 }
 
-/* z[rows] from the sums of each row in each run. */
-V_INLINE void finish_sums(float *z, const int32_t (*sum)[8], size_t rows, const struct ml_quant_x *x) {
+/* z[rows] from the sums of each row in each run, of weights + offset. */
+V_INLINE void finish_sums(float *z, const int32_t (*sum)[8], size_t rows, const struct ml_quant_x *x,
+                          const int offset) {
     for (size_t r = 0; r < rows; r++) {
         float total = x->base;
         for (int q = 0; q < ML_QUANT_RUNS; q++) {
-            const float part = (float)sum[r][q] * x->f[q];
+            const float part = (float)(sum[r][q] - offset * x->sum[q]) * x->f[q];
             total = total + part;
         }
         z[r] = total;
@@ -58,22 +59,22 @@ struct row_sums {
 
 /* Indices first, all 16 of a half, entries after that: the table fills half of the registers, so that nothing
  * else should have to stay in them. One row of x is multiplied by each entry at once. */
-V_INLINE void rows_by_one(struct row_sums *sums, const vq index[STRIP], const struct lut *lut, const int p,
-                          const int8_t *a) {
-    const vin in = q_in(q_load(a));
+V_INLINE void rows_by_one(struct row_sums *sums, const vq index[STRIP], const struct lut *lut, const int k,
+                          const int p, const int8_t *a) {
+    const vin in = q_in(q_columns(q_load(a), k, p));
     NO_UNROLL
     for (int r = 0; r < STRIP; r++)
         sums->v[r] = q_dot_in(sums->v[r], q_lookup(lut, index[r], p), in);
 }
 
-V_INLINE void rows_by_few(struct row_sums *sums, const vq index[STRIP], const struct lut *lut, const int p,
-                          const struct ml_quant_x *x, size_t n, size_t at) {
+V_INLINE void rows_by_few(struct row_sums *sums, const vq index[STRIP], const struct lut *lut, const int k,
+                          const int p, const struct ml_quant_x *x, size_t n, size_t at) {
     vq w[STRIP];
     NO_UNROLL
     for (int r = 0; r < STRIP; r++)
         w[r] = q_lookup(lut, index[r], p);
     for (size_t t = 0; t < n; t++) {
-        const vin in = q_in(q_load(x[t].a + at));
+        const vin in = q_in(q_columns(q_load(x[t].a + at), k, p));
         UNROLL
         for (int r = 0; r < STRIP; r++)
             sums[t].v[r] = q_dot_in(sums[t].v[r], w[r], in);
@@ -92,16 +93,16 @@ V_INLINE void tap_dot_k(float *z, size_t ldz, const struct ml_quant_matrix *m, s
 #define SINK(row, i) index[row] = i
 #define MULTIPLY(at)                                                                                         \
     if (n == 1)                                                                                              \
-        rows_by_one(sums, index, &lut, p, x->a + (at));                                                      \
+        rows_by_one(sums, index, &lut, k, p, x->a + (at));                                                   \
     else                                                                                                     \
-        rows_by_few(sums, index, &lut, p, x, n, at)
+        rows_by_few(sums, index, &lut, k, p, x, n, at)
         for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
             const vq first = q_load(w);
             vq now = first, index[STRIP];
             fetch_next(m, s, lane, g, 256 * k);
-            TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+            TAP_HALF(SINK, k, p, three, &taps, w, now, false, first);
             MULTIPLY(g * 2 * LINE + lane);
-            TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+            TAP_HALF(SINK, k, p, three, &taps, w + 128 * k, now, true, first);
             MULTIPLY(g * 2 * LINE + LINE + lane);
         }
 #undef MULTIPLY
@@ -111,7 +112,7 @@ V_INLINE void tap_dot_k(float *z, size_t ldz, const struct ml_quant_matrix *m, s
                 q_store_sums(&sum[t][i][lane / 8], sums[t].v[i]);
     }
     for (size_t t = 0; t < n; t++)
-        finish_sums(z + t * ldz, sum[t], STRIP, &x[t]);
+        finish_sums(z + t * ldz, sum[t], STRIP, &x[t], Q_OFFSET);
 }
 
 /* ---- EXL3 ---- */
@@ -134,7 +135,7 @@ V_INLINE void exl3_dot_k(float *z, const struct ml_quant_matrix *m, size_t s, co
         for (int i = 0; i < 16; i++)
             q_store_sums(&sum[i][lane / 8], acc[i]);
     }
-    finish_sums(z, sum, 16, x);
+    finish_sums(z, sum, 16, x, 0);
 }
 
 /* ---- INT8 ---- */
@@ -231,15 +232,18 @@ V_INLINE void panel_tile(int32_t (*sum)[ROW_BLOCK][8], const uint8_t *w, const s
             acc[t][r] = q_zero();
     for (size_t i = 0; i < steps; i++, w += 16 * LINE) {
         vq in[X_BLOCK];
+        vin bytes[X_BLOCK];
         UNROLL
-        for (int t = 0; t < tokens; t++)
+        for (int t = 0; t < tokens; t++) {
             in[t] = q_load(x[t].a + i * LINE + lane);
+            bytes[t] = q_in(in[t]);
+        }
         UNROLL
         for (int r = 0; r < ROW_BLOCK; r++) {
             const vq row = q_load(w + r * LINE);
             UNROLL
             for (int t = 0; t < tokens; t++)
-                acc[t][r] = wide ? q_dot16(acc[t][r], row, in[t]) : q_dot(acc[t][r], row, in[t]);
+                acc[t][r] = wide ? q_dot16(acc[t][r], row, in[t]) : q_dot_in(acc[t][r], row, bytes[t]);
         }
     }
     UNROLL
@@ -254,7 +258,7 @@ V_INLINE void panel_block(float *z, size_t ldz, const uint8_t *panel, size_t r, 
     for (size_t lane = 0; lane < LINE; lane += LANE_BYTES)
         panel_tile(sum, panel + r * LINE + lane, x, lane, steps, tokens, wide);
     for (int t = 0; t < tokens; t++)
-        finish_sums(z + (size_t)t * ldz + r, sum[t], ROW_BLOCK, &x[t]);
+        finish_sums(z + (size_t)t * ldz + r, sum[t], ROW_BLOCK, &x[t], wide ? 0 : Q_OFFSET);
 }
 
 static void multiply(float *z, size_t ldz, const uint8_t *panel, const struct ml_quant_x *x, size_t n,

@@ -9,8 +9,11 @@
  *   k = 2, 4      byte j of a word is column j: its 8 / k weights are 8 / k rows. q_own(mask of row r, U, S)
  *                 puts own and plain bits together for all columns of one row; a funnel shift by k r brings
  *                 them down. Bits that come down from the next column's byte are its symbols: plain bits.
- *   k = 3, 5, 6   rows follow each other every 8 k bits, k words hold 8 rows: q_spread takes the 8 columns
+ *   k = 3, 5, 6   rows follow each other every 8 k bits, k words hold 8 rows: Q_SPREAD takes the 8 columns
  *                 of a row from S and from U, Q_SPREAD2 those of a row that lies in two words.
+ *
+ * With an index of p bits, what lies above them in a byte may be anything: Q_WITHIN is a funnel shift that
+ * may leave out the next word when the windows need none of it.
  *
  * Each macro user gets `index` vectors row by row through SINK(row, index), for one half of 8 columns.
  */
@@ -36,73 +39,73 @@ V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
 
 /* ---- the words of one half tile, w words apart by 64 bytes; `wrap` follows the last ---- */
 
-#define ROWS_2(SINK, s, n, u, row)                                                                           \
+#define ROWS_2(SINK, p, s, n, u, row)                                                                        \
     do {                                                                                                     \
         SINK((row), q_own(q_set8(0x03), u, s));                                                              \
-        SINK((row) + 1, Q_FUNNEL(q_own(q_set8(0x0c), u, s), n, 2));                                          \
+        SINK((row) + 1, Q_WITHIN(q_own(q_set8(0x0c), u, s), n, 2, p));                                       \
         SINK((row) + 2, Q_FUNNEL(q_own(q_set8(0x30), u, s), n, 4));                                          \
         SINK((row) + 3, Q_FUNNEL(q_own(q_set8(0xc0), u, s), n, 6));                                          \
     } while (0)
 
-#define ROWS_4(SINK, s, n, u, row)                                                                           \
+#define ROWS_4(SINK, p, s, n, u, row)                                                                        \
     do {                                                                                                     \
         SINK((row), q_own(q_set8(0x0f), u, s));                                                              \
         SINK((row) + 1, Q_FUNNEL(q_own(q_set8(0xf0), u, s), n, 4));                                          \
     } while (0)
 
 /* 3 words, 8 rows: row r begins at bit 24 r. */
-#define ROWS_3(SINK, s0, s1, s2, n, u0, u1, u2, row)                                                         \
+#define ROWS_3(SINK, p, s0, s1, s2, n, u0, u1, u2, row)                                                      \
     do {                                                                                                     \
-        SINK((row), q_spread(s0, u0, 0, 3));                                                                 \
-        SINK((row) + 1, q_spread(s0, u0, 24, 3));                                                            \
-        SINK((row) + 2, Q_SPREAD2(s0, s1, u0, u1, 48, 3));                                                   \
-        SINK((row) + 3, q_spread(s1, u1, 8, 3));                                                             \
-        SINK((row) + 4, q_spread(s1, u1, 32, 3));                                                            \
-        SINK((row) + 5, Q_SPREAD2(s1, s2, u1, u2, 56, 3));                                                   \
-        SINK((row) + 6, q_spread(s2, u2, 16, 3));                                                            \
-        SINK((row) + 7, Q_SPREAD_LAST(s2, n, u2, 40, 3));                                                    \
+        SINK((row), Q_SPREAD(s0, u0, 0, 3, p));                                                              \
+        SINK((row) + 1, Q_SPREAD(s0, u0, 24, 3, p));                                                         \
+        SINK((row) + 2, Q_SPREAD2(s0, s1, u0, u1, 48, 3, p));                                                \
+        SINK((row) + 3, Q_SPREAD(s1, u1, 8, 3, p));                                                          \
+        SINK((row) + 4, Q_SPREAD(s1, u1, 32, 3, p));                                                         \
+        SINK((row) + 5, Q_SPREAD2(s1, s2, u1, u2, 56, 3, p));                                                \
+        SINK((row) + 6, Q_SPREAD(s2, u2, 16, 3, p));                                                         \
+        SINK((row) + 7, Q_SPREAD_LAST(s2, n, u2, 40, 3, p));                                                 \
     } while (0)
 
 /* 5 words, 8 rows of 40 bits. The last window of a row ends at its bit 43. */
 #define ROWS_5(SINK, s0, s1, s2, s3, s4, n, u0, u1, u2, u3, u4, row)                                         \
     do {                                                                                                     \
-        SINK((row), q_spread(s0, u0, 0, 5));                                                                 \
-        SINK((row) + 1, Q_SPREAD2(s0, s1, u0, u1, 40, 5));                                                   \
-        SINK((row) + 2, q_spread(s1, u1, 16, 5));                                                            \
-        SINK((row) + 3, Q_SPREAD2(s1, s2, u1, u2, 56, 5));                                                   \
-        SINK((row) + 4, Q_SPREAD2(s2, s3, u2, u3, 32, 5));                                                   \
-        SINK((row) + 5, q_spread(s3, u3, 8, 5));                                                             \
-        SINK((row) + 6, Q_SPREAD2(s3, s4, u3, u4, 48, 5));                                                   \
-        SINK((row) + 7, Q_SPREAD_LAST(s4, n, u4, 24, 5));                                                    \
+        SINK((row), Q_SPREAD(s0, u0, 0, 5, 8));                                                              \
+        SINK((row) + 1, Q_SPREAD2(s0, s1, u0, u1, 40, 5, 8));                                                \
+        SINK((row) + 2, Q_SPREAD(s1, u1, 16, 5, 8));                                                         \
+        SINK((row) + 3, Q_SPREAD2(s1, s2, u1, u2, 56, 5, 8));                                                \
+        SINK((row) + 4, Q_SPREAD2(s2, s3, u2, u3, 32, 5, 8));                                                \
+        SINK((row) + 5, Q_SPREAD(s3, u3, 8, 5, 8));                                                          \
+        SINK((row) + 6, Q_SPREAD2(s3, s4, u3, u4, 48, 5, 8));                                                \
+        SINK((row) + 7, Q_SPREAD_LAST(s4, n, u4, 24, 5, 8));                                                 \
     } while (0)
 
 /* 3 words, 4 rows of 48 bits. */
-#define ROWS_6(SINK, s0, s1, s2, n, u0, u1, u2, row)                                                         \
+#define ROWS_6(SINK, p, s0, s1, s2, n, u0, u1, u2, row)                                                      \
     do {                                                                                                     \
-        SINK((row), q_spread(s0, u0, 0, 6));                                                                 \
-        SINK((row) + 1, Q_SPREAD2(s0, s1, u0, u1, 48, 6));                                                   \
-        SINK((row) + 2, Q_SPREAD2(s1, s2, u1, u2, 32, 6));                                                   \
-        SINK((row) + 3, Q_SPREAD_LAST(s2, n, u2, 16, 6));                                                    \
+        SINK((row), Q_SPREAD(s0, u0, 0, 6, 8));                                                              \
+        SINK((row) + 1, Q_SPREAD2(s0, s1, u0, u1, 48, 6, 8));                                                \
+        SINK((row) + 2, Q_SPREAD2(s1, s2, u1, u2, 32, 6, 8));                                                \
+        SINK((row) + 3, Q_SPREAD_LAST(s2, n, u2, 16, 6, 8));                                                 \
     } while (0)
 
 /* Word i of a half, and the one after it: that is `wrap` after the last word of a group. */
 #define TAP_NEXT(k, w, i, last, wrap) ((last) && (i) == 2 * (k) ? (wrap) : q_load((w) + 64 * (i)))
 
-#define TAP_WORD(SINK, ROWS, k, three, taps, w, s, last, wrap, i)                                            \
+#define TAP_WORD(SINK, ROWS, k, p, three, taps, w, s, last, wrap, i)                                         \
     do {                                                                                                     \
         const vq n_ = TAP_NEXT(k, w, (i) + 1, last, wrap);                                                   \
         const vq u_ = filtered(s, n_, taps, three);                                                          \
-        ROWS(SINK, s, n_, u_, (i) * (8 / (k)));                                                              \
+        ROWS(SINK, p, s, n_, u_, (i) * (8 / (k)));                                                           \
         s = n_;                                                                                              \
     } while (0)
 
-#define TAP_THREE(SINK, ROWS, k, three, taps, w, s, last, wrap, i, row)                                      \
+#define TAP_THREE(SINK, ROWS, k, p, three, taps, w, s, last, wrap, i, row)                                   \
     do {                                                                                                     \
         const vq s1_ = q_load((w) + 64 * ((i) + 1)), s2_ = q_load((w) + 64 * ((i) + 2));                     \
         const vq n_ = TAP_NEXT(k, w, (i) + 3, last, wrap);                                                   \
         const vq u0_ = filtered(s, s1_, taps, three), u1_ = filtered(s1_, s2_, taps, three);                 \
         const vq u2_ = filtered(s2_, n_, taps, three);                                                       \
-        ROWS(SINK, s, s1_, s2_, n_, u0_, u1_, u2_, row);                                                     \
+        ROWS(SINK, p, s, s1_, s2_, n_, u0_, u1_, u2_, row);                                                  \
         s = n_;                                                                                              \
     } while (0)
 
@@ -121,33 +124,33 @@ V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
 /* One half of a group: words at w, `s` is the first of them on entry and the one after the last on return;
  * that is `wrap` when `last`. Written out word by word: gcc keeps the accumulators in registers only when no
  * index of theirs was ever a variable. */
-#define TAP_HALF(SINK, k, three, taps, w, s, last, wrap)                                                     \
+#define TAP_HALF(SINK, k, p, three, taps, w, s, last, wrap)                                                  \
     do {                                                                                                     \
         if ((k) == 2) {                                                                                      \
-            TAP_WORD(SINK, ROWS_2, 2, three, taps, w, s, last, wrap, 0);                                     \
-            TAP_WORD(SINK, ROWS_2, 2, three, taps, w, s, last, wrap, 1);                                     \
-            TAP_WORD(SINK, ROWS_2, 2, three, taps, w, s, last, wrap, 2);                                     \
-            TAP_WORD(SINK, ROWS_2, 2, three, taps, w, s, last, wrap, 3);                                     \
+            TAP_WORD(SINK, ROWS_2, 2, p, three, taps, w, s, last, wrap, 0);                                  \
+            TAP_WORD(SINK, ROWS_2, 2, p, three, taps, w, s, last, wrap, 1);                                  \
+            TAP_WORD(SINK, ROWS_2, 2, p, three, taps, w, s, last, wrap, 2);                                  \
+            TAP_WORD(SINK, ROWS_2, 2, p, three, taps, w, s, last, wrap, 3);                                  \
         } else if ((k) == 4) {                                                                               \
-            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 0);                                     \
-            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 1);                                     \
-            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 2);                                     \
-            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 3);                                     \
-            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 4);                                     \
-            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 5);                                     \
-            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 6);                                     \
-            TAP_WORD(SINK, ROWS_4, 4, three, taps, w, s, last, wrap, 7);                                     \
+            TAP_WORD(SINK, ROWS_4, 4, p, three, taps, w, s, last, wrap, 0);                                  \
+            TAP_WORD(SINK, ROWS_4, 4, p, three, taps, w, s, last, wrap, 1);                                  \
+            TAP_WORD(SINK, ROWS_4, 4, p, three, taps, w, s, last, wrap, 2);                                  \
+            TAP_WORD(SINK, ROWS_4, 4, p, three, taps, w, s, last, wrap, 3);                                  \
+            TAP_WORD(SINK, ROWS_4, 4, p, three, taps, w, s, last, wrap, 4);                                  \
+            TAP_WORD(SINK, ROWS_4, 4, p, three, taps, w, s, last, wrap, 5);                                  \
+            TAP_WORD(SINK, ROWS_4, 4, p, three, taps, w, s, last, wrap, 6);                                  \
+            TAP_WORD(SINK, ROWS_4, 4, p, three, taps, w, s, last, wrap, 7);                                  \
         } else if ((k) == 3) {                                                                               \
-            TAP_THREE(SINK, ROWS_3, 3, three, taps, w, s, last, wrap, 0, 0);                                 \
-            TAP_THREE(SINK, ROWS_3, 3, three, taps, w, s, last, wrap, 3, 8);                                 \
+            TAP_THREE(SINK, ROWS_3, 3, p, three, taps, w, s, last, wrap, 0, 0);                              \
+            TAP_THREE(SINK, ROWS_3, 3, p, three, taps, w, s, last, wrap, 3, 8);                              \
         } else if ((k) == 5) {                                                                               \
             TAP_FIVE(SINK, three, taps, w, s, last, wrap, 0, 0);                                             \
             TAP_FIVE(SINK, three, taps, w, s, last, wrap, 5, 8);                                             \
         } else {                                                                                             \
-            TAP_THREE(SINK, ROWS_6, 6, three, taps, w, s, last, wrap, 0, 0);                                 \
-            TAP_THREE(SINK, ROWS_6, 6, three, taps, w, s, last, wrap, 3, 4);                                 \
-            TAP_THREE(SINK, ROWS_6, 6, three, taps, w, s, last, wrap, 6, 8);                                 \
-            TAP_THREE(SINK, ROWS_6, 6, three, taps, w, s, last, wrap, 9, 12);                                \
+            TAP_THREE(SINK, ROWS_6, 6, p, three, taps, w, s, last, wrap, 0, 0);                              \
+            TAP_THREE(SINK, ROWS_6, 6, p, three, taps, w, s, last, wrap, 3, 4);                              \
+            TAP_THREE(SINK, ROWS_6, 6, p, three, taps, w, s, last, wrap, 6, 8);                              \
+            TAP_THREE(SINK, ROWS_6, 6, p, three, taps, w, s, last, wrap, 9, 12);                             \
         }                                                                                                    \
     } while (0)
 
@@ -155,15 +158,15 @@ V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
  * `after`. SINK gets rows from 0 on; those that it does not use are not computed. */
 #define TAP_UNIT_WORDS(k) ((k) == 2 || (k) == 4 ? 1 : (k) == 5 ? 5 : 3)
 #define TAP_UNIT_ROWS(k)  (8 * TAP_UNIT_WORDS(k) / (k))
-#define TAP_UNIT(SINK, k, three, taps, w, after)                                                             \
+#define TAP_UNIT(SINK, k, p, three, taps, w, after)                                                          \
     do {                                                                                                     \
         const vq s0_ = q_load(w), n_ = q_load(after);                                                        \
         if ((k) == 2 || (k) == 4) {                                                                          \
             const vq u0_ = filtered(s0_, n_, taps, three);                                                   \
             if ((k) == 2)                                                                                    \
-                ROWS_2(SINK, s0_, n_, u0_, 0);                                                               \
+                ROWS_2(SINK, p, s0_, n_, u0_, 0);                                                            \
             else                                                                                             \
-                ROWS_4(SINK, s0_, n_, u0_, 0);                                                               \
+                ROWS_4(SINK, p, s0_, n_, u0_, 0);                                                            \
             break;                                                                                           \
         }                                                                                                    \
         const vq s1_ = q_load((w) + 64), s2_ = q_load((w) + 128);                                            \
@@ -171,9 +174,9 @@ V_INLINE vq filtered(vq s, vq n, const struct taps *t, const bool three) {
         if ((k) != 5) {                                                                                      \
             const vq u2_ = filtered(s2_, n_, taps, three);                                                   \
             if ((k) == 3)                                                                                    \
-                ROWS_3(SINK, s0_, s1_, s2_, n_, u0_, u1_, u2_, 0);                                           \
+                ROWS_3(SINK, p, s0_, s1_, s2_, n_, u0_, u1_, u2_, 0);                                        \
             else                                                                                             \
-                ROWS_6(SINK, s0_, s1_, s2_, n_, u0_, u1_, u2_, 0);                                           \
+                ROWS_6(SINK, p, s0_, s1_, s2_, n_, u0_, u1_, u2_, 0);                                        \
             break;                                                                                           \
         }                                                                                                    \
         const vq s3_ = q_load((w) + 192), s4_ = q_load((w) + 256);                                           \

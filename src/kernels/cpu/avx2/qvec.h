@@ -59,7 +59,7 @@ V_INLINE vq q_own(vq mask, vq u, vq s) {
 /* The 8 windows of 8 bits of each lane from bit `at` on, k apart (cyclic in the lane), own bits from u. Even
  * and odd windows in 16-bit lanes, from bit b = 1 .. 8 of two bytes: a product moves the even ones to the
  * lower and the odd ones to the upper half. */
-V_INLINE vq q_spread(vq s, vq u, const unsigned at, const unsigned k) {
+V_INLINE vq q_spread_each(vq s, vq u, const unsigned at, const unsigned k) {
     uint64_t pick[2] = {0, 0}, own[2] = {0, 0}, move[2] = {0, 0};
     for (unsigned j = 0; j < 8; j++) {
         const unsigned bit = at + k * j + 63, low = bit / 8 % 8, b = bit % 8 + 1, lane = j / 2 * 16;
@@ -78,53 +78,117 @@ V_INLINE vq q_spread(vq s, vq u, const unsigned at, const unsigned k) {
     const vq odd = _mm256_mullo_epi16(half[1], q_set64(move[1], move[1]));
     return _mm256_blendv_epi8(even, odd, _mm256_set1_epi16((short)0xff00));
 }
+
+/* Windows of 7 bits, 3 apart, from a bit that begins a byte: an even one and the odd one after it lie in the
+ * same two bytes, from bit b = 0, 2, 4 or 6. One shuffle takes both; the even one moves up and the odd one
+ * down, so that each pair of columns changes places. */
+V_INLINE vq q_spread_pairs(vq s, vq u, const unsigned at) {
+    uint64_t pick = 0, own = 0, up = 0, down = 0;
+    for (unsigned j = 0; j < 4; j++) {
+        const unsigned bit = at + 6 * j, low = bit / 8 % 8, b = bit % 8, lane = 16 * j;
+        pick |= (uint64_t)low << lane | (uint64_t)((low + 1) % 8) << (lane + 8);
+        own |= (uint64_t)(7u << b) << lane;
+        up |= (uint64_t)(1u << (8 - b)) << lane;
+        down |= (uint64_t)(1u << (13 - b)) << lane;
+    }
+    const uint64_t eight = 0x0808080808080808;
+    const vq from = q_set64(pick, pick + eight);
+    const vq plain = _mm256_shuffle_epi8(s, from), filter = _mm256_shuffle_epi8(u, from);
+    const vq even = _mm256_mullo_epi16(q_own(q_set64(own, own), filter, plain), q_set64(up, up));
+    const vq odd = _mm256_mulhi_epu16(q_own(q_set64(own << 3, own << 3), filter, plain), q_set64(down, down));
+    return _mm256_blendv_epi8(odd, even, _mm256_set1_epi16((short)0xff00));
+}
+
+#define Q_PAIRS(k, p)            ((k) == 3 && (p) <= 7)
+#define Q_SPREAD(s, u, at, k, p) (Q_PAIRS(k, p) ? q_spread_pairs(s, u, at) : q_spread_each(s, u, at, k))
 /* A row that begins at bit `at` of one word and ends in the next: its bytes keep their places, those of the
  * next word come where the row has none. */
 #define Q_BOTH(low, next, at)                                                                                \
     _mm256_blend_epi16(next, low, (0xf << (at) / 16 & 0xf) | (0xf << (at) / 16 & 0xf) << 4)
-#define Q_SPREAD2(s, s_next, u, u_next, at, k) q_spread(Q_BOTH(s, s_next, at), Q_BOTH(u, u_next, at), at, k)
-#define Q_SPREAD_LAST(s, s_next, u, at, k)     q_spread(Q_BOTH(s, s_next, at), u, at, k)
+#define Q_SPREAD2(s, s_next, u, u_next, at, k, p)                                                            \
+    Q_SPREAD(Q_BOTH(s, s_next, at), Q_BOTH(u, u_next, at), at, k, p)
+#define Q_SPREAD_LAST(s, s_next, u, at, k, p) Q_SPREAD(Q_BOTH(s, s_next, at), u, at, k, p)
+#define Q_WITHIN(v, next, n, p)               ((n) + (p) <= 8 ? _mm256_srli_epi64(v, n) : Q_FUNNEL(v, next, n))
 
-/* 16 entries a register, four registers a quarter of 64 entries; each holds the exclusive or of its entries
- * with those of the register before. Looking up index - 16 i gives 0 from register i when the index lies
- * below it (top bit), so that all that are looked up cancel down to the one meant. Bits 6 and 7 choose
- * between quarters. */
+/* Columns in the order of Q_SPREAD, or back from it. */
+V_INLINE vq q_columns(vq v, const int k, const int p) {
+    if (!Q_PAIRS(k, p)) return v;
+    return _mm256_shuffle_epi8(v, q_set64(0x0607040502030001, 0x0e0f0c0d0a0b0809));
+}
+
+/* 16 entries a register, LUT_VECTORS at most, in chains of four (64 entries) or two: each holds the exclusive
+ * or of its entries with those of the register before in the chain. Looking up index - 16 i gives 0 from
+ * register i when the index lies below it (top bit), so that all that are looked up cancel down to the one
+ * meant. The bits above choose between chains.
+ *
+ * Chains of two save an instruction but cost two more blends. A blend is one operation on AMD's processors,
+ * two or three on Intel's, and those that have AVX-VNNI without AVX-512 are Intel's. With 256 entries they
+ * lose everywhere. */
 struct lut {
     vq t[LUT_VECTORS];
 };
+V_INLINE int lut_chain(const int p) {
+#if defined(__AVXVNNI__)
+    (void)p;
+    return 4;
+#else
+    return p == 8 ? 4 : 2;
+#endif
+}
 V_INLINE struct lut q_lut(const int8_t *table, const int p) {
     struct lut l;
     for (int i = 0; i < 1 << (p - 4); i++) {
         __m128i v = _mm_loadu_si128((const __m128i *)(table + 16 * i));
-        if (i % 4) v = _mm_xor_si128(v, _mm_loadu_si128((const __m128i *)(table + 16 * i - 16)));
+        if (i % lut_chain(p)) v = _mm_xor_si128(v, _mm_loadu_si128((const __m128i *)(table + 16 * i - 16)));
         l.t[i] = _mm256_broadcastsi128_si256(v);
     }
     return l;
 }
-V_INLINE vq lookup_quarter(const vq *t, const vq index[4]) {
-    const vq low = q_xor(_mm256_shuffle_epi8(t[0], index[0]), _mm256_shuffle_epi8(t[1], index[1]));
-    const vq high = q_xor(_mm256_shuffle_epi8(t[2], index[2]), _mm256_shuffle_epi8(t[3], index[3]));
-    return q_xor(low, high);
+V_INLINE vq lookup_two(const vq *t, const vq index[2]) {
+    return q_xor(_mm256_shuffle_epi8(t[0], index[0]), _mm256_shuffle_epi8(t[1], index[1]));
+}
+V_INLINE vq lookup_four(const vq *t, const vq index[4]) {
+    return q_xor(lookup_two(t, index), lookup_two(t + 2, index + 2));
+}
+V_INLINE vq lookup_by_twos(const struct lut *l, vq index, const int p) {
+    const vq first = _mm256_and_si256(index, q_set8(0x1f));
+    const vq i[2] = {first, _mm256_sub_epi8(first, q_set8(16))};
+    const vq bit5 = _mm256_slli_epi16(index, 2), bit6 = _mm256_add_epi8(index, index);
+    const vq low = _mm256_blendv_epi8(lookup_two(l->t, i), lookup_two(l->t + 2, i), bit5);
+    if (p == 6) return low;
+    const vq high = _mm256_blendv_epi8(lookup_two(l->t + 4, i), lookup_two(l->t + 6, i), bit5);
+    return _mm256_blendv_epi8(low, high, bit6);
 }
 V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
+    if (lut_chain(p) == 2) return lookup_by_twos(l, index, p);
     vq i[4] = {_mm256_and_si256(index, q_set8(0x3f))};
     for (int r = 1; r < 4; r++)
-        i[r] = _mm256_subs_epi8(i[r - 1], q_set8(16));
-    const vq first = lookup_quarter(l->t, i), bit6 = _mm256_add_epi8(index, index);
+        i[r] = _mm256_sub_epi8(i[r - 1], q_set8(16));
+    const vq first = lookup_four(l->t, i), bit6 = _mm256_add_epi8(index, index);
     if (p == 6) return first;
-    const vq low = _mm256_blendv_epi8(first, lookup_quarter(l->t + 4, i), bit6);
+    const vq low = _mm256_blendv_epi8(first, lookup_four(l->t + 4, i), bit6);
     if (p == 7) return low;
-    const vq high = _mm256_blendv_epi8(lookup_quarter(l->t + 8, i), lookup_quarter(l->t + 12, i), bit6);
+    const vq high = _mm256_blendv_epi8(lookup_four(l->t + 8, i), lookup_four(l->t + 12, i), bit6);
     return _mm256_blendv_epi8(low, high, index);
 }
 
 /* acc + u s over groups of four bytes, u below 128 without a sign; and of two 16-bit numbers. */
 #if defined(__AVXVNNI__)
+/* gcc (12) copies the sum before and after these intrinsics, unless it is told no more than that it changes.
+ */
+#if defined(__GNUC__) && !defined(__clang__)
+#define Q_ACCUMULATE(name, intrinsic, acc, w, x)                                                             \
+    __asm__("%{vex%} " name " %2, %1, %0" : "+x"(acc) : "x"(w), "x"(x))
+#else
+#define Q_ACCUMULATE(name, intrinsic, acc, w, x) acc = intrinsic(acc, w, x)
+#endif
 V_INLINE vq dot_bytes(vq acc, vq u, vq s) {
-    return _mm256_dpbusd_avx_epi32(acc, u, s);
+    Q_ACCUMULATE("vpdpbusd", _mm256_dpbusd_avx_epi32, acc, u, s);
+    return acc;
 }
 V_INLINE vq q_dot16(vq acc, vq w, vq x) {
-    return _mm256_dpwssd_avx_epi32(acc, w, x);
+    Q_ACCUMULATE("vpdpwssd", _mm256_dpwssd_avx_epi32, acc, w, x);
+    return acc;
 }
 #else
 V_INLINE vq dot_bytes(vq acc, vq u, vq s) {
@@ -137,7 +201,19 @@ V_INLINE vq q_dot16(vq acc, vq w, vq x) {
 V_INLINE vq q_dot(vq acc, vq w, vq x) {
     return dot_bytes(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
 }
-/* The same with what several products share: w with the sign of x times |x|. */
+/* The same of weights that come from a table, with what several products share. With AVX-VNNI the table holds
+ * entries + Q_OFFSET, which Q_OFFSET times the sum of x undoes; otherwise w with the sign of x times |x|. */
+#if defined(__AVXVNNI__)
+enum { Q_OFFSET = 128 };
+typedef vq vin;
+V_INLINE vin q_in(vq x) {
+    return x;
+}
+V_INLINE vq q_dot_in(vq acc, vq w, vin x) {
+    return dot_bytes(acc, w, x);
+}
+#else
+enum { Q_OFFSET = 0 };
 typedef struct {
     vq x, magnitude;
 } vin;
@@ -148,6 +224,7 @@ V_INLINE vin q_in(vq x) {
 V_INLINE vq q_dot_in(vq acc, vq w, vin in) {
     return dot_bytes(acc, in.magnitude, _mm256_sign_epi8(w, in.x));
 }
+#endif
 /* out[q] = the two 32-bit lanes of each qword. */
 V_INLINE void q_store_sums(int32_t *out, vq acc) {
     const vq sum = _mm256_add_epi32(acc, _mm256_srli_epi64(acc, 32));

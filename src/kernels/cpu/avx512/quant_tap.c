@@ -35,9 +35,9 @@ V_INLINE void dot_k(float *z, const struct ml_quant_matrix *m, size_t s, const s
         UNROLL
         for (int i = 0; i < 4 * k; i++)
             _mm_prefetch((const char *)w + PREFETCH + 64 * i, _MM_HINT_T0);
-        TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+        TAP_HALF(SINK, k, p, three, &taps, w, now, false, first);
         in = q_load(a + 64);
-        TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+        TAP_HALF(SINK, k, p, three, &taps, w + 128 * k, now, true, first);
     }
 #undef SINK
     const vq sums[16] = ROWS_16(ROW_OF);
@@ -60,9 +60,9 @@ V_INLINE void part_k(const struct few_call *c, const int k, const int p, const b
     for (size_t i = 0, at = c->g * 128; i < c->count; i++, w += 2 * half, at += 128) {
         vq in[MOST_ROWS];
         pass_prefetch(w + c->count * 2 * half, 4 * k, row / (size_t)rows, STRIP / rows);
-        TAP_UNIT(SINK, k, three, &taps, w + own, w + after);
+        TAP_UNIT(SINK, k, p, three, &taps, w + own, w + after);
         pass_multiply(&sums, in, c, at, rows, tokens, false);
-        TAP_UNIT(SINK, k, three, &taps, w + half + own, w + last);
+        TAP_UNIT(SINK, k, p, three, &taps, w + half + own, w + last);
         pass_multiply(&sums, in, c, at + 64, rows, tokens, false);
     }
 #undef SINK
@@ -112,9 +112,9 @@ V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s,
     for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
         const vq first = q_load(w);
         vq now = first;
-        TAP_HALF(SINK, k, three, &taps, w, now, false, first);
+        TAP_HALF(SINK, k, p, three, &taps, w, now, false, first);
         panel_half(panel, rows, run, 4 * g);
-        TAP_HALF(SINK, k, three, &taps, w + 128 * k, now, true, first);
+        TAP_HALF(SINK, k, p, three, &taps, w + 128 * k, now, true, first);
         panel_half(panel, rows, run, 4 * g + 2);
     }
 #undef SINK

@@ -120,6 +120,7 @@ V_INLINE vq q_dot(vq acc, vq w, vq x) {
 #endif
     return acc;
 }
+enum { Q_OFFSET = 0 }; /* of the entries of tables */
 typedef vq vin;
 V_INLINE vin q_in(vq x) {
     return x;
