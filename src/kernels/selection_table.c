@@ -1,86 +1,87 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What choices are made from where nobody has measured the machine at hand: one, more, fixed and row of every
- * kind (see selection.h), the least of several runs of `marlin kernels --tune --threads 1` on an Ice Lake
- * Xeon, 2.8 GHz, under each CPU mask. Absolute times differ between machines; what counts is their ratio
- * within a tier. NEON and i8mm were only run under an emulator, where times mean nothing: they take the
- * figures of AVX2, whose kernels have the same structure as NEON's. AMX takes those of AVX-512: it has
- * kernels of its own for many rows alone, and more than 8 go there in any case.
+ * kind (see selection.h), the median of three runs of `marlin kernels --tune --threads 1` under each CPU mask
+ * (bench/selection_table.py), on a Zen 5 EPYC; those of portable C from an Ice Lake Xeon. Absolute times
+ * differ between machines; what counts is their ratio within a tier. NEON and i8mm were only run under an
+ * emulator, where times mean nothing: they take the figures of AVX2, whose kernels have the same structure as
+ * NEON's. AMX takes those of AVX-512: it has kernels of its own for many rows alone, and more than 16 go
+ * there in any case.
  */
 #include "kernels/selection.h"
 
 enum { FIGURES = 4 };
 
 static const float avx512[ML_KINDS][FIGURES] = {
-    {304, 5.06, 304, 19.4},   /* f32 */
-    {144, 9.29, 144, 18.8},   /* f16 */
-    {143, 8.89, 143, 19},     /* bf16 */
-    {85.9, 2.12, 101, 3.49},  /* int8 */
-    {27.3, 5.1, 46.2, 3.91},  /* tap2 */
-    {42.6, 5.37, 63.7, 3.94}, /* tap3 */
-    {51.6, 3.56, 65.8, 4.13}, /* tap4 */
-    {73.1, 4.96, 94.7, 3.93}, /* tap5 */
-    {84.7, 3.8, 104, 4.54},   /* tap6 */
-    {131, 9.68, 174, 7.14},   /* exl3-3inst-1 */
-    {131, 12.2, 184, 7.08},   /* exl3-3inst-2 */
-    {115, 13, 198, 6.95},     /* exl3-3inst-3 */
-    {132, 14, 196, 7.3},      /* exl3-3inst-4 */
-    {131, 16.4, 208, 6.98},   /* exl3-3inst-5 */
-    {136, 15.3, 208, 6.99},   /* exl3-3inst-6 */
-    {141, 15.6, 224, 6.79},   /* exl3-3inst-7 */
-    {142, 17, 207, 7.52},     /* exl3-3inst-8 */
-    {101, 12.7, 146, 7.22},   /* exl3-mcg-1 */
-    {101, 12.8, 154, 7.11},   /* exl3-mcg-2 */
-    {101, 13.6, 165, 7.12},   /* exl3-mcg-3 */
-    {102, 13.6, 179, 6.38},   /* exl3-mcg-4 */
-    {107, 13.6, 176, 7.09},   /* exl3-mcg-5 */
-    {112, 13.9, 180, 7.37},   /* exl3-mcg-6 */
-    {118, 12.6, 189, 7.08},   /* exl3-mcg-7 */
-    {118, 14.3, 194, 6.74},   /* exl3-mcg-8 */
-    {46.8, 12.6, 101, 7.1},   /* exl3-mul1-1 */
-    {47.4, 12.7, 112, 6.88},  /* exl3-mul1-2 */
-    {53.1, 12.4, 124, 6.91},  /* exl3-mul1-3 */
-    {61.6, 11.8, 129, 6.89},  /* exl3-mul1-4 */
-    {70.9, 11.4, 141, 6.93},  /* exl3-mul1-5 */
-    {80.2, 10.8, 141, 7.36},  /* exl3-mul1-6 */
-    {93.8, 10.2, 163, 6.73},  /* exl3-mul1-7 */
-    {95.8, 9.9, 150, 7.18},   /* exl3-mul1-8 */
+    {108, 14.3, 108, 13.2},   /* f32 */
+    {59, 3.66, 59, 12.5},     /* f16 */
+    {57.6, 5, 57.6, 12.7},    /* bf16 */
+    {25, 2.64, 73.1, 2.03},   /* int8 */
+    {8.27, 3.59, 33.9, 2.29}, /* tap2 */
+    {11.4, 3.47, 44.8, 2.33}, /* tap3 */
+    {13.5, 2.86, 44.8, 2.49}, /* tap4 */
+    {19.1, 3.34, 64.7, 2.46}, /* tap5 */
+    {21.3, 3.17, 57.9, 2.37}, /* tap6 */
+    {59.5, 5.9, 74.1, 4.13},  /* exl3-3inst-1 */
+    {59.3, 6.68, 73.7, 4.13}, /* exl3-3inst-2 */
+    {55.8, 7.5, 74.4, 4.14},  /* exl3-3inst-3 */
+    {59.8, 7.06, 73.9, 4.16}, /* exl3-3inst-4 */
+    {57.2, 7.81, 75.8, 4.14}, /* exl3-3inst-5 */
+    {57.6, 7.87, 76.4, 4.13}, /* exl3-3inst-6 */
+    {59.5, 7.69, 79.2, 4.12}, /* exl3-3inst-7 */
+    {62.1, 7.29, 77.1, 4.15}, /* exl3-3inst-8 */
+    {43.5, 6.16, 58.4, 4.15}, /* exl3-mcg-1 */
+    {43.6, 6.3, 58.3, 4.12},  /* exl3-mcg-2 */
+    {43.5, 6.6, 60.2, 4.12},  /* exl3-mcg-3 */
+    {44.4, 6.66, 58.9, 4.13}, /* exl3-mcg-4 */
+    {43.8, 6.82, 62.1, 4.13}, /* exl3-mcg-5 */
+    {44.1, 6.95, 60.5, 4.14}, /* exl3-mcg-6 */
+    {45.3, 6.9, 63.4, 4.14},  /* exl3-mcg-7 */
+    {46.3, 7.1, 64.4, 4.14},  /* exl3-mcg-8 */
+    {24.2, 6.31, 38.7, 4.16}, /* exl3-mul1-1 */
+    {24, 6.37, 39.3, 4.15},   /* exl3-mul1-2 */
+    {24.7, 6.28, 40.6, 4.11}, /* exl3-mul1-3 */
+    {24, 6.48, 42, 4.17},     /* exl3-mul1-4 */
+    {25, 6.58, 40.2, 4.13},   /* exl3-mul1-5 */
+    {25.6, 6.59, 43.6, 4.1},  /* exl3-mul1-6 */
+    {26, 6.59, 60.4, 4.08},   /* exl3-mul1-7 */
+    {25.7, 6.69, 118, 4.33},  /* exl3-mul1-8 */
 };
 
 static const float avx2[ML_KINDS][FIGURES] = {
-    {282, 12.7, 444, 20.7},   /* f32 */
-    {138, 13, 265, 20.4},     /* f16 */
-    {133, 12.9, 260, 20.1},   /* bf16 */
-    {108, 19.7, 108, 20.1},   /* int8 */
-    {94.3, 19.2, 94.3, 19.1}, /* tap2 */
-    {253, 16.1, 253, 19},     /* tap3 */
-    {164, 20.2, 164, 19.4},   /* tap4 */
-    {427, 16.1, 427, 19.7},   /* tap5 */
-    {455, 11.4, 455, 18.3},   /* tap6 */
-    {365, 22.2, 365, 20.5},   /* exl3-3inst-1 */
-    {377, 21.9, 377, 19.8},   /* exl3-3inst-2 */
-    {350, 25.9, 368, 20.9},   /* exl3-3inst-3 */
-    {387, 23.2, 387, 21.1},   /* exl3-3inst-4 */
-    {370, 24, 380, 20.8},     /* exl3-3inst-5 */
-    {391, 22.3, 391, 20.6},   /* exl3-3inst-6 */
-    {359, 28.6, 384, 21.7},   /* exl3-3inst-7 */
-    {387, 22.9, 387, 21},     /* exl3-3inst-8 */
-    {318, 22.5, 318, 20.7},   /* exl3-mcg-1 */
-    {326, 21.5, 326, 21},     /* exl3-mcg-2 */
-    {335, 23.2, 335, 20.6},   /* exl3-mcg-3 */
-    {351, 22.7, 351, 21.4},   /* exl3-mcg-4 */
-    {331, 24.5, 338, 21.3},   /* exl3-mcg-5 */
-    {347, 23.6, 347, 20.8},   /* exl3-mcg-6 */
-    {362, 20.8, 362, 20.8},   /* exl3-mcg-7 */
-    {329, 24.2, 329, 21.1},   /* exl3-mcg-8 */
-    {114, 22.2, 114, 20.3},   /* exl3-mul1-1 */
-    {131, 21.5, 131, 20.9},   /* exl3-mul1-2 */
-    {148, 21.3, 148, 20.2},   /* exl3-mul1-3 */
-    {160, 22, 160, 20.5},     /* exl3-mul1-4 */
-    {163, 22.3, 163, 20.7},   /* exl3-mul1-5 */
-    {170, 24.1, 184, 20},     /* exl3-mul1-6 */
-    {185, 22.9, 194, 20.2},   /* exl3-mul1-7 */
-    {208, 19.4, 208, 20.8},   /* exl3-mul1-8 */
+    {118, 10.7, 273, 15.5},   /* f32 */
+    {54.6, 17.2, 208, 14.5},  /* f16 */
+    {57.6, 15.5, 206, 14.7},  /* bf16 */
+    {24.7, 9.55, 24.7, 9.03}, /* int8 */
+    {39.9, 7.78, 56.7, 5.58}, /* tap2 */
+    {74.1, 7.22, 110, 5.63},  /* tap3 */
+    {59.7, 7.54, 93.2, 5.57}, /* tap4 */
+    {119, 7.82, 183, 5.76},   /* tap5 */
+    {125, 7.53, 200, 5.48},   /* tap6 */
+    {262, 18.1, 262, 16.8},   /* exl3-3inst-1 */
+    {274, 18.7, 274, 17.1},   /* exl3-3inst-2 */
+    {256, 21.3, 266, 17.6},   /* exl3-3inst-3 */
+    {285, 20, 286, 17.3},     /* exl3-3inst-4 */
+    {257, 24, 285, 17.5},     /* exl3-3inst-5 */
+    {262, 24, 292, 17.7},     /* exl3-3inst-6 */
+    {270, 26.4, 305, 17.4},   /* exl3-3inst-7 */
+    {256, 27.1, 307, 17.8},   /* exl3-3inst-8 */
+    {231, 18.2, 231, 16.8},   /* exl3-mcg-1 */
+    {241, 18.2, 241, 17.2},   /* exl3-mcg-2 */
+    {224, 21.2, 231, 17.5},   /* exl3-mcg-3 */
+    {249, 20.1, 250, 17.2},   /* exl3-mcg-4 */
+    {226, 23.9, 252, 17.5},   /* exl3-mcg-5 */
+    {231, 24.9, 267, 17.4},   /* exl3-mcg-6 */
+    {230, 27.3, 281, 17.3},   /* exl3-mcg-7 */
+    {224, 31.6, 302, 17.3},   /* exl3-mcg-8 */
+    {65.8, 19, 65.8, 17.1},   /* exl3-mul1-1 */
+    {67.7, 20.6, 72.5, 17.1}, /* exl3-mul1-2 */
+    {69.3, 21.9, 82.6, 17.4}, /* exl3-mul1-3 */
+    {75.5, 22.5, 92.8, 17.3}, /* exl3-mul1-4 */
+    {71.3, 25.7, 110, 17.5},  /* exl3-mul1-5 */
+    {71.9, 26.8, 124, 17.3},  /* exl3-mul1-6 */
+    {72.7, 28.2, 132, 17.3},  /* exl3-mul1-7 */
+    {71.5, 26.8, 118, 17.6},  /* exl3-mul1-8 */
 };
 
 static const float generic[ML_KINDS][FIGURES] = {

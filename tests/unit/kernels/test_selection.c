@@ -141,6 +141,7 @@ static void test_table(void **state) {
         for (int kind = 0; kind < ML_KINDS; kind++) {
             assert_int_equal(path(&s, kind, 4096, 1), ML_PATH_GEMV);
             assert_int_equal(path(&s, kind, 4096, 2), ML_PATH_FEW);
+            if (kind < ML_KIND_INT8) continue; /* nothing to decode: a pass for a few rows is a small gemm */
             assert_int_equal(path(&s, kind, 4096, 32), ML_PATH_GEMM);
             assert_int_equal(path(&s, kind, 4096, 33), ML_PATH_GEMM);
             assert_int_equal(path(&s, kind, 4096, 64), ML_PATH_GEMM);
@@ -149,7 +150,7 @@ static void test_table(void **state) {
     }
     const struct ml_selection s = standard(ML_CPU_AVX512, 2);
     for (int kind = ML_KIND_INT8; kind < ML_KINDS; kind++)
-        assert_int_equal(path(&s, kind, 4096, 8), ML_PATH_FEW);
+        assert_int_equal(path(&s, kind, 4096, kind < ML_KIND_EXL3 ? 8 : 6), ML_PATH_FEW);
 }
 
 /* A measured crossover: two passes of 8 cost 20 + 14 = 34, gemm of 16 costs 18 + 16 = 34. */
