@@ -159,16 +159,40 @@ V_INLINE void begin_rows(const struct ml_attention_args *a, struct softmax_rows 
     }
 }
 
+/* Scores of all rows with a block of keys. A few rows are bound by memory: what comes next is fetched
+ * meanwhile. Many are not, and asking in the inner loop whether to costs them a third. */
+V_INLINE void score_rows(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
+                         const void *k, size_t keys, const char *next) {
+    if (b->n <= TILE_TOKENS) {
+        direct_tokens(t, b->n, b->p_row, k, a->kv_stride, b->q, keys, a->head_dim, next);
+        return;
+    }
+    for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
+        const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
+        direct_tokens(t, rows, b->p_row + i, k, a->kv_stride, b->q + i, keys, a->head_dim, NULL);
+    }
+}
+
+/* The same for their sums of values. */
+V_INLINE void weigh_rows(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
+                         const void *v, size_t keys, const char *next) {
+    if (b->n <= TILE_TOKENS) {
+        value_tokens(t, b->n, b, 0, v, a->kv_stride, keys, a->head_dim, next);
+        return;
+    }
+    for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
+        const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
+        value_tokens(t, rows, b, i, v, a->kv_stride, keys, a->head_dim, NULL);
+    }
+}
+
 V_INLINE void key_block(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
                         size_t row0, size_t key0, size_t keys) {
     const size_t size = element_size(t);
     const void *k = (const char *)a->k + key0 * a->kv_stride * size;
     const char *next = (const char *)k + KEY_BLOCK * a->kv_stride * size;
     const char *v = (const char *)a->v + key0 * a->kv_stride * size;
-    for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
-        const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
-        direct_tokens(t, rows, b->p_row + i, k, a->kv_stride, b->q + i, keys, a->head_dim, i ? NULL : v);
-    }
+    score_rows(t, a, b, k, keys, v);
     for (size_t i = 0; i < b->n; i++) {
         const size_t pos = row_pos(a, row0 + i), first = first_key(a, pos);
         const size_t begin = first <= key0 ? 0 : first - key0 < keys ? first - key0 : keys;
@@ -177,10 +201,7 @@ V_INLINE void key_block(const enum ml_dtype t, const struct ml_attention_args *a
         softmax_block(a, b, i, begin, end, keys);
         if (t == ML_I8) scale_keys(b->p[i], a->v_scales + key0, begin, end);
     }
-    for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
-        const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
-        value_tokens(t, rows, b, i, v, a->kv_stride, keys, a->head_dim, i ? NULL : next);
-    }
+    weigh_rows(t, a, b, v, keys, next);
 }
 
 ONE_COPY static void attention_join(float *out, float *sums, const float *part, const float *part_sums,
