@@ -81,7 +81,7 @@ V_INLINE void scale_keys(float *s, const float *scales, size_t begin, size_t end
  * VL elements when left > 0. */
 V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vectors, struct softmax_rows *b,
                          size_t i0, const void *v, size_t stride, size_t keys, size_t d, size_t left,
-                         const char *meanwhile) {
+                         const bool fetch, const char *meanwhile) {
     const size_t size = element_size(t);
     vf acc[TILE_TOKENS][DIM_VECTORS];
     UNROLL
@@ -99,7 +99,7 @@ V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vector
         for (int c = 0; c < vectors; c++) {
             const size_t at = j * stride + d + (size_t)c * VL;
             value[c] = left ? v_loadn_as(t, v, at, left) : v_load_as(t, v, at);
-            if (meanwhile && new_line(t, c)) __builtin_prefetch(meanwhile + at * size);
+            if (fetch && new_line(t, c)) __builtin_prefetch(meanwhile + at * size);
         }
         UNROLL
         for (int i = 0; i < rows; i++) {
@@ -123,18 +123,20 @@ V_INLINE void value_tile(const enum ml_dtype t, const int rows, const int vector
 }
 
 V_INLINE void value_rows(const enum ml_dtype t, const int rows, struct softmax_rows *b, size_t i0,
-                         const void *v, size_t stride, size_t keys, size_t dim, const char *meanwhile) {
+                         const void *v, size_t stride, size_t keys, size_t dim, const bool fetch,
+                         const char *meanwhile) {
     size_t d = 0;
     for (; d + DIM_VECTORS * VL <= dim; d += DIM_VECTORS * VL)
-        value_tile(t, rows, DIM_VECTORS, b, i0, v, stride, keys, d, 0, meanwhile);
+        value_tile(t, rows, DIM_VECTORS, b, i0, v, stride, keys, d, 0, fetch, meanwhile);
     for (; d + VL <= dim; d += VL)
-        value_tile(t, rows, 1, b, i0, v, stride, keys, d, 0, meanwhile);
-    if (d < dim) value_tile(t, rows, 1, b, i0, v, stride, keys, d, dim - d, meanwhile);
+        value_tile(t, rows, 1, b, i0, v, stride, keys, d, 0, fetch, meanwhile);
+    if (d < dim) value_tile(t, rows, 1, b, i0, v, stride, keys, d, dim - d, fetch, meanwhile);
 }
 
 V_INLINE void value_tokens(const enum ml_dtype t, size_t rows, struct softmax_rows *b, size_t i0,
-                           const void *v, size_t stride, size_t keys, size_t dim, const char *meanwhile){
-#define CALL(n) value_rows(t, n, b, i0, v, stride, keys, dim, meanwhile)
+                           const void *v, size_t stride, size_t keys, size_t dim, const bool fetch,
+                           const char *meanwhile){
+#define CALL(n) value_rows(t, n, b, i0, v, stride, keys, dim, fetch, meanwhile)
     FOR_TOKENS(rows, CALL)
 #undef CALL
 }
@@ -164,12 +166,12 @@ V_INLINE void begin_rows(const struct ml_attention_args *a, struct softmax_rows 
 V_INLINE void score_rows(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
                          const void *k, size_t keys, const char *next) {
     if (b->n <= TILE_TOKENS) {
-        direct_tokens(t, b->n, b->p_row, k, a->kv_stride, b->q, keys, a->head_dim, next);
+        direct_tokens(t, b->n, b->p_row, k, a->kv_stride, b->q, keys, a->head_dim, true, next);
         return;
     }
     for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
         const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
-        direct_tokens(t, rows, b->p_row + i, k, a->kv_stride, b->q + i, keys, a->head_dim, NULL);
+        direct_tokens(t, rows, b->p_row + i, k, a->kv_stride, b->q + i, keys, a->head_dim, false, NULL);
     }
 }
 
@@ -177,12 +179,12 @@ V_INLINE void score_rows(const enum ml_dtype t, const struct ml_attention_args *
 V_INLINE void weigh_rows(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
                          const void *v, size_t keys, const char *next) {
     if (b->n <= TILE_TOKENS) {
-        value_tokens(t, b->n, b, 0, v, a->kv_stride, keys, a->head_dim, next);
+        value_tokens(t, b->n, b, 0, v, a->kv_stride, keys, a->head_dim, true, next);
         return;
     }
     for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
         const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
-        value_tokens(t, rows, b, i, v, a->kv_stride, keys, a->head_dim, NULL);
+        value_tokens(t, rows, b, i, v, a->kv_stride, keys, a->head_dim, false, NULL);
     }
 }
 

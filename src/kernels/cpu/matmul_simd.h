@@ -35,10 +35,11 @@ V_INLINE bool new_line(const enum ml_dtype t, const int i) {
 
 /* sums[i] = the four row sums of token i over columns [c0, c0 + cols). row[] point at column c0.
  *
- * `ahead`, if there is one, is fetched meanwhile, as much as the rows have, as the one stream that it is in
+ * If `fetch`, `ahead` is fetched meanwhile, as much as the rows have, as the one stream that it is in
  * memory, which the processor's own prefetcher follows best. */
 V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *const row[TILE_ROWS],
-                       const float *const *x, size_t c0, size_t cols, const char *ahead, v4 *sums) {
+                       const float *const *x, size_t c0, size_t cols, const bool fetch, const char *ahead,
+                       v4 *sums) {
     const size_t size = element_size(t);
     vf acc[TILE_TOKENS][TILE_ROWS];
     UNROLL
@@ -56,7 +57,7 @@ V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *cons
         UNROLL
         for (int r = 0; r < TILE_ROWS; r++) {
             const vf w = v_load_as(t, row[r], c);
-            if (ahead && new_line(t, r))
+            if (fetch && new_line(t, r))
                 __builtin_prefetch(ahead + ((size_t)TILE_ROWS * c + (size_t)r * VL) * size);
             UNROLL
             for (int i = 0; i < tokens; i++)
@@ -94,7 +95,7 @@ V_INLINE void tile_rows(const enum ml_dtype t, const void *w, size_t stride, siz
 /* y[i][r] = W[r] . x[i], for a constant number of tokens, straight from W. `ahead`: as many bytes as W has,
  * to be fetched while W is read, or NULL. */
 V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, const void *w, size_t stride,
-                     const float *const *x, size_t rows, size_t cols, const char *ahead) {
+                     const float *const *x, size_t rows, size_t cols, const bool fetch, const char *ahead) {
     const size_t size = element_size(t);
     for (size_t r = 0; r < rows; r += TILE_ROWS) {
         const size_t n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
@@ -103,8 +104,8 @@ V_INLINE void direct(const enum ml_dtype t, const int tokens, float *const *y, c
         size_t c = 0;
         do { /* at least once: `total` is set by the first block */
             tile_rows(t, w, stride, r, rows, c, row);
-            dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK,
-                     ahead ? ahead + (r * stride + TILE_ROWS * c) * size : NULL, sums);
+            dot_tile(t, tokens, row, x, c, cols - c < BLOCK ? cols - c : BLOCK, fetch,
+                     fetch ? ahead + (r * stride + TILE_ROWS * c) * size : NULL, sums);
             for (int i = 0; i < tokens; i++)
                 total[i] = c == 0 ? sums[i] : v4_add(total[i], sums[i]);
             c += BLOCK;
@@ -128,16 +129,16 @@ V_INLINE void panel_tile(const int tokens, float *const *y, const float *panel, 
         const void *row[TILE_ROWS];
         v4 sums[TILE_TOKENS];
         tile_rows(ML_F32, panel, ML_GEMM_PANEL_STRIDE, r, rows, 0, row);
-        dot_tile(ML_F32, tokens, row, x, c0, cols, NULL, sums);
+        dot_tile(ML_F32, tokens, row, x, c0, cols, false, NULL, sums);
         for (int i = 0; i < tokens; i++)
             v4_storen(y[i] + r, c0 == 0 ? sums[i] : v4_add(v4_loadn(y[i] + r, n), sums[i]), n);
     }
 }
 
 V_INLINE void direct_tokens(const enum ml_dtype t, size_t tokens, float *const *y, const void *w,
-                            size_t stride, const float *const *x, size_t rows, size_t cols,
+                            size_t stride, const float *const *x, size_t rows, size_t cols, const bool fetch,
                             const char *ahead) {
-#define CALL(n) direct(t, n, y, w, stride, x, rows, cols, ahead)
+#define CALL(n) direct(t, n, y, w, stride, x, rows, cols, fetch, ahead)
     FOR_TOKENS(tokens, CALL)
 #undef CALL
 }
@@ -189,7 +190,7 @@ V_INLINE void gemm(const enum ml_dtype t, float *y, size_t ldy, const void *w, s
         const float *xs[TILE_TOKENS];
         float *ys[TILE_TOKENS];
         token_rows(xs, ys, x, ldx, y, ldy, 0, n);
-        direct_tokens(t, n, ys, w, stride, xs, rows, cols, next_tile(t, w, stride));
+        direct_tokens(t, n, ys, w, stride, xs, rows, cols, true, next_tile(t, w, stride));
         return;
     }
     for (size_t r = 0; r < rows; r += PANEL) {
@@ -202,7 +203,7 @@ V_INLINE void gemm(const enum ml_dtype t, float *y, size_t ldy, const void *w, s
 #define DEFINE_MATMUL(name, type)                                                                            \
     static void gemv_##name(float *y, const void *w, size_t stride, const float *x, size_t rows,             \
                             size_t cols) {                                                                   \
-        direct(type, 1, &y, w, stride, &x, rows, cols, next_tile(type, w, stride));                          \
+        direct(type, 1, &y, w, stride, &x, rows, cols, true, next_tile(type, w, stride));                    \
     }                                                                                                        \
     static void gemm_##name(float *y, size_t ldy, const void *w, size_t stride, const float *x, size_t ldx,  \
                             size_t n, size_t rows, size_t cols, void *scratch) {                             \
