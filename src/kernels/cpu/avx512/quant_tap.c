@@ -79,11 +79,12 @@ V_INLINE void unit_k(const struct few_call *c, const int k, const int p, const b
     if (all > 2 * rows) part_k(c, k, p, three, unit, 3, rows, tokens);
 }
 
+/* Two rows of x go by 8 rows of weights, but at 3 bits by 4: 8 have more constants than there are registers.
+ */
 V_INLINE void few_k(const struct few_call *c, const int size, const int k, const int p, const bool three) {
     for (size_t unit = 0; unit < (size_t)(STRIP / TAP_UNIT_ROWS(k)); unit++) {
         if (size == 0)
-            unit_k(c, k, p, three, unit, k == 3 ? 4 : 8,
-                   2); /* 8 rows of 3 bits: too many constants for registers */
+            unit_k(c, k, p, three, unit, k == 3 ? 4 : 8, 2);
         else if (size == 1)
             unit_k(c, k, p, three, unit, 4, 4);
         else
