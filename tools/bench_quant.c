@@ -74,7 +74,8 @@ static struct ml_quant_matrix matrix(const struct bench *b, const struct type *t
     m.codebook = t->codebook;
     m.data = data;
     m.su = m.sv = b->scale;
-    if (t->format == ML_QUANT_TAP) m.code = ml_tap_code_find((unsigned)t->bits, ML_TAP_WINDOW_NORMAL);
+    if (t->format == ML_QUANT_TAP)
+        ml_quant_set_code(&m, ml_tap_code_find((unsigned)t->bits, ML_TAP_WINDOW_NORMAL));
     if (ml_quant_arranged_bytes(b->k, &m)) m.arranged = data; /* random bits are random bits */
     return m;
 }

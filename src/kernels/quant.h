@@ -72,12 +72,19 @@ struct ml_quant_matrix {
                                        INT8 rows [rows][cols] */
     const float *su;                /* [k]; NULL for INT8 */
     const float *sv;                /* [n] */
-    const struct ml_tap_code *code; /* TAP; has passed ml_tap_check */
+    const struct ml_tap_code *code; /* TAP; has passed ml_tap_check. Set by ml_quant_set_code */
+    bool mirrored;                  /* TAP: ml_tap_is_mirrored(code), for kernels to choose a version by */
     enum ml_exl3_codebook codebook; /* EXL3 */
     const void *arranged;           /* data in the order that this machine's kernels read, made by
                                        ml_quant_arrange; NULL when they read `data` itself, and then nothing
                                        but the reference multiplies, slowly */
 };
+
+/* Binds the code, which m keeps a pointer to. */
+static inline void ml_quant_set_code(struct ml_quant_matrix *m, const struct ml_tap_code *code) {
+    m->code = code;
+    m->mirrored = ml_tap_is_mirrored(code);
+}
 
 /* Bytes that ml_quant_arrange wants for m on this machine, 64-byte aligned; 0 when kernels read `data`. */
 size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m);

@@ -121,7 +121,7 @@ static void multiply_quant(struct tune *t, int kind, size_t n) {
     } else if (kind >= ML_KIND_TAP) {
         m.format = ML_QUANT_TAP;
         m.bits = kind - ML_KIND_TAP + ML_TAP_MIN_BITS;
-        m.code = ml_tap_code_find((unsigned)m.bits, ML_TAP_WINDOW_NORMAL);
+        ml_quant_set_code(&m, ml_tap_code_find((unsigned)m.bits, ML_TAP_WINDOW_NORMAL));
     }
     m.data = window(t, t->rows * COLS / 8 * (size_t)m.bits);
     if (ml_quant_arranged_bytes(t->exec.k, &m)) m.arranged = m.data; /* any bits are weights in any order */

@@ -200,7 +200,7 @@ static marlin_status bind_tap(struct ml_binder *b, struct ml_linear *l, struct m
     ML_TRY(ml_bind_check_type(t, ML_U8, err));
     ML_TRY(read_code(b, l->name, code, err));
     ML_TRY(check_tap_tiles(t, m, code->bits, err));
-    m->code = code;
+    ml_quant_set_code(m, code);
     m->bits = code->bits;
     m->data = t->data;
     ML_TRY(ml_bind_scales(b, m->k, m->n, &su, &sv, err));

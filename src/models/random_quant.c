@@ -59,7 +59,8 @@ static void set_format(const struct ml_random_format *f, bool head, const struct
     m->n = m->format == ML_QUANT_INT8 ? l->out : ml_quant_padded(l->out);
     m->k = m->format == ML_QUANT_INT8 ? l->in : ml_quant_padded(l->in);
     m->codebook = ML_EXL3_MUL1;
-    if (m->format == ML_QUANT_TAP) m->code = ml_tap_code_find((unsigned)m->bits, ML_TAP_WINDOW_NORMAL);
+    if (m->format == ML_QUANT_TAP)
+        ml_quant_set_code(m, ml_tap_code_find((unsigned)m->bits, ML_TAP_WINDOW_NORMAL));
 }
 
 /* Values of a codebook have variance 1 or nearly so; bytes have 73.9^2. */

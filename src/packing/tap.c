@@ -88,6 +88,13 @@ marlin_status ml_tap_check(const struct ml_tap_code *c, struct marlin_error *err
     return check_taps(c, err);
 }
 
+bool ml_tap_is_mirrored(const struct ml_tap_code *c) {
+    const unsigned last = (1u << c->index_bits) - 1, highest = 1u << (c->bits - 1);
+    for (unsigned i = 0; i <= last; i++)
+        if ((i & highest) && (c->table[i] < 0 || c->table[last - i] != -c->table[i])) return false;
+    return true;
+}
+
 marlin_status ml_tap_pack(unsigned bits, const uint8_t symbol[ML_TAP_TILE], uint8_t *tile,
                           struct marlin_error *err) {
     if (!bits_ok(bits)) return bad_bits(bits, err);

@@ -66,6 +66,11 @@ struct ml_tap_code {
 /* Checks every field of a code, which may come from a file. MARLIN_ERR_FORMAT names the field. */
 marlin_status ml_tap_check(const struct ml_tap_code *c, struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* Whether complementing an index negates its entry, table[2^p - 1 - i] = -table[i], and entries whose highest
+ * own bit (k - 1) is set are not negative. A kernel then looks up half of the table and applies the sign. All
+ * codes of this library are mirrored; one from a file may not be. */
+bool ml_tap_is_mirrored(const struct ml_tap_code *c);
+
 /* Bytes of a tile, 32 k; 0 when k is outside 2..6. */
 size_t ml_tap_tile_bytes(unsigned bits);
 

@@ -72,7 +72,8 @@ static void make(struct product *p, const struct type *t, size_t rows, size_t co
     p->x = need(MAX_N * cols * sizeof *p->x);
     for (size_t i = 0; i < MAX_N * cols; i++)
         p->x[i] = ml_rng_normal(&rng);
-    if (t->format == ML_QUANT_TAP) p->m.code = ml_tap_code_find((unsigned)t->bits, ML_TAP_WINDOW_NORMAL);
+    if (t->format == ML_QUANT_TAP)
+        ml_quant_set_code(&p->m, ml_tap_code_find((unsigned)t->bits, ML_TAP_WINDOW_NORMAL));
     if (t->format == ML_QUANT_INT8) return;
     ml_quant_arrange_strips(&p->m, p->arranged, 0, rows / ML_QUANT_STRIP);
     p->m.arranged = p->arranged;

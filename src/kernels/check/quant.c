@@ -64,7 +64,7 @@ static void make_matrix(struct ml_check *c, struct call *a, const struct type *t
     if (t->format == ML_QUANT_INT8) return;
     if (t->format == ML_QUANT_TAP) {
         a->code = *ml_tap_code_find((unsigned)t->bits, ML_TAP_WINDOW_NORMAL);
-        a->m.code = &a->code;
+        ml_quant_set_code(&a->m, &a->code);
     }
     void *arranged = ml_check_input(c, bytes);
     ml_quant_arrange_strips(&a->m, arranged, 0, n / ML_QUANT_STRIP);

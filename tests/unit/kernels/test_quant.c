@@ -77,8 +77,9 @@ static struct ml_quant_matrix *make(struct ml_rng *rng, struct type t, size_t ro
     m->sv = scales(rng, m->n);
     if (t.format != ML_QUANT_INT8) m->su = scales(rng, m->k);
     if (t.format == ML_QUANT_TAP) {
-        m->code = ml_tap_code_find((unsigned)t.bits, (unsigned)t.window);
-        assert_non_null(m->code);
+        const struct ml_tap_code *code = ml_tap_code_find((unsigned)t.bits, (unsigned)t.window);
+        assert_non_null(code);
+        ml_quant_set_code(m, code);
     }
     return m;
 }

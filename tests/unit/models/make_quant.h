@@ -90,7 +90,7 @@ static inline float *mq_signs(struct mq *s, const char *name, const char *part, 
 
 static inline void mq_put_tap(struct mq *s, const char *name, struct ml_quant_matrix *m) {
     uint8_t *code = mq_alloc(s, ML_TAP_CODE_MAX);
-    m->code = ml_tap_code_find((unsigned)m->bits, ML_TAP_WINDOW_NORMAL);
+    ml_quant_set_code(m, ml_tap_code_find((unsigned)m->bits, ML_TAP_WINDOW_NORMAL));
     assert_non_null(m->code);
     const uint64_t code_bytes = ml_tap_code_write(m->code, code);
     const uint64_t shape[3] = {m->n / 16, m->k / 16, 32 * (uint64_t)m->bits};

@@ -181,6 +181,29 @@ static void hostile_codes_are_refused(void **unused) {
     }
 }
 
+static void mirrored_means_both_halves_and_the_sign(void **unused) {
+    const struct ml_tap_code mirrored = {.bits = 2,
+                                         .window = 5,
+                                         .index_bits = 3,
+                                         .taps = {1, 3},
+                                         .unit = 1,
+                                         .table = {-90, -30, 10, 40, -40, -10, 30, 90}};
+    struct ml_tap_code c = mirrored;
+    (void)unused;
+    assert_true(ml_tap_is_mirrored(&c));
+    for (unsigned i = 0; i < 8; i++) {
+        c = mirrored;
+        c.table[i]++;
+        assert_false(ml_tap_is_mirrored(&c));
+    }
+    c = mirrored; /* still antisymmetric, but index 2 has the own bit 1 and a negative entry */
+    c.table[2] = -10;
+    c.table[5] = 10;
+    assert_false(ml_tap_is_mirrored(&c));
+    c.table[2] = c.table[5] = 0;
+    assert_true(ml_tap_is_mirrored(&c));
+}
+
 /* ---- codes as bytes */
 
 static void codes_survive_their_bytes(void **unused) {
@@ -315,6 +338,7 @@ int main(void) {
         cmocka_unit_test(symbols_are_range_checked),
         cmocka_unit_test(all_codes_are_there_and_sound),
         cmocka_unit_test(hostile_codes_are_refused),
+        cmocka_unit_test(mirrored_means_both_halves_and_the_sign),
         cmocka_unit_test(codes_survive_their_bytes),
         cmocka_unit_test(code_bytes_follow_the_drawing),
         cmocka_unit_test(code_lengths_must_be_exact),
