@@ -2,10 +2,12 @@
  *
  * Makes src/packing/tap_codes.c: for each bit width and window it searches the taps and the order of the
  * plain index bits, then trains the table of 2^p values with Lloyd rounds on N(0, 1) encoded exactly as the
- * quantizer encodes (tail-biting rings of 256), rounds it to int8 and measures it on samples it has not seen.
+ * quantizer encodes (tail-biting rings of 256), rounds it to int8, mirrors it and measures it on
+ * samples it has not seen.
  *
  *     train_codes            all codes, C source on stdout, what was found on stderr
  *     train_codes K          only K bits
+ *     train_codes mirror     the library's codes again, trained no more, only mirrored and measured
  *
  * Everything follows from the seeds below and the search is exact integer arithmetic, so the output repeats.
  */
@@ -14,6 +16,7 @@
 #include "base/cpu.h"
 #include "base/mem.h"
 #include "kernels/viterbi.h"
+#include "packing/codes.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -226,6 +229,18 @@ static void round_table(struct bench *b, struct candidate *c, unsigned rings) {
     c->code = best;
 }
 
+/* Makes complementing an index negate its entry, exactly: training leaves only noise between the two, and
+ * kernels need look up half of such a table (ml_tap_is_mirrored). */
+static void mirror_table(struct ml_tap_code *c) {
+    const unsigned last = (1u << c->index_bits) - 1, highest = 1u << (c->bits - 1);
+    for (unsigned i = 0; i <= last; i++) {
+        if (!(i & highest)) continue;
+        const int twice = c->table[i] - c->table[last - i], half = twice > 0 ? (twice + 1) / 2 : 0;
+        c->table[i] = (int8_t)(half < 127 ? half : 127);
+        c->table[last - i] = (int8_t)-c->table[i];
+    }
+}
+
 static void describe(const char *what, const struct candidate *c, double mse) {
     fprintf(stderr, "k=%u L=%u p=%u taps %u,%u,%u order", c->code.bits, c->code.window, c->code.index_bits,
             c->code.taps[0], c->code.taps[1], c->code.taps[2]);
@@ -234,8 +249,7 @@ static void describe(const char *what, const struct candidate *c, double mse) {
     fprintf(stderr, ": %s %.6f\n", what, mse);
 }
 
-static void print_code(const struct candidate *c, double mse) {
-    const struct ml_tap_code *t = &c->code;
+static void print_code(const struct ml_tap_code *t, double mse) {
     printf("    /* %u bits, window %u: distortion %.5f */\n", t->bits, t->window, mse);
     printf("    {%u, %u, %u, {%u, %u, %u}, %af, {", t->bits, t->window, t->index_bits, t->taps[0], t->taps[1],
            t->taps[2], (double)t->unit);
@@ -267,13 +281,17 @@ static unsigned add_order(unsigned orders[MAX_ORDERS][8], unsigned count, const 
     return count + 1;
 }
 
+static unsigned held_out_rings(unsigned window) {
+    return window == 16 ? HELD_OUT_RINGS / 2 : HELD_OUT_RINGS;
+}
+
 /* Longer windows inherit the orders that won at the shortest. */
 static void one_width(struct bench *b, const struct shape *s) {
     unsigned orders[MAX_ORDERS][8];
     unsigned order_count = all_orders(s->index_bits - s->bits, orders);
     for (size_t w = 0; w < sizeof windows / sizeof *windows; w++) {
         struct candidate finalists[FINALISTS];
-        const unsigned rings = windows[w] == 16 ? HELD_OUT_RINGS / 2 : HELD_OUT_RINGS;
+        const unsigned rings = held_out_rings(windows[w]);
         sift(b, s, windows[w], &efforts[w], orders, order_count, finalists);
         if (w == 0) {
             order_count = 0;
@@ -283,9 +301,22 @@ static void one_width(struct bench *b, const struct shape *s) {
         struct candidate best = train(b, &efforts[w], finalists);
         describe("float", &best, encode(b, &best.code, best.entry, b->held_out, rings, NULL, NULL));
         round_table(b, &best, efforts[w].final_rings / 2);
+        describe("int8", &best, encode(b, &best.code, NULL, b->held_out, rings, NULL, NULL));
+        mirror_table(&best.code);
         const double mse = encode(b, &best.code, NULL, b->held_out, rings, NULL, NULL);
-        describe("int8", &best, mse);
-        print_code(&best, mse);
+        describe("mirrored", &best, mse);
+        print_code(&best.code, mse);
+    }
+}
+
+/* The last step of training alone, on the codes that the library has. */
+static void mirror_all(struct bench *b) {
+    size_t count;
+    const struct ml_tap_code *codes = ml_tap_codes(&count);
+    for (size_t i = 0; i < count; i++) {
+        struct ml_tap_code c = codes[i];
+        mirror_table(&c);
+        print_code(&c, encode(b, &c, NULL, b->held_out, held_out_rings(c.window), NULL, NULL));
     }
 }
 
@@ -311,7 +342,8 @@ static const char tail[] =
     "}\n";
 
 int main(int argc, char **argv) {
-    const unsigned only = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 0;
+    const bool mirror = argc > 1 && strcmp(argv[1], "mirror") == 0;
+    const unsigned only = argc > 1 && !mirror ? (unsigned)strtoul(argv[1], NULL, 10) : 0;
     struct bench b;
     ml_viterbi_kernels_init(&b.kernels, ml_cpu()->tier);
     b.train = rings_samples(train_seed, TRAIN_RINGS);
@@ -320,7 +352,8 @@ int main(int argc, char **argv) {
     if (!b.scratch) rings_fail("no memory for the search");
 
     fputs(head, stdout);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    if (mirror) mirror_all(&b);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !mirror; i++)
         if (only == 0 || only == shapes[i].bits) one_width(&b, &shapes[i]);
     fputs(tail, stdout);
 

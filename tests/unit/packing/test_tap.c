@@ -150,6 +150,10 @@ static void all_codes_are_there_and_sound(void **unused) {
         struct marlin_error err = {MARLIN_OK, ""};
         assert_int_equal(ml_tap_check(&codes[i], &err), MARLIN_OK);
         assert_ptr_equal(ml_tap_code_find(codes[i].bits, codes[i].window), &codes[i]);
+        assert_true(ml_tap_is_mirrored(&codes[i]));
+        struct ml_tap_code changed = codes[i];
+        changed.table[i] += changed.table[i] < 127 ? 1 : -1;
+        assert_false(ml_tap_is_mirrored(&changed));
     }
     assert_null(ml_tap_code_find(2, 13));
     assert_null(ml_tap_code_find(7, 12));
