@@ -12,6 +12,7 @@ struct type {
     enum ml_quant_format format;
     int bits;
     enum ml_exl3_codebook codebook;
+    bool foreign; /* TAP: a table that is not mirrored, as a file may bring one */
 };
 
 struct call {
@@ -28,6 +29,7 @@ struct call {
 static const char *name_of(const struct type *t) {
     static const char *const books[ML_EXL3_CODEBOOKS] = {"EXL3 3INST", "EXL3 MCG", "EXL3 MUL1"};
     if (t->format == ML_QUANT_EXL3) return books[t->codebook];
+    if (t->foreign) return "TAP any table";
     return t->format == ML_QUANT_TAP ? "TAP" : "INT8";
 }
 
@@ -64,6 +66,8 @@ static void make_matrix(struct ml_check *c, struct call *a, const struct type *t
     if (t->format == ML_QUANT_INT8) return;
     if (t->format == ML_QUANT_TAP) {
         a->code = *ml_tap_code_find((unsigned)t->bits, ML_TAP_WINDOW_NORMAL);
+        for (unsigned i = 0; t->foreign && i < 1u << (a->code.index_bits - 2); i++)
+            a->code.table[i] = (int8_t)(a->code.table[i] + (a->code.table[i] > 0 ? -5 : 5));
         ml_quant_set_code(&a->m, &a->code);
     }
     void *arranged = ml_check_input(c, bytes);
@@ -277,6 +281,8 @@ static void run(struct ml_check *c) {
     }
     walk(c, (struct type){.format = ML_QUANT_INT8}, 8, 8);
     walk(c, (struct type){.format = ML_QUANT_TAP}, ML_TAP_MIN_BITS, ML_TAP_MAX_BITS);
+    if (!timing)
+        walk(c, (struct type){.format = ML_QUANT_TAP, .foreign = true}, ML_TAP_MIN_BITS, ML_TAP_MAX_BITS);
     for (int b = 0; b < ML_EXL3_CODEBOOKS; b++)
         walk(c, (struct type){.format = ML_QUANT_EXL3, .codebook = (enum ml_exl3_codebook)b}, timing ? 4 : 1,
              timing ? 4 : 8);

@@ -24,20 +24,29 @@ V_INLINE const uint8_t *strip_at(const struct ml_quant_matrix *m, size_t s) {
 
 /* ---- TAP ---- */
 
-V_INLINE struct lut table_of(const struct ml_tap_code *code, const int p) {
+/* The entries that `entry_of` looks up by an index of p bits: all, or the lower half of a mirrored table. A
+ * table of fewer entries repeats, and stays mirrored. */
+V_INLINE struct lut table_of(const struct ml_tap_code *code, const int p, const bool mirrored) {
+    const int bits = mirrored ? p - 1 : p;
     int8_t table[256];
-    for (int i = 0; i < 1 << p; i++)
+    for (int i = 0; i < 1 << bits; i++)
         table[i] = (int8_t)(code->table[i & ((1 << code->index_bits) - 1)] + Q_OFFSET);
-    return q_lut(table, p);
+    return q_lut(table, bits);
+}
+
+/* Entries of indices from TAP_HALF, with whatever lies above their p bits. */
+V_INLINE vq entry_of(const struct lut *lut, vq index, const int p, const bool mirrored) {
+    return mirrored ? q_lookup_mirrored(lut, index, p) : q_lookup(lut, q_clean(index, p), p);
 }
 
 V_INLINE void tap_panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int k, const int p,
-                          const bool three) {
+                          const bool three, const bool mirrored) {
     const struct taps taps = q_taps(m->code);
-    const struct lut lut = table_of(m->code, p);
+    const struct lut lut = table_of(m->code, p, mirrored);
     for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
         const uint8_t *w = strip_at(m, s) + lane;
-#define SINK(row, index) put_bytes(panel, m->k, lane, half, row, q_columns(q_lookup(&lut, index, p), k, p))
+#define SINK(row, index)                                                                                     \
+    put_bytes(panel, m->k, lane, half, row, q_columns(entry_of(&lut, index, p, mirrored), k, p))
         for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
             const vq first = q_load(w);
             vq now = first;
@@ -103,26 +112,45 @@ V_INLINE void exl3_panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size
     }
 }
 
-/* ---- versions: 2 bits with an index of 6 (or less), 3 and 4 bits with 7 (or less), 8 for the rest. A tap of
- * 0 adds S once more: two of them cancel, so one tap is three and two are two. */
+/* ---- versions: a narrow one of each width for codes like the library's, of 6 (2 bits), 7 (3, 4 bits) or 8
+ * index bits at most and, from MIRRORED_FROM on, with a mirrored table; a wide one for any code. A tap of 0
+ * adds S once more: two of them cancel, so one tap is three and two are two. */
+
+#define NARROW_VERSIONS(VERSION)                                                                             \
+    VERSION(narrow, 2, 6, 6 >= MIRRORED_FROM)                                                                \
+    VERSION(narrow, 3, 7, 7 >= MIRRORED_FROM)                                                                \
+    VERSION(narrow, 4, 7, 7 >= MIRRORED_FROM)                                                                \
+    VERSION(narrow, 5, 8, 8 >= MIRRORED_FROM)                                                                \
+    VERSION(narrow, 6, 8, 8 >= MIRRORED_FROM)
+#define WIDE_VERSIONS(VERSION)                                                                               \
+    VERSION(wide, 2, 8, false)                                                                               \
+    VERSION(wide, 3, 8, false)                                                                               \
+    VERSION(wide, 4, 8, false)                                                                               \
+    VERSION(wide, 5, 8, false)                                                                               \
+    VERSION(wide, 6, 8, false)
+
+#define TAP_LIST(kind, name)                                                                                 \
+    {                                                                                                        \
+        tap_##kind##_##name##_2, tap_##kind##_##name##_3, tap_##kind##_##name##_4, tap_##kind##_##name##_5,  \
+            tap_##kind##_##name##_6                                                                          \
+    }
+
+V_INLINE bool is_narrow(const struct ml_quant_matrix *m) {
+    const int p = m->bits == 2 ? 6 : m->bits <= 4 ? 7 : 8;
+    return m->code->index_bits <= p && (m->mirrored || p < MIRRORED_FROM);
+}
 
 typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
 
-#define TAP_PANEL(k, p)                                                                                      \
-    static void tap_panel_##k##_##p(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {             \
+#define TAP_PANEL(name, k, p, mirrored)                                                                      \
+    static void tap_panel_##name##_##k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {          \
         if (m->code->taps[2] || !m->code->taps[1])                                                           \
-            tap_panel_k(panel, m, s, k, p, true);                                                            \
+            tap_panel_k(panel, m, s, k, p, true, mirrored);                                                  \
         else                                                                                                 \
-            tap_panel_k(panel, m, s, k, p, false);                                                           \
+            tap_panel_k(panel, m, s, k, p, false, mirrored);                                                 \
     }
-TAP_PANEL(2, 6)
-TAP_PANEL(2, 8)
-TAP_PANEL(3, 7)
-TAP_PANEL(3, 8)
-TAP_PANEL(4, 7)
-TAP_PANEL(4, 8)
-TAP_PANEL(5, 8)
-TAP_PANEL(6, 8)
+NARROW_VERSIONS(TAP_PANEL)
+WIDE_VERSIONS(TAP_PANEL)
 
 #define EXL3_VERSIONS(VERSION, name, cb)                                                                     \
     VERSION(name, cb, 1)                                                                                     \
@@ -150,16 +178,13 @@ EXL3_VERSIONS(EXL3_PANEL, mul, ML_EXL3_MUL1)
     }
 
 static void make_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
-    static panel_fn *const small[] = {tap_panel_2_6, tap_panel_3_7, tap_panel_4_7, tap_panel_5_8,
-                                      tap_panel_6_8};
-    static panel_fn *const wide[] = {tap_panel_2_8, tap_panel_3_8, tap_panel_4_8, tap_panel_5_8,
-                                     tap_panel_6_8};
+    static panel_fn *const narrow[] = TAP_LIST(panel, narrow), *const wide[] = TAP_LIST(panel, wide);
     static panel_fn *const exl3[ML_EXL3_CODEBOOKS][8] = {EXL3_LIST(panel, inst), EXL3_LIST(panel, mcg),
                                                          EXL3_LIST(panel, mul)};
     if (m->format == ML_QUANT_EXL3)
         exl3[m->codebook][m->bits - 1](panel, m, s);
     else
-        (m->code->index_bits <= (m->bits == 2 ? 6 : 7) ? small : wide)[m->bits - 2](panel, m, s);
+        (is_narrow(m) ? narrow : wide)[m->bits - 2](panel, m, s);
 }
 
 #endif

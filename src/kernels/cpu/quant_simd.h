@@ -60,19 +60,19 @@ struct row_sums {
 /* Indices first, all 16 of a half, entries after that: the table fills half of the registers, so that nothing
  * else should have to stay in them. One row of x is multiplied by each entry at once. */
 V_INLINE void rows_by_one(struct row_sums *sums, const vq index[STRIP], const struct lut *lut, const int k,
-                          const int p, const int8_t *a) {
+                          const int p, const bool mirrored, const int8_t *a) {
     const vin in = q_in(q_columns(q_load(a), k, p));
     NO_UNROLL
     for (int r = 0; r < STRIP; r++)
-        sums->v[r] = q_dot_in(sums->v[r], q_lookup(lut, index[r], p), in);
+        sums->v[r] = q_dot_in(sums->v[r], entry_of(lut, index[r], p, mirrored), in);
 }
 
 V_INLINE void rows_by_few(struct row_sums *sums, const vq index[STRIP], const struct lut *lut, const int k,
-                          const int p, const struct ml_quant_x *x, size_t n, size_t at) {
+                          const int p, const bool mirrored, const struct ml_quant_x *x, size_t n, size_t at) {
     vq w[STRIP];
     NO_UNROLL
     for (int r = 0; r < STRIP; r++)
-        w[r] = q_lookup(lut, index[r], p);
+        w[r] = entry_of(lut, index[r], p, mirrored);
     for (size_t t = 0; t < n; t++) {
         const vin in = q_in(q_columns(q_load(x[t].a + at), k, p));
         UNROLL
@@ -82,9 +82,10 @@ V_INLINE void rows_by_few(struct row_sums *sums, const vq index[STRIP], const st
 }
 
 V_INLINE void tap_dot_k(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
-                        const struct ml_quant_x *x, size_t n, const int k, const int p, const bool three) {
+                        const struct ml_quant_x *x, size_t n, const int k, const int p, const bool three,
+                        const bool mirrored) {
     const struct taps taps = q_taps(m->code);
-    const struct lut lut = table_of(m->code, p);
+    const struct lut lut = table_of(m->code, p, mirrored);
     int32_t sum[ML_QUANT_FEW_ROWS][STRIP][8];
     for (size_t lane = 0; lane < LINE; lane += LANE_BYTES) {
         const uint8_t *w = strip_at(m, s) + lane;
@@ -93,9 +94,9 @@ V_INLINE void tap_dot_k(float *z, size_t ldz, const struct ml_quant_matrix *m, s
 #define SINK(row, i) index[row] = i
 #define MULTIPLY(at)                                                                                         \
     if (n == 1)                                                                                              \
-        rows_by_one(sums, index, &lut, k, p, x->a + (at));                                                   \
+        rows_by_one(sums, index, &lut, k, p, mirrored, x->a + (at));                                         \
     else                                                                                                     \
-        rows_by_few(sums, index, &lut, k, p, x, n, at)
+        rows_by_few(sums, index, &lut, k, p, mirrored, x, n, at)
         for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
             const vq first = q_load(w);
             vq now = first, index[STRIP];
@@ -171,27 +172,28 @@ typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struc
 typedef void few_fn(float *, size_t, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *,
                     size_t);
 
-#define TAP_VERSION(k, p)                                                                                    \
-    static void tap_dot_##k##_##p(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,           \
-                                  const struct ml_quant_x *x, size_t n) {                                    \
-        const bool three = m->code->taps[2] || !m->code->taps[1];                                            \
-        if (n == 1 && three)                                                                                 \
-            tap_dot_k(z, ldz, m, s, x, 1, k, p, true);                                                       \
-        else if (n == 1)                                                                                     \
-            tap_dot_k(z, ldz, m, s, x, 1, k, p, false);                                                      \
-        else if (three)                                                                                      \
-            tap_dot_k(z, ldz, m, s, x, n, k, p, true);                                                       \
+/* Whatever n is. */
+#define TAP_DOT(name, k, p, mirrored)                                                                        \
+    static void tap_dot_##name##_##k(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,        \
+                                     const struct ml_quant_x *x, size_t n) {                                 \
+        if (m->code->taps[2] || !m->code->taps[1])                                                           \
+            tap_dot_k(z, ldz, m, s, x, n, k, p, true, mirrored);                                             \
         else                                                                                                 \
-            tap_dot_k(z, ldz, m, s, x, n, k, p, false);                                                      \
+            tap_dot_k(z, ldz, m, s, x, n, k, p, false, mirrored);                                            \
     }
-TAP_VERSION(2, 6)
-TAP_VERSION(2, 8)
-TAP_VERSION(3, 7)
-TAP_VERSION(3, 8)
-TAP_VERSION(4, 7)
-TAP_VERSION(4, 8)
-TAP_VERSION(5, 8)
-TAP_VERSION(6, 8)
+/* For one row: the library's codes have loops for that alone. */
+#define TAP_DOT_ONE(name, k, p, mirrored)                                                                    \
+    static void tap_one_##name##_##k(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,        \
+                                     const struct ml_quant_x *x, size_t n) {                                 \
+        (void)n;                                                                                             \
+        if (m->code->taps[2] || !m->code->taps[1])                                                           \
+            tap_dot_k(z, ldz, m, s, x, 1, k, p, true, mirrored);                                             \
+        else                                                                                                 \
+            tap_dot_k(z, ldz, m, s, x, 1, k, p, false, mirrored);                                            \
+    }
+NARROW_VERSIONS(TAP_DOT)
+NARROW_VERSIONS(TAP_DOT_ONE)
+WIDE_VERSIONS(TAP_DOT)
 
 #define EXL3_VERSION(name, cb, K)                                                                            \
     static void exl3_dot_##name##_##K(float *z, const struct ml_quant_matrix *m, size_t s,                   \
@@ -204,9 +206,9 @@ EXL3_VERSIONS(EXL3_VERSION, mul, ML_EXL3_MUL1)
 
 static void tap_dot(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
                     const struct ml_quant_x *x, size_t n) {
-    static few_fn *const small[] = {tap_dot_2_6, tap_dot_3_7, tap_dot_4_7, tap_dot_5_8, tap_dot_6_8};
-    static few_fn *const wide[] = {tap_dot_2_8, tap_dot_3_8, tap_dot_4_8, tap_dot_5_8, tap_dot_6_8};
-    (m->code->index_bits <= (m->bits == 2 ? 6 : 7) ? small : wide)[m->bits - 2](z, ldz, m, s, x, n);
+    static few_fn *const one[] = TAP_LIST(one, narrow), *const narrow[] = TAP_LIST(dot, narrow);
+    static few_fn *const wide[] = TAP_LIST(dot, wide);
+    (!is_narrow(m) ? wide : n == 1 ? one : narrow)[m->bits - 2](z, ldz, m, s, x, n);
 }
 
 static void quant_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {

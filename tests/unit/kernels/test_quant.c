@@ -19,12 +19,17 @@
 
 #include <cmocka.h>
 
-enum { MAX_TIERS = ML_CPU_TIERS, TYPES = 5 + 3 * 8 + 1 };
+enum { MAX_TIERS = ML_CPU_TIERS + 1, FIRST_FOREIGN = 1 + 5 + 3 * 8, TYPES = FIRST_FOREIGN + 3 * 5 };
 
 /* ---- random matrices: every pattern of bits is a tile ---- */
 
+/* Codes of the library, and such as a file may bring: the same but not quite mirrored, an index as narrow and
+ * as wide as can be. */
+enum table { LIBRARY, NOT_MIRRORED, NARROWEST, WIDEST };
+
 struct type {
     enum ml_quant_format format;
+    enum table table;
     int bits, window;
     enum ml_exl3_codebook codebook;
 };
@@ -32,18 +37,49 @@ struct type {
 static struct type type_at(int i) {
     if (i == 0) return (struct type){.format = ML_QUANT_INT8, .bits = 8};
     if (i <= 5) return (struct type){.format = ML_QUANT_TAP, .bits = i + 1, .window = 10 + 2 * (1 + i % 3)};
+    if (i >= FIRST_FOREIGN)
+        return (struct type){.format = ML_QUANT_TAP,
+                             .table = (enum table)((i - FIRST_FOREIGN) / 5 + NOT_MIRRORED),
+                             .bits = 2 + (i - FIRST_FOREIGN) % 5,
+                             .window = ML_TAP_WINDOW_NORMAL};
     i -= 6;
     return (struct type){
         .format = ML_QUANT_EXL3, .bits = 1 + i % 8, .codebook = (enum ml_exl3_codebook)(i / 8)};
 }
 
 static const char *name_of(struct type t) {
-    static char name[32];
+    static char name[48];
     static const char *const books[] = {"3INST", "MCG", "MUL1"};
     if (t.format == ML_QUANT_INT8) return "int8";
-    (void)snprintf(name, sizeof name, t.format == ML_QUANT_TAP ? "tap %d bits" : "EXL3 %d bits %s", t.bits,
-                   books[t.codebook]);
+    static const char *const tables[] = {"", ", not mirrored", ", narrowest index", ", widest index"};
+    const bool tap = t.format == ML_QUANT_TAP;
+    (void)snprintf(name, sizeof name, "%s %d bits%s%s", tap ? "tap" : "EXL3", t.bits, tap ? "" : " ",
+                   tap ? tables[t.table] : books[t.codebook]);
     return name;
+}
+
+/* Belongs to the matrix. */
+static const struct ml_tap_code *code_of(struct ml_rng *rng, struct type t) {
+    const struct ml_tap_code *from = ml_tap_code_find((unsigned)t.bits, (unsigned)t.window);
+    struct ml_tap_code *c = ml_calloc(1, sizeof *c);
+    assert_true(from && c);
+    *c = *from;
+    if (t.table == NOT_MIRRORED)
+        for (unsigned i = 0; i < 1u << (c->index_bits - 2); i++)
+            c->table[i] = (int8_t)(c->table[i] + (c->table[i] > 0 ? -5 : 5));
+    if (t.table >= NARROWEST) {
+        c->index_bits = t.table == NARROWEST ? c->bits : ML_TAP_MAX_INDEX;
+        c->unit = 0.0137f;
+        const unsigned last = (1u << c->index_bits) - 1;
+        for (unsigned i = 0; i <= last; i++)
+            if (i >> (c->bits - 1) & 1) {
+                c->table[i] = (int8_t)(ml_rng_u64(rng) >> 57);
+                c->table[last - i] = (int8_t)-c->table[i];
+            }
+    }
+    assert_int_equal(ml_tap_check(c, NULL), MARLIN_OK);
+    assert_true(ml_tap_is_mirrored(c) == (t.table != NOT_MIRRORED));
+    return c;
 }
 
 static void fill(struct ml_rng *rng, uint8_t *p, size_t n) {
@@ -76,11 +112,7 @@ static struct ml_quant_matrix *make(struct ml_rng *rng, struct type t, size_t ro
     m->data = data;
     m->sv = scales(rng, m->n);
     if (t.format != ML_QUANT_INT8) m->su = scales(rng, m->k);
-    if (t.format == ML_QUANT_TAP) {
-        const struct ml_tap_code *code = ml_tap_code_find((unsigned)t.bits, (unsigned)t.window);
-        assert_non_null(code);
-        ml_quant_set_code(m, code);
-    }
+    if (t.format == ML_QUANT_TAP) ml_quant_set_code(m, code_of(rng, t));
     return m;
 }
 
@@ -89,6 +121,7 @@ static void drop(struct ml_quant_matrix *m) {
     ml_free_aligned((void *)m->su);
     ml_free_aligned((void *)m->sv);
     ml_free_aligned((void *)m->arranged);
+    ml_free((void *)m->code);
     ml_free(m);
 }
 
@@ -113,11 +146,15 @@ static float *vectors(struct ml_rng *rng, size_t n) {
 
 /* ---- tiers ---- */
 
+/* The reference first; also AVX2 and NEON without what only some of their processors have. */
 static int tiers(struct ml_kernels *k) {
+    const struct ml_cpu *cpu = ml_cpu();
     int n = 0;
     for (int t = 0; t < ML_CPU_TIERS; t++)
-        if (ml_cpu_tier_has(ml_cpu()->tier, (enum ml_cpu_tier)t))
-            ml_kernels_init(&k[n++], ml_cpu(), (enum ml_cpu_tier)t);
+        if (ml_cpu_tier_has(cpu->tier, (enum ml_cpu_tier)t))
+            ml_kernels_init(&k[n++], cpu, (enum ml_cpu_tier)t);
+    if (cpu->avxvnni) ml_kernels_init(&k[n++], NULL, ML_CPU_AVX2);
+    if (cpu->dotprod) ml_kernels_init(&k[n++], NULL, ML_CPU_NEON);
     return n;
 }
 

@@ -121,18 +121,17 @@ V_INLINE vq q_columns(vq v, const int k, const int p) {
  * register i when the index lies below it (top bit), so that all that are looked up cancel down to the one
  * meant. The bits above choose between chains.
  *
- * Chains of two save an instruction but cost two more blends. A blend is one operation on AMD's processors,
- * two or three on Intel's, and those that have AVX-VNNI without AVX-512 are Intel's. With 256 entries they
- * lose everywhere. */
+ * Chains of two save an instruction with 128 entries but cost two more blends. A blend is one operation on
+ * AMD's processors, two or three on Intel's, and those that have AVX-VNNI without AVX-512 are Intel's. With
+ * 256 entries they lose everywhere. */
 struct lut {
     vq t[LUT_VECTORS];
 };
 V_INLINE int lut_chain(const int p) {
 #if defined(__AVXVNNI__)
-    (void)p;
-    return 4;
+    return p == 5 ? 2 : 4;
 #else
-    return p == 8 ? 4 : 2;
+    return p == 5 || p == 7 ? 2 : 4;
 #endif
 }
 V_INLINE struct lut q_lut(const int8_t *table, const int p) {
@@ -150,18 +149,23 @@ V_INLINE vq lookup_two(const vq *t, const vq index[2]) {
 V_INLINE vq lookup_four(const vq *t, const vq index[4]) {
     return q_xor(lookup_two(t, index), lookup_two(t + 2, index + 2));
 }
+/* 32 or 128 entries. */
 V_INLINE vq lookup_by_twos(const struct lut *l, vq index, const int p) {
-    const vq first = _mm256_and_si256(index, q_set8(0x1f));
+    const vq first = p == 5 ? index : _mm256_and_si256(index, q_set8(0x1f));
     const vq i[2] = {first, _mm256_sub_epi8(first, q_set8(16))};
+    if (p == 5) return lookup_two(l->t, i);
     const vq bit5 = _mm256_slli_epi16(index, 2), bit6 = _mm256_add_epi8(index, index);
     const vq low = _mm256_blendv_epi8(lookup_two(l->t, i), lookup_two(l->t + 2, i), bit5);
-    if (p == 6) return low;
     const vq high = _mm256_blendv_epi8(lookup_two(l->t + 4, i), lookup_two(l->t + 6, i), bit5);
     return _mm256_blendv_epi8(low, high, bit6);
 }
+V_INLINE vq q_clean(vq index, const int p) {
+    return p == 8 ? index : _mm256_and_si256(index, q_set8((1 << p) - 1));
+}
+/* Entry `index` of 2^p, p = 5 .. 8; nothing lies above the p bits. */
 V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
     if (lut_chain(p) == 2) return lookup_by_twos(l, index, p);
-    vq i[4] = {_mm256_and_si256(index, q_set8(0x3f))};
+    vq i[4] = {p == 6 ? index : _mm256_and_si256(index, q_set8(0x3f))};
     for (int r = 1; r < 4; r++)
         i[r] = _mm256_sub_epi8(i[r - 1], q_set8(16));
     const vq first = lookup_four(l->t, i), bit6 = _mm256_add_epi8(index, index);
@@ -170,6 +174,16 @@ V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
     if (p == 7) return low;
     const vq high = _mm256_blendv_epi8(lookup_four(l->t + 8, i), lookup_four(l->t + 12, i), bit6);
     return _mm256_blendv_epi8(low, high, index);
+}
+/* The same of a mirrored table (ml_tap_is_mirrored) of which l has the lower half, p = 6 .. 8; anything may
+ * lie above the p bits. The lesser of an index and its complement is looked up, and their difference has the
+ * sign: it is odd, so never 0. With 8 bits it does not fit, and the index itself has the sign. Entries + 128
+ * are negated as entries are: -128 is 128 in a byte. */
+enum { MIRRORED_FROM = 6 }; /* index bits from which this beats q_lookup with the whole table */
+V_INLINE vq q_lookup_mirrored(const struct lut *l, vq index, const int p) {
+    const vq i = q_clean(index, p), other = q_xor(i, q_set8((1 << p) - 1));
+    const vq sign = p == 8 ? _mm256_or_si256(i, q_set8(16)) : _mm256_sub_epi8(other, i);
+    return _mm256_sign_epi8(q_lookup(l, _mm256_min_epu8(i, other), p - 1), sign);
 }
 
 /* acc + u s over groups of four bytes, u below 128 without a sign; and of two 16-bit numbers. */

@@ -76,7 +76,7 @@ V_INLINE vq q_bytes(vq v, const unsigned base, const unsigned k) {
 
 #include "kernels/cpu/quant_mux_simd.h"
 
-/* 64 entries an instruction; indices beyond give 0. */
+/* 64 entries an instruction; an index beyond them gives 0 from the first and is left alone by the others. */
 struct lut {
     vq t[LUT_VECTORS];
 };
@@ -86,17 +86,27 @@ V_INLINE struct lut q_lut(const int8_t *table, const int p) {
         l.t[i] = q_load(table + 16 * i);
     return l;
 }
-V_INLINE vq lookup_64(const vq *t, vq index) {
-    const uint8x16x4_t four = {{t[0], t[1], t[2], t[3]}};
-    return vqtbl4q_u8(four, index);
+V_INLINE uint8x16x4_t lut_64(const struct lut *l, int i) {
+    const uint8x16x4_t four = {{l->t[4 * i], l->t[4 * i + 1], l->t[4 * i + 2], l->t[4 * i + 3]}};
+    return four;
 }
+V_INLINE vq q_clean(vq index, const int p) {
+    return p == 8 ? index : vandq_u8(index, q_set8((1 << p) - 1));
+}
+/* Entry `index` of 2^p, p = 6 .. 8; nothing lies above the p bits. */
 V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
-    if (p == 6) return lookup_64(l->t, vandq_u8(index, q_set8(0x3f)));
-    if (p == 7) index = vandq_u8(index, q_set8(0x7f));
-    vq v = lookup_64(l->t, index);
+    vq v = vqtbl4q_u8(lut_64(l, 0), index);
     for (int i = 1; i < 1 << (p - 6); i++)
-        v = vorrq_u8(v, lookup_64(l->t + 4 * i, vsubq_u8(index, q_set8(64 * i))));
+        v = vqtbx4q_u8(v, lut_64(l, i), vsubq_u8(index, q_set8(64 * i)));
     return v;
+}
+/* The same of a mirrored table (ml_tap_is_mirrored) of which l has the lower half, p = 8: an index with its
+ * top bit set is looked up as its complement, and the entry negated. That is as many instructions as without,
+ * but half of the lookups and of the registers. With fewer bits it would be more instructions. */
+enum { MIRRORED_FROM = 8 }; /* index bits from which this beats q_lookup with the whole table */
+V_INLINE vq q_lookup_mirrored(const struct lut *l, vq index, const int p) {
+    const vq upper = vcltzq_s8(S8(index));
+    return vsubq_u8(q_xor(q_lookup(l, q_xor(index, upper), p - 1), upper), upper);
 }
 
 /* gcc (12) copies the sum before and after these instructions, unless it is told no more than that it
