@@ -132,7 +132,7 @@ static bool has_tiles(const struct leaf *l7, uint64_t state) {
 static void detect_features(struct ml_cpu *c) {
     const struct leaf l1 = cpuid(1, 0), l7 = cpuid(7, 0), l71 = cpuid(7, 1);
     const unsigned fma = 1u << 12, osxsave = 1u << 27, f16c = 1u << 29, avx = 1u << 28;
-    const unsigned bmi2 = 1u << 8, avx2 = 1u << 5;
+    const unsigned bmi2 = 1u << 8, avx2 = 1u << 5, gfni = 1u << 8;
     const unsigned avx512_b = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31; /* F DQ CD BW VL */
     const unsigned avx512_c = 1u << 1 | 1u << 6 | 1u << 11;                         /* VBMI VBMI2 VNNI */
     if (!has(l1.c, osxsave | avx)) return;
@@ -140,7 +140,7 @@ static void detect_features(struct ml_cpu *c) {
     const bool ymm = (state & 0x6) == 0x6, zmm = (state & 0xe6) == 0xe6;
     if (!ymm || !has(l1.c, fma | f16c) || !has(l7.b, avx2 | bmi2)) return;
     c->tier = ML_CPU_AVX2;
-    c->avxvnni = l71.a >> 4 & 1;
+    c->avxvnni = (l71.a >> 4 & 1) && (l7.c & gfni);
     if (!zmm || !has(l7.b, avx512_b) || !has(l7.c, avx512_c)) return;
     c->tier = ML_CPU_AVX512;
     c->avx512bf16 = l71.a >> 5 & 1;

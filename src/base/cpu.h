@@ -22,7 +22,8 @@ enum ml_cpu_tier {
 struct ml_cpu {
     enum ml_cpu_tier tier; /* the best tier allowed by hardware, OS and mask */
     /* extras inside a tier, or what makes one: false where masked off */
-    bool avxvnni, avx512bf16, amx_int8, dotprod, i8mm, bf16;
+    bool avxvnni; /* with GFNI, which every processor that has it has too */
+    bool avx512bf16, amx_int8, dotprod, i8mm, bf16;
     char name[64];      /* model name for people, e.g. "Intel(R) Xeon(R) Processor" */
     int cores;          /* processors this process may run on */
     size_t l1d, l2, l3; /* bytes of each level of data cache, 0 where the system does not tell */

@@ -34,6 +34,10 @@ const char *ml_check_family_name(size_t i) {
 
 /* ---- a case ---- */
 
+const struct ml_check_tables *ml_check_tier(const struct ml_check *c) {
+    return c->tier;
+}
+
 bool ml_check_timing(const struct ml_check *c) {
     return c->options->timing;
 }

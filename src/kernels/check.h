@@ -120,6 +120,8 @@ typedef void ml_check_entry(void);
 typedef ml_check_entry *ml_check_get_fn(const struct ml_check_tables *t, int variant);
 
 bool ml_check_timing(const struct ml_check *c);
+/* The tables of the tier that is checked. */
+const struct ml_check_tables *ml_check_tier(const struct ml_check *c);
 struct ml_pool *ml_check_pool(const struct ml_check *c);
 struct ml_rng *ml_check_rng(struct ml_check *c); /* the same sequence in every run */
 

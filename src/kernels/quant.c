@@ -24,7 +24,8 @@ int ml_quant_exl3_whole(enum ml_exl3_codebook cb, uint16_t state) {
 }
 
 size_t ml_quant_x_bytes(size_t k) {
-    return (2 * k + 63) / 64 * 64 + 64;
+    enum { CONSTANTS = 1280 };
+    return ((k < CONSTANTS ? k + CONSTANTS : 2 * k) + 63) / 64 * 64 + 64;
 }
 
 /* 64 rows of 16-bit whole numbers, or bytes, whatever a tier makes of them; for a few rows of x their sums
@@ -38,7 +39,7 @@ static size_t strip_bytes(const struct ml_quant_matrix *m) {
 }
 
 size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m) {
-    if (!k->quant.arranged || m->format == ML_QUANT_INT8) return 0;
+    if (!k->quant.arrange || m->format == ML_QUANT_INT8) return 0;
     return m->n / 16 * strip_bytes(m);
 }
 
@@ -47,7 +48,7 @@ static const uint8_t *tile_at(const struct ml_quant_matrix *m, size_t s, size_t 
     return m->data + (m->format == ML_QUANT_TAP ? s * (m->k / 16) + t : t * (m->n / 16) + s) * bytes;
 }
 
-static void arrange_group(const struct ml_quant_matrix *m, size_t s, size_t g, uint64_t *to) {
+static void interleave_group(const struct ml_quant_matrix *m, size_t s, size_t g, uint64_t *to) {
     const size_t words = (size_t)4 * (size_t)m->bits, run = m->k / 128;
     for (size_t q = 0; q < ML_QUANT_RUNS; q++) {
         const uint8_t *tile = tile_at(m, s, q * run + g);
@@ -59,17 +60,17 @@ static void arrange_group(const struct ml_quant_matrix *m, size_t s, size_t g, u
     }
 }
 
-void ml_quant_arrange_strips(const struct ml_quant_matrix *m, void *to, size_t begin, size_t end) {
+void ml_quant_interleave(const struct ml_quant_matrix *m, void *to, size_t begin, size_t end) {
     const size_t group = (size_t)32 * (size_t)m->bits; /* words */
     for (size_t s = begin; s < end; s++) {
         uint64_t *strip = (uint64_t *)((char *)to + s * strip_bytes(m));
         for (size_t g = 0; g < m->k / 128; g++)
-            arrange_group(m, s, g, strip + g * group);
+            interleave_group(m, s, g, strip + g * group);
     }
 }
 
 void ml_quant_arrange(const struct ml_kernels *k, const struct ml_quant_matrix *m, void *to) {
-    if (ml_quant_arranged_bytes(k, m)) ml_quant_arrange_strips(m, to, 0, m->n / 16);
+    if (ml_quant_arranged_bytes(k, m)) k->quant.arrange(m, to, 0, m->n / 16);
 }
 
 /* ---- restoring: one Hadamard block of rows and columns at a time, in double ---- */

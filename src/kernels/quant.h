@@ -88,20 +88,9 @@ static inline void ml_quant_set_code(struct ml_quant_matrix *m, const struct ml_
 
 /* Bytes that ml_quant_arrange wants for m on this machine, 64-byte aligned; 0 when kernels read `data`. */
 size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m);
-/* Fills `to` (first touched here: call it from the pool's threads through ml_quant_arrange_strips, or alone).
- *
- * The order is the same for every tier that has one. A strip of 16 rows is contiguous; in it come groups of
- * 8 tiles, one of each run of k / 8 columns, and in a group the tiles are interleaved by 64-bit word, so that
- * qword lane q of a vector always holds run q:
- *
- *     strip 0: | group 0: t0w0 t1w0 .. t7w0  t0w1 t1w1 .. | group 1 .. | .. k / 128 groups |  strip 1 ..
- *                         tile g of run q is tile q (k / 128) + g of its row of tiles
- *
- * Words of TAP tiles are as in the file; those of EXL3 tiles hold their stream from the most significant bit
- * down (the two halves of the file's 64 bits change places). */
+/* Fills `to` (first touched here: call it from the pool's threads through `arrange` of the table, or alone).
+ */
 void ml_quant_arrange(const struct ml_kernels *k, const struct ml_quant_matrix *m, void *to);
-/* The part of ml_quant_arrange that fills strips [begin, end) of n / 16. */
-void ml_quant_arrange_strips(const struct ml_quant_matrix *m, void *to, size_t begin, size_t end);
 
 /* The slow twin: W [rows, cols] in float32, from `data`, in the basis of the model. MARLIN_ERR_MEMORY. */
 marlin_status ml_quant_restore(const struct ml_quant_matrix *m, float *w,
@@ -155,7 +144,9 @@ struct ml_quant_kernels {
     void (*unrotate)(float *y, float *z, const float *sv, size_t rows);
     /* EXACT: the 16 rows of strip s of Q as float32, row r at q + r * k, from `data`. */
     void (*decode)(float *q, const struct ml_quant_matrix *m, size_t s);
-    bool arranged; /* dot, few and dots read `arranged` for TAP and EXL3 */
+    /* Writes strips [begin, end) of n / 16 of a TAP or EXL3 matrix in the order that dot, few and dots read:
+     * as many bytes as in the file, each strip contiguous. NULL when they read `data` itself. */
+    void (*arrange)(const struct ml_quant_matrix *m, void *to, size_t begin, size_t end);
 };
 size_t ml_quant_dots_scratch(size_t k);
 

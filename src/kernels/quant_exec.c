@@ -133,7 +133,7 @@ static bool is_fast(const struct call *c, const struct ml_quant_matrix *m) {
 
 /* What a tier reads is there. */
 static bool is_arranged(const struct call *c, const struct ml_quant_matrix *m) {
-    return m->format == ML_QUANT_INT8 || !kernels_of(c)->arranged || m->arranged;
+    return m->format == ML_QUANT_INT8 || !kernels_of(c)->arrange || m->arranged;
 }
 
 static float *worker_z(const struct call *c, int worker) {

@@ -37,6 +37,16 @@ void ml_quant_factors(struct ml_quant_x *x, const struct ml_quant_matrix *m,
                       const float scale[ML_QUANT_RUNS]); /* f and base from scales and sums */
 void ml_quant_round_reference(struct ml_quant_x *x, const struct ml_quant_matrix *m, enum ml_quant_rows rows,
                               const float *rotated);
+/* An `arrange` that most tiers share. In a strip come groups of 8 tiles, one of each run of k / 8 columns,
+ * and in a group the tiles are interleaved by 64-bit word, so that qword lane q of a vector always holds run
+ * q:
+ *
+ *     strip: | group 0: t0w0 t1w0 .. t7w0  t0w1 t1w1 .. | group 1 .. | .. k / 128 groups |
+ *                       tile g of run q is tile q (k / 128) + g of its row of tiles
+ *
+ * Words of TAP tiles are as in the file; those of EXL3 tiles hold their stream from the most significant bit
+ * down (the two halves of the file's 64 bits change places). */
+void ml_quant_interleave(const struct ml_quant_matrix *m, void *to, size_t begin, size_t end);
 void ml_quant_scratch_free(struct ml_quant_scratch *q); /* NULL is fine */
 void ml_quant_dot_reference(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
 void ml_quant_few_reference(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,

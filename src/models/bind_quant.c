@@ -70,7 +70,7 @@ static void arrange_range(void *arg, size_t begin, size_t end, int worker) {
     (void)worker;
     while (begin >= a->first[i + 1])
         i++;
-    ml_quant_arrange_strips(a->waiting[i].m, a->waiting[i].to, begin - a->first[i], end - a->first[i]);
+    ml_kernels()->quant.arrange(a->waiting[i].m, a->waiting[i].to, begin - a->first[i], end - a->first[i]);
 }
 
 void ml_bind_arrange(struct ml_binder *b) {

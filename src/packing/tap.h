@@ -32,8 +32,8 @@
  *
  * Whatever k is, 32 consecutive symbols, a chunk of 4 k bytes, are 4 rows x 8 columns. In a file each tile is
  * contiguous. A kernel may reorder when it loads: the AVX-512 one interleaves 8 tiles of 8 column blocks by
- * 64-bit word, a GPU permutes chunks. Both are moves of whole words, no bit changes place inside one, and the
- * word after the last is the first (the ring).
+ * 64-bit word, that for AVX-VNNI takes 3, 5 and 6 bits apart by byte, a GPU permutes chunks. All are moves of
+ * whole bytes, no bit changes place inside one, and the byte after the last is the first (the ring).
  */
 #ifndef ML_PACKING_TAP_H
 #define ML_PACKING_TAP_H

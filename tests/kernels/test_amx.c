@@ -7,7 +7,7 @@
 #include "base/cpu.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "kernels/kernels.h"
+#include "kernels/tiers.h"
 #include "packing/codes.h"
 
 #include <setjmp.h>
@@ -75,7 +75,7 @@ static void make(struct product *p, const struct type *t, size_t rows, size_t co
     if (t->format == ML_QUANT_TAP)
         ml_quant_set_code(&p->m, ml_tap_code_find((unsigned)t->bits, ML_TAP_WINDOW_NORMAL));
     if (t->format == ML_QUANT_INT8) return;
-    ml_quant_arrange_strips(&p->m, p->arranged, 0, rows / ML_QUANT_STRIP);
+    ml_quant_interleave(&p->m, p->arranged, 0, rows / ML_QUANT_STRIP);
     p->m.arranged = p->arranged;
 }
 

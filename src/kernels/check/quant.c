@@ -70,8 +70,10 @@ static void make_matrix(struct ml_check *c, struct call *a, const struct type *t
             a->code.table[i] = (int8_t)(a->code.table[i] + (a->code.table[i] > 0 ? -5 : 5));
         ml_quant_set_code(&a->m, &a->code);
     }
+    const struct ml_kernels *tier = &ml_check_tier(c)->k;
+    if (!ml_quant_arranged_bytes(tier, &a->m)) return;
     void *arranged = ml_check_input(c, bytes);
-    ml_quant_arrange_strips(&a->m, arranged, 0, n / ML_QUANT_STRIP);
+    ml_quant_arrange(tier, &a->m, arranged);
     a->m.arranged = arranged;
 }
 

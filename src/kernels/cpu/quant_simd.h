@@ -313,7 +313,7 @@ static void quant_fill(struct ml_kernels *k) {
     k->quant.few = quant_few;
     k->quant.dots = quant_dots;
     k->quant.decode = ml_quant_decode;
-    k->quant.arranged = true;
+    k->quant.arrange = ml_quant_interleave;
 }
 
 #endif

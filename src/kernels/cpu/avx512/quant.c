@@ -56,5 +56,5 @@ void ml_quant_init_avx512(struct ml_kernels *k) {
     k->quant.few = ml_avx512_quant_few;
     k->quant.dots = ml_avx512_quant_dots;
     k->quant.decode = ml_quant_decode;
-    k->quant.arranged = true;
+    k->quant.arrange = ml_quant_interleave;
 }
