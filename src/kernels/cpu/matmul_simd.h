@@ -49,6 +49,12 @@ V_INLINE void dot_tile(const enum ml_dtype t, const int tokens, const void *cons
             acc[i][r] = v_zero();
     }
     size_t c = 0;
+#if defined(V_HALVES)
+    if (tokens == 1 && fetch && size == 2) {
+        c = cols / VL * VL;
+        dot_halves(t, acc[0], row, x[0] + c0, c, ahead);
+    }
+#endif
     for (; c + VL <= cols; c += VL) {
         vf in[TILE_TOKENS];
         UNROLL

@@ -2,6 +2,6 @@
  *
  * The AVX-512 tier: the shared kernels over this tier's vectors.
  */
-#include "kernels/cpu/avx512/vec.h"
+#include "kernels/cpu/avx512/halves.h"
 
 #include "kernels/cpu/table_simd.h"
