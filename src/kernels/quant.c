@@ -24,8 +24,7 @@ int ml_quant_exl3_whole(enum ml_exl3_codebook cb, uint16_t state) {
 }
 
 size_t ml_quant_x_bytes(size_t k) {
-    enum { CONSTANTS = 1280 };
-    return ((k < CONSTANTS ? k + CONSTANTS : 2 * k) + 63) / 64 * 64 + 64;
+    return ((k < ML_QUANT_CONSTANTS ? k + ML_QUANT_CONSTANTS : 2 * k) + 63) / 64 * 64 + 64;
 }
 
 /* 64 rows of 16-bit whole numbers, or bytes, whatever a tier makes of them; for a few rows of x their sums

@@ -111,7 +111,7 @@ int ml_quant_exl3_whole(enum ml_exl3_codebook cb, uint16_t state);
 /* ---- kernels: entries of the table. Single-threaded; nothing in them allocates. ---- */
 
 /* One row of x of FAST. `a` belongs to the caller and has ml_quant_x_bytes(k) bytes, 64-byte aligned; its
- * order is the tier's own. */
+ * order is the tier's own, and so is what it keeps behind it. */
 struct ml_quant_x {
     int8_t *a;
     float f[ML_QUANT_RUNS];     /* as above */

@@ -31,6 +31,7 @@ void ml_quant_init_neondot(struct ml_kernels *k);
 void ml_quant_init_neoni8mm(struct ml_kernels *k); /* over the one before */
 
 /* Shared by the tiers' products with quantized matrices. */
+enum { ML_QUANT_CONSTANTS = 1280 }; /* bytes that `a` of a row of x has behind its k bytes (TAP), at least */
 #define ML_QUANT_BESIDE(k)                                                                                   \
     ((size_t)64 * (2 * (k) + 128)) /* bytes of the scratch of `dots` that panels have */
 void ml_quant_factors(struct ml_quant_x *x, const struct ml_quant_matrix *m,

@@ -36,6 +36,7 @@ struct chain {
     vq table[1 << (CHAIN_FOLDED - 4)]; /* magnitudes, in chains of four: see struct lut */
     vq sixteen;                        /* a compiler that knew it would keep 32 and 48 in registers as well */
 };
+_Static_assert(sizeof(struct chain) + 63 <= ML_QUANT_CONSTANTS, "constants fit behind x");
 
 #define CHAIN_COLUMNS(k)   ((k) == 2 || (k) == 4)     /* lanes are columns, as in the file; else rows */
 #define CHAIN_TILES(k)     (CHAIN_COLUMNS(k) ? 1 : 2) /* taken together, of a run */

@@ -7,7 +7,7 @@
  *
  *     k = 2         acc[i], i < 4     qword p: row 4 p + i        both halves of the tiles
  *     k = 4         acc[i], i < 2     qword p: row 2 p + i        units `pass` and `pass` + 2
- *     k = 3, 5, 6   acc[0]            dword p: row p              unit `pass`
+ *     k = 3, 5, 6   acc[0] + acc[1]   dword p: row p              unit `pass`
  */
 #ifndef ML_KERNELS_CPU_AVXVNNI_CHAIN_PRODUCTS_H
 #define ML_KERNELS_CPU_AVXVNNI_CHAIN_PRODUCTS_H
@@ -17,14 +17,14 @@
 enum { CHAIN_ACCS = 4, CHAIN_VECTORS = 8 };
 
 #define CHAIN_PASSES(k)     ((k) == 2 ? 1 : 2)
-#define CHAIN_OF_PASS(k)    (CHAIN_UNITS(k) / CHAIN_PASSES(k))
-#define CHAIN_UNIT(k, p, i) ((k) == 2 ? (i) : (p) + 2 * (i))
-#define CHAIN_TIMES(k)      ((k) == 4 ? 2 : 1)
+#define CHAIN_OF_PASS(k)    (CHAIN_UNITS(k) / CHAIN_PASSES(k)) /* units */
+#define CHAIN_UNIT(k, p, i) ((k) == 2 ? (i) : (p) + 2 * (i))   /* the i-th of pass p */
+#define CHAIN_TIMES(k)      ((k) == 4 ? 2 : 1)                 /* tiles of a turn that has 8 vectors */
 #define CHAIN_ACC(k, step)  (CHAIN_COLUMNS(k) ? (step) : (step) % 2)
 
-/* Fetches the next strip, each pass its share of it as the one stream that it is. */
-V_INLINE void chain_fetch(const uint8_t *next, size_t i, const int k) {
-    const int share = CHAIN_BYTES(k) / CHAIN_PASSES(k), bytes = CHAIN_TIMES(k) * share;
+/* Fetches the next strip, each pass its share of it as the one stream that it is: what follows turn i. */
+V_INLINE void chain_fetch(const uint8_t *next, size_t i, const int k, const int times) {
+    const int share = CHAIN_BYTES(k) / CHAIN_PASSES(k), bytes = times * share;
     UNROLL
     for (int at = 0; at < bytes; at += LINE)
         __builtin_prefetch(next + i * (size_t)share + at);
@@ -76,7 +76,8 @@ V_INLINE struct chain_z chain_base(const struct ml_quant_x *x) {
 /* ---- one row of x: magnitudes by x with the sign of the value ---- */
 
 /* Indices of all steps come first and then the lookups, at least 8 of them: so indices are ready when they
- * are wanted, and little has to wait in the processor's queues. times: at 4 bits of a tile, else of one. */
+ * are wanted, and little has to wait in the processor's queues. Compilers would mix both again but for the
+ * empty assembly. `times` tiles (pairs of them where lanes are rows). */
 V_INLINE void chain_turn(vq *acc, const struct chain *c, const uint8_t *w, const int8_t *a, const int k,
                          const int pass, const int window, const int times) {
     const int units = CHAIN_OF_PASS(k), all = times * units;
@@ -122,7 +123,7 @@ V_INLINE void chain_dot_pass(float *z, const struct ml_quant_matrix *m, size_t s
         size_t t = k == 4 ? turns % 2 : 0;
         if (t) chain_turn(acc, c, w, a, k, pass, window, 1);
         for (; t < turns; t += CHAIN_TIMES(k)) {
-            chain_fetch(next, q * turns + t, k);
+            chain_fetch(next, q * turns + t, k, CHAIN_TIMES(k));
             chain_turn(acc, c, w + t * CHAIN_BYTES(k), a + t * 16 * CHAIN_TILES(k), k, pass, window,
                        CHAIN_TIMES(k));
         }
@@ -175,7 +176,7 @@ V_INLINE void chain_few_pass(float *z, size_t ldz, const struct ml_quant_matrix 
         vq acc[ML_QUANT_FEW_ROWS][CHAIN_ACCS], value[CHAIN_VECTORS];
         memset(acc, 0, sizeof acc);
         for (size_t t = 0; t < turns; t++, w += CHAIN_BYTES(k), at += 16 * CHAIN_TILES(k)) {
-            chain_fetch(next, q * turns + t, k);
+            chain_fetch(next, q * turns + t, k, 1);
             UNROLL
             for (int i = 0; i < units; i++)
                 chain_values(value + i * steps, c, w, k, CHAIN_UNIT(k, pass, i), window);
