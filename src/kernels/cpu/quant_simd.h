@@ -5,8 +5,9 @@
  * decoded once into scratch, in the order of lanes, and multiplied by blocks of 4 weight rows and 2 rows of
  * x.
  *
- *     panel of a strip   step 0: row 0 [8 runs][8 bytes], row 1 .. row 15 | step 1 ..    steps: half a group
- *                        of 8 columns a run (TAP), or a quarter of 4 columns of int16 (EXL3)
+ *     panel of a strip   rows 0 .. 3: step 0: row 0 [8 runs][8 bytes], row 1 .. row 3 | step 1 .. ||
+ *                        rows 4 .. 7: .. || ..     steps: half a group of 8 columns a run (TAP), or a quarter
+ *                        of 4 columns of int16 (EXL3)
  */
 #ifndef ML_KERNELS_CPU_QUANT_SIMD_H
 #define ML_KERNELS_CPU_QUANT_SIMD_H
@@ -15,16 +16,21 @@
 #include "kernels/cpu/quant_x_simd.h"
 #include "kernels/cpu/unroll_simd.h"
 
-enum { ROW_BLOCK = 4, X_BLOCK = 2, AHEAD = 8192 };
+enum { ROW_BLOCK = 4, X_BLOCK = 2, X_AT_ONCE = 16, STEPS_AT_ONCE = 48, AHEAD = 8192 };
+
+/* Rows of a block side by side, so that all steps of a block are one stretch: of rows 16 lines apart L1 keeps
+ * a quarter. */
+V_INLINE uint8_t *panel_line(uint8_t *panel, size_t steps, size_t step, int row) {
+    const size_t block = (size_t)row / ROW_BLOCK, in_block = (size_t)row % ROW_BLOCK;
+    return panel + ((block * steps + step) * ROW_BLOCK + in_block) * LINE;
+}
 
 V_INLINE void put_bytes(uint8_t *panel, size_t k, size_t lane, size_t half, int row, vq v) {
-    (void)k;
-    q_store(panel + (STRIP * half + (size_t)row) * LINE + lane, v);
+    q_store(panel_line(panel, k / 64, half, row) + lane, v);
 }
 
 V_INLINE void put_whole(uint8_t *panel, size_t k, size_t lane, size_t quarter, int row, vq v) {
-    (void)k;
-    q_store(panel + (STRIP * quarter + (size_t)row) * LINE + lane, v);
+    q_store(panel_line(panel, k / 32, quarter, row) + lane, v);
 }
 
 /* z[rows] from the sums of each row in each run, of weights + offset. */
@@ -224,15 +230,15 @@ static void quant_dot(float *z, const struct ml_quant_matrix *m, size_t s, const
 
 /* ---- many rows of x ---- */
 
-/* ROW_BLOCK rows of the panel by `tokens` rows of x over one group of lanes. */
+/* Adds to the sums of `tokens` rows of x: `steps` steps of w, from step `first` of x on. */
 V_INLINE void panel_tile(int32_t (*sum)[ROW_BLOCK][8], const uint8_t *w, const struct ml_quant_x *x,
-                         size_t lane, size_t steps, const int tokens, const bool wide) {
+                         size_t lane, size_t first, size_t steps, const int tokens, const bool wide) {
     vq acc[X_BLOCK][ROW_BLOCK];
     UNROLL
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < ROW_BLOCK; r++)
             acc[t][r] = q_zero();
-    for (size_t i = 0; i < steps; i++, w += 16 * LINE) {
+    for (size_t i = first; i < first + steps; i++, w += ROW_BLOCK * LINE) {
         vq in[X_BLOCK];
         vin bytes[X_BLOCK];
         UNROLL
@@ -249,33 +255,46 @@ V_INLINE void panel_tile(int32_t (*sum)[ROW_BLOCK][8], const uint8_t *w, const s
         }
     }
     UNROLL
-    for (int t = 0; t < tokens; t++)
-        for (int r = 0; r < ROW_BLOCK; r++)
-            q_store_sums(&sum[t][r][lane / 8], acc[t][r]);
+    for (int t = 0; t < tokens; t++) {
+        for (int r = 0; r < ROW_BLOCK; r++) {
+            int32_t part[LQ];
+            q_store_sums(part, acc[t][r]);
+            for (int q = 0; q < LQ; q++)
+                sum[t][r][lane / 8 + (size_t)q] += part[q];
+        }
+    }
 }
 
+/* ROW_BLOCK rows of the panel by n rows of x, X_AT_ONCE at most: a stretch of both that fits L1 at a time. */
 V_INLINE void panel_block(float *z, size_t ldz, const uint8_t *panel, size_t r, const struct ml_quant_x *x,
-                          size_t steps, const int tokens, const bool wide) {
-    int32_t sum[X_BLOCK][ROW_BLOCK][8];
-    for (size_t lane = 0; lane < LINE; lane += LANE_BYTES)
-        panel_tile(sum, panel + r * LINE + lane, x, lane, steps, tokens, wide);
-    for (int t = 0; t < tokens; t++)
-        finish_sums(z + (size_t)t * ldz + r, sum[t], ROW_BLOCK, &x[t], wide ? 0 : Q_OFFSET);
+                          size_t n, size_t steps, const bool wide) {
+    int32_t sum[X_AT_ONCE][ROW_BLOCK][8];
+    memset(sum, 0, n * sizeof *sum);
+    for (size_t i = 0; i < steps; i += STEPS_AT_ONCE) {
+        const uint8_t *w = panel + (r * steps + i * ROW_BLOCK) * LINE;
+        const size_t some = steps - i < STEPS_AT_ONCE ? steps - i : STEPS_AT_ONCE;
+        size_t t = 0;
+        for (; t + X_BLOCK <= n; t += X_BLOCK)
+            for (size_t lane = 0; lane < LINE; lane += LANE_BYTES)
+                panel_tile(sum + t, w + lane, x + t, lane, i, some, X_BLOCK, wide);
+        for (; t < n; t++)
+            for (size_t lane = 0; lane < LINE; lane += LANE_BYTES)
+                panel_tile(sum + t, w + lane, x + t, lane, i, some, 1, wide);
+    }
+    for (size_t t = 0; t < n; t++)
+        finish_sums(z + t * ldz + r, sum[t], ROW_BLOCK, &x[t], wide ? 0 : Q_OFFSET);
 }
 
+/* A few rows of x at a time go past the whole panel, and stay in L2 meanwhile. */
 static void multiply(float *z, size_t ldz, const uint8_t *panel, const struct ml_quant_x *x, size_t n,
                      size_t steps, bool wide) {
-    for (size_t t = 0; t < n; t += X_BLOCK) {
+    for (size_t t = 0; t < n; t += X_AT_ONCE) {
+        const size_t rows = n - t < X_AT_ONCE ? n - t : X_AT_ONCE;
         for (size_t r = 0; r < STRIP; r += ROW_BLOCK) {
-            float *to = z + t * ldz;
-            if (n - t == 1 && wide)
-                panel_block(to, ldz, panel, r, x + t, steps, 1, true);
-            else if (n - t == 1)
-                panel_block(to, ldz, panel, r, x + t, steps, 1, false);
-            else if (wide)
-                panel_block(to, ldz, panel, r, x + t, steps, X_BLOCK, true);
+            if (wide)
+                panel_block(z + t * ldz, ldz, panel, r, x + t, rows, steps, true);
             else
-                panel_block(to, ldz, panel, r, x + t, steps, X_BLOCK, false);
+                panel_block(z + t * ldz, ldz, panel, r, x + t, rows, steps, false);
         }
     }
 }

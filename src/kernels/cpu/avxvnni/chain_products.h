@@ -201,23 +201,20 @@ V_INLINE void chain_few_k(float *z, size_t ldz, const struct ml_quant_matrix *m,
 
 /* ---- panels, in the order of put_bytes ---- */
 
-V_INLINE uint8_t *panel_at(uint8_t *panel, size_t half, int row, size_t q) {
-    return panel + (STRIP * half + (size_t)row) * LINE + 8 * q;
-}
-
-V_INLINE void panel_columns(uint8_t *panel, const vq *value, size_t q, size_t tile, const int k,
-                            const int v) {
+V_INLINE void panel_columns(uint8_t *panel, size_t halves, const vq *value, size_t q, size_t tile,
+                            const int k, const int v) {
     const size_t half = 2 * tile + (size_t)(k == 2 ? v : v / 2);
     for (int i = 0; i < CHAIN_STEPS_OF(k); i++) {
         uint64_t qword[4];
         q_store(qword, value[i]);
         for (int p = 0; p < 4; p++)
-            memcpy(panel_at(panel, half, k == 2 ? 4 * p + i : v % 2 * 8 + 2 * p + i, q), &qword[p], 8);
+            memcpy(panel_line(panel, halves, half, k == 2 ? 4 * p + i : v % 2 * 8 + 2 * p + i) + 8 * q,
+                   &qword[p], 8);
     }
 }
 
 /* 8 columns of 8 rows of 4 halves, from [column][row][half] to [half, row][column]. */
-V_INLINE void panel_rows(uint8_t *panel, const vq *value, size_t q, size_t tile, const int v) {
+V_INLINE void panel_rows(uint8_t *panel, size_t halves, const vq *value, size_t q, size_t tile, const int v) {
     vq two[8], four[8];
     for (int i = 0; i < 4; i++) { /* columns 2 i, 2 i + 1 of rows 0, 1, 4, 5 and of 2, 3, 6, 7 */
         two[i] = _mm256_unpacklo_epi8(value[2 * i], value[2 * i + 1]);
@@ -234,8 +231,10 @@ V_INLINE void panel_rows(uint8_t *panel, const vq *value, size_t q, size_t tile,
         q_store(half[0], _mm256_unpacklo_epi32(four[2 * i], four[2 * i + 1]));
         q_store(half[1], _mm256_unpackhi_epi32(four[2 * i], four[2 * i + 1]));
         for (size_t j = 0; j < 4; j++) {
-            memcpy(panel_at(panel, 2 * tile + j, 8 * v + i, q), &half[j / 2][j % 2], 8);
-            memcpy(panel_at(panel, 2 * tile + j, 8 * v + i + 4, q), &half[j / 2][2 + j % 2], 8);
+            uint8_t *to = panel_line(panel, halves, 2 * tile + j, 8 * v + i) + 8 * q;
+            memcpy(to, &half[j / 2][j % 2], 8);
+            to = panel_line(panel, halves, 2 * tile + j, 8 * v + i + 4) + 8 * q;
+            memcpy(to, &half[j / 2][2 + j % 2], 8);
         }
     }
 }
@@ -253,9 +252,9 @@ V_INLINE void chain_panel_k(uint8_t *panel, const struct ml_quant_matrix *m, siz
                 vq value[CHAIN_VECTORS];
                 chain_values(value, &c, w, k, v, window);
                 if (CHAIN_COLUMNS(k))
-                    panel_columns(panel, value, q, t, k, v);
+                    panel_columns(panel, m->k / 64, value, q, t, k, v);
                 else
-                    panel_rows(panel, value, q, t, v);
+                    panel_rows(panel, m->k / 64, value, q, t, v);
             }
         }
     }
