@@ -2,12 +2,11 @@
  *
  * Makes src/packing/tap_codes.c: for each bit width and window it searches the taps and the order of the
  * plain index bits, then trains the table of 2^p values with Lloyd rounds on N(0, 1) encoded exactly as the
- * quantizer encodes (tail-biting rings of 256), rounds it to int8, mirrors it and measures it on
- * samples it has not seen.
+ * quantizer encodes (tail-biting rings of 256), in float and then in int8, and measures it on samples it has
+ * not seen. Tables are mirrored and, but for 2 bits, split, from the first round on (packing/tap.h).
  *
- *     train_codes            all codes, C source on stdout, what was found on stderr
+ *     train_codes            all codes, C source on stdout, what was found on stderr; an hour of one core
  *     train_codes K          only K bits
- *     train_codes mirror     the library's codes again, trained no more, only mirrored and measured
  *
  * Everything follows from the seeds below and the search is exact integer arithmetic, so the output repeats.
  */
@@ -15,6 +14,7 @@
 
 #include "base/cpu.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "kernels/viterbi.h"
 #include "packing/codes.h"
 
@@ -25,29 +25,31 @@
 
 enum {
     RING = ML_VITERBI_STEPS,
-    TRAIN_RINGS = 512,
+    TRAIN_RINGS = 4096,
     HELD_OUT_RINGS = 2048, /* s.e. of a distortion about 0.2 % */
     MAX_ENTRIES = 256,
     MAX_ORDERS = 24,
-    FINALISTS = 4
+    FINALISTS = 8
 };
 
-static const uint64_t train_seed = 1, held_out_seed = 2;
+static const uint64_t train_seed = 1, held_out_seed = 2, shake_seed = 5;
 
 struct shape {
     unsigned bits, index_bits, max_taps;
+    bool split;
 };
 
 /* Index bits by width: as many as a table look-up takes without a loss of speed (6 or 7 bits) where the
  * window makes up for it, 8 where the alphabet itself is larger. */
-static const struct shape shapes[] = {{2, 6, 3}, {3, 7, 2}, {4, 7, 2}, {5, 8, 2}, {6, 8, 2}};
+static const struct shape shapes[] = {
+    {2, 6, 3, false}, {3, 7, 2, true}, {4, 7, 2, true}, {5, 8, 2, true}, {6, 8, 2, true}};
 static const unsigned windows[] = {12, 14, 16};
 
 /* Effort by window, since the search time doubles with each bit of it. */
 struct effort {
-    unsigned sift_rings, final_rings, final_rounds;
+    unsigned sift_rings, final_rings, final_rounds, tries;
 };
-static const struct effort efforts[] = {{48, 512, 48}, {32, 512, 32}, {32, 384, 20}};
+static const struct effort efforts[] = {{96, 4096, 40, 40}, {64, 2048, 32, 30}, {48, 1024, 24, 20}};
 
 struct candidate {
     struct ml_tap_code code; /* table and unit are filled at the end */
@@ -83,16 +85,94 @@ static double encode(struct bench *b, const struct ml_tap_code *code, const floa
     return total / ((double)rings * RING);
 }
 
+/* ---- tables of the form that kernels are fast with: ml_tap_is_mirrored, ml_tap_is_split ---- */
+
+/* For each entry with the highest own bit: the mean of the targets that it stood for, and how many those
+ * were. Targets of its mirror image count as their negatives. */
+struct means {
+    double mean[MAX_ENTRIES], count[MAX_ENTRIES];
+};
+
+static void collect(struct bench *b, const struct candidate *c, unsigned rings, struct means *m) {
+    const unsigned last = (1u << c->code.index_bits) - 1;
+    const double prior = 1e-3; /* of the entry as it is, so that one never met stays */
+    double sum[MAX_ENTRIES] = {0}, count[MAX_ENTRIES] = {0};
+    encode(b, &c->code, c->entry, b->train, rings, sum, count);
+    for (unsigned i = 0; i <= last; i++) {
+        m->count[i] = count[i] + count[last - i] + prior;
+        m->mean[i] = (sum[i] - sum[last - i] + prior * (double)c->entry[i]) / m->count[i];
+    }
+}
+
+static double rounded(double x, double unit) {
+    return unit > 0 ? rint(x / unit) * unit : x;
+}
+
+/* What the upper half of the table is above the lower one, by the bits that it depends on. */
+static void fit_lifts(const struct means *m, unsigned half, unsigned top, unsigned on, double unit,
+                      double *lift) {
+    double weight[MAX_ENTRIES] = {0};
+    memset(lift, 0, MAX_ENTRIES * sizeof *lift);
+    for (unsigned i = 0; i < half; i++) {
+        if (!(i & top)) continue;
+        const double w = m->count[i] * m->count[i + half] / (m->count[i] + m->count[i + half]);
+        lift[i & on] += w * (m->mean[i + half] - m->mean[i]);
+        weight[i & on] += w;
+    }
+    for (unsigned i = 0; i < half; i++)
+        if (weight[i] > 0) lift[i] = rounded(lift[i] / weight[i], unit);
+}
+
+/* The table of that form that is nearest to the means; of whole units, 127 at most, unless unit is 0. */
+static void fit_table(const struct shape *s, const struct means *m, double unit, struct candidate *c) {
+    const unsigned half = 1u << (s->index_bits - 1), last = 2 * half - 1, top = 1u << (s->bits - 1);
+    const unsigned on = s->split ? ml_tap_lift_bits(&c->code) : half - 1;
+    const double most = unit > 0 ? 127 * unit : INFINITY;
+    double lift[MAX_ENTRIES];
+    fit_lifts(m, half, top, on, unit, lift);
+    for (unsigned i = 0; i < half; i++) {
+        if (!(i & top)) continue;
+        const double d = lift[i & on], n0 = m->count[i], n1 = m->count[i + half];
+        const double mean = (n0 * m->mean[i] + n1 * (m->mean[i + half] - d)) / (n0 + n1);
+        const double low = fmin(fmax(rounded(mean, unit), fmax(0, -d)), most - fmax(0, d));
+        c->entry[i] = (float)low;
+        c->entry[i + half] = (float)(low + d);
+        c->entry[last - i] = -c->entry[i];
+        c->entry[last - i - half] = -c->entry[i + half];
+    }
+}
+
 /* Moves each entry towards the mean of what it stood for, by more than all the way while that still helps. */
-static void lloyd(struct bench *b, struct candidate *c, unsigned rings, unsigned rounds, double relax) {
-    double sum[MAX_ENTRIES], count[MAX_ENTRIES];
+static void lloyd(struct bench *b, const struct shape *s, struct candidate *c, double unit, unsigned rings,
+                  unsigned rounds, double relax) {
+    struct means m;
     for (unsigned r = 0; r < rounds; r++) {
-        memset(sum, 0, sizeof sum);
-        memset(count, 0, sizeof count);
-        encode(b, &c->code, c->entry, b->train, rings, sum, count);
+        collect(b, c, rings, &m);
         const double step = r + rounds / 4 < rounds ? relax : 1;
-        for (unsigned i = 0; i < 1u << c->code.index_bits; i++)
-            if (count[i] > 0) c->entry[i] += (float)(step * (sum[i] / count[i] - c->entry[i]));
+        for (unsigned i = 0; i < 1u << s->index_bits; i++)
+            m.mean[i] = (double)c->entry[i] + step * (m.mean[i] - (double)c->entry[i]);
+        fit_table(s, &m, unit, c);
+    }
+}
+
+/* Lloyd rounds end in one of many optima: tries others near it, and keeps the best. */
+static void shake(struct bench *b, const struct shape *s, struct candidate *best, double unit, unsigned rings,
+                  unsigned tries) {
+    static const double reach[] = {0.5, 0.25, 0.12}; /* of the error of a weight */
+    struct ml_rng rng;
+    ml_rng_seed(&rng, shake_seed);
+    best->mse = encode(b, &best->code, best->entry, b->train, rings, NULL, NULL);
+    for (unsigned t = 0; t < tries; t++) {
+        struct candidate c = *best;
+        struct means m;
+        for (unsigned i = 0; i < 1u << s->index_bits; i++) {
+            m.mean[i] = (double)c.entry[i] + reach[t % 3] * sqrt(best->mse) * (double)ml_rng_normal(&rng);
+            m.count[i] = 1;
+        }
+        fit_table(s, &m, unit, &c);
+        lloyd(b, s, &c, unit, rings, 14, 1.6);
+        c.mse = encode(b, &c.code, c.entry, b->train, rings, NULL, NULL);
+        if (c.mse < best->mse) *best = c;
     }
 }
 
@@ -173,8 +253,8 @@ static struct candidate start(const struct shape *s, unsigned window, const uint
     return c;
 }
 
-static void rate(struct bench *b, struct candidate *c, unsigned rings) {
-    lloyd(b, c, rings, 4, 1.5);
+static void rate(struct bench *b, const struct shape *s, struct candidate *c, unsigned rings) {
+    lloyd(b, s, c, 0, rings, 6, 1.5);
     c->mse = encode(b, &c->code, c->entry, b->train, 2 * rings, NULL, NULL);
 }
 
@@ -184,7 +264,7 @@ static double choose_spread(struct bench *b, const struct shape *s, unsigned win
     double best = 0, least = INFINITY;
     for (int percent = 90; percent <= 190; percent += 5) {
         struct candidate c = start(s, window, taps, order, percent / 100.0);
-        rate(b, &c, e->sift_rings);
+        rate(b, s, &c, e->sift_rings);
         if (c.mse >= least) continue;
         least = c.mse;
         best = percent / 100.0;
@@ -204,41 +284,27 @@ static void sift(struct bench *b, const struct shape *s, unsigned window, const 
     for (unsigned t = 0; t < tap_count; t++)
         for (unsigned o = 0; o < order_count; o++) {
             struct candidate c = start(s, window, taps[t], orders[o], spread);
-            rate(b, &c, e->sift_rings);
+            rate(b, s, &c, e->sift_rings);
             keep(finalists, FINALISTS, &c);
         }
 }
 
 /* int8 steps of the size that costs least: the largest entry need not be 127, nor fit. */
-static void round_table(struct bench *b, struct candidate *c, unsigned rings) {
+static void round_table(struct bench *b, const struct shape *s, struct candidate *c, unsigned rings) {
     float most = 0;
-    for (unsigned i = 0; i < 1u << c->code.index_bits; i++)
+    for (unsigned i = 0; i < 1u << s->index_bits; i++)
         most = fmaxf(most, fabsf(c->entry[i]));
-    struct ml_tap_code best = c->code;
-    double least = INFINITY;
+    struct candidate best = {.mse = INFINITY};
     for (int f = 70; f <= 104; f += 2) {
-        struct ml_tap_code code = c->code;
-        code.unit = most * (float)f / (100 * 127);
-        for (unsigned i = 0; i < 1u << code.index_bits; i++)
-            code.table[i] = (int8_t)fmaxf(-127, fminf(127, rintf(c->entry[i] / code.unit)));
-        const double mse = encode(b, &code, NULL, b->train, rings, NULL, NULL);
-        if (mse >= least) continue;
-        least = mse;
-        best = code;
+        struct candidate at = *c;
+        at.code.unit = most * (float)f / (100 * 127);
+        for (int round = 0; round < 4; round++) {
+            lloyd(b, s, &at, (double)at.code.unit, rings, 1, 1);
+            at.mse = encode(b, &at.code, at.entry, b->train, rings, NULL, NULL);
+            if (at.mse < best.mse) best = at;
+        }
     }
-    c->code = best;
-}
-
-/* Makes complementing an index negate its entry, exactly: training leaves only noise between the two, and
- * kernels need look up half of such a table (ml_tap_is_mirrored). */
-static void mirror_table(struct ml_tap_code *c) {
-    const unsigned last = (1u << c->index_bits) - 1, highest = 1u << (c->bits - 1);
-    for (unsigned i = 0; i <= last; i++) {
-        if (!(i & highest)) continue;
-        const int twice = c->table[i] - c->table[last - i], half = twice > 0 ? (twice + 1) / 2 : 0;
-        c->table[i] = (int8_t)(half < 127 ? half : 127);
-        c->table[last - i] = (int8_t)-c->table[i];
-    }
+    *c = best;
 }
 
 static void describe(const char *what, const struct candidate *c, double mse) {
@@ -259,19 +325,37 @@ static void print_code(const struct ml_tap_code *t, double mse) {
     fflush(stdout);
 }
 
-/* Finalists are trained further, the best of them to convergence. */
-static struct candidate train(struct bench *b, const struct effort *e, struct candidate *finalists) {
-    for (unsigned i = 0; i < FINALISTS; i++) {
-        lloyd(b, &finalists[i], e->final_rings / 4, 12, 1.6);
-        finalists[i].mse =
-            encode(b, &finalists[i].code, finalists[i].entry, b->held_out, e->final_rings / 2, NULL, NULL);
-        describe("finalist", &finalists[i], finalists[i].mse);
-    }
-    struct candidate best = {.mse = INFINITY};
-    for (unsigned i = 0; i < FINALISTS; i++)
-        if (finalists[i].mse < best.mse) best = finalists[i];
-    lloyd(b, &best, e->final_rings, e->final_rounds, 1.6);
+/* A candidate in int8, trained further. */
+static struct candidate whole(struct bench *b, const struct shape *s, const struct candidate *c,
+                              unsigned rings, unsigned tries) {
+    struct candidate best = *c;
+    round_table(b, s, &best, rings / 2);
+    shake(b, s, &best, (double)best.code.unit, rings, tries);
     return best;
+}
+
+/* Finalists are trained further, the best of them to convergence. With 256 entries int8 steps are as far
+ * apart as the levels, and what rounds well comes before what is best in float. */
+static struct candidate train(struct bench *b, const struct shape *s, const struct effort *e,
+                              struct candidate *finalists) {
+    struct candidate best = {.mse = INFINITY}, best_whole = {.mse = INFINITY};
+    for (unsigned i = 0; i < FINALISTS && finalists[i].mse < INFINITY; i++) {
+        lloyd(b, s, &finalists[i], 0, e->final_rings / 2, 20, 1.6);
+        shake(b, s, &finalists[i], 0, e->final_rings / 2, e->tries / 6);
+        struct candidate in_int8 = finalists[i];
+        if (s->index_bits == 8) in_int8 = whole(b, s, &finalists[i], e->final_rings / 4, e->tries / 6);
+        in_int8.mse = encode(b, &in_int8.code, in_int8.entry, b->train, e->final_rings, NULL, NULL);
+        describe("finalist", &in_int8, in_int8.mse);
+        if (in_int8.mse >= best_whole.mse) continue;
+        best = finalists[i];
+        best_whole = in_int8;
+    }
+    lloyd(b, s, &best, 0, e->final_rings, e->final_rounds, 1.6);
+    shake(b, s, &best, 0, e->final_rings, e->tries);
+    lloyd(b, s, &best, 0, e->final_rings, 8, 1);
+    describe("float", &best, encode(b, &best.code, best.entry, b->held_out, HELD_OUT_RINGS / 2, NULL, NULL));
+    best = whole(b, s, &best, e->final_rings, e->tries);
+    return s->index_bits == 8 && best_whole.mse < best.mse ? best_whole : best;
 }
 
 static unsigned add_order(unsigned orders[MAX_ORDERS][8], unsigned count, const unsigned order[8]) {
@@ -298,25 +382,12 @@ static void one_width(struct bench *b, const struct shape *s) {
             for (unsigned i = 0; i < FINALISTS; i++)
                 order_count = add_order(orders, order_count, finalists[i].order);
         }
-        struct candidate best = train(b, &efforts[w], finalists);
-        describe("float", &best, encode(b, &best.code, best.entry, b->held_out, rings, NULL, NULL));
-        round_table(b, &best, efforts[w].final_rings / 2);
-        describe("int8", &best, encode(b, &best.code, NULL, b->held_out, rings, NULL, NULL));
-        mirror_table(&best.code);
+        struct candidate best = train(b, s, &efforts[w], finalists);
+        for (unsigned i = 0; i < 1u << s->index_bits; i++)
+            best.code.table[i] = (int8_t)rintf(best.entry[i] / best.code.unit);
         const double mse = encode(b, &best.code, NULL, b->held_out, rings, NULL, NULL);
-        describe("mirrored", &best, mse);
+        describe("int8", &best, mse);
         print_code(&best.code, mse);
-    }
-}
-
-/* The last step of training alone, on the codes that the library has. */
-static void mirror_all(struct bench *b) {
-    size_t count;
-    const struct ml_tap_code *codes = ml_tap_codes(&count);
-    for (size_t i = 0; i < count; i++) {
-        struct ml_tap_code c = codes[i];
-        mirror_table(&c);
-        print_code(&c, encode(b, &c, NULL, b->held_out, held_out_rings(c.window), NULL, NULL));
     }
 }
 
@@ -342,8 +413,7 @@ static const char tail[] =
     "}\n";
 
 int main(int argc, char **argv) {
-    const bool mirror = argc > 1 && strcmp(argv[1], "mirror") == 0;
-    const unsigned only = argc > 1 && !mirror ? (unsigned)strtoul(argv[1], NULL, 10) : 0;
+    const unsigned only = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 0;
     struct bench b;
     ml_viterbi_kernels_init(&b.kernels, ml_cpu()->tier);
     b.train = rings_samples(train_seed, TRAIN_RINGS);
@@ -352,8 +422,7 @@ int main(int argc, char **argv) {
     if (!b.scratch) rings_fail("no memory for the search");
 
     fputs(head, stdout);
-    if (mirror) mirror_all(&b);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !mirror; i++)
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         if (only == 0 || only == shapes[i].bits) one_width(&b, &shapes[i]);
     fputs(tail, stdout);
 

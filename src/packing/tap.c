@@ -95,6 +95,21 @@ bool ml_tap_is_mirrored(const struct ml_tap_code *c) {
     return true;
 }
 
+unsigned ml_tap_lift_bits(const struct ml_tap_code *c) {
+    return c->bits == 3 ? 0x1b : c->bits == 4 ? 0x17 : 0xfu << (c->bits - 5);
+}
+
+bool ml_tap_is_split(const struct ml_tap_code *c) {
+    if (c->bits < 3 || c->index_bits < 7) return false;
+    const unsigned half = 1u << (c->index_bits - 1), top = 1u << (c->bits - 1), on = ml_tap_lift_bits(c);
+    for (unsigned i = 0; i < half; i++) {
+        const unsigned first = top | (i & on); /* of those that agree with i */
+        if ((i & top) && c->table[i + half] - c->table[i] != c->table[first + half] - c->table[first])
+            return false;
+    }
+    return true;
+}
+
 marlin_status ml_tap_pack(unsigned bits, const uint8_t symbol[ML_TAP_TILE], uint8_t *tile,
                           struct marlin_error *err) {
     if (!bits_ok(bits)) return bad_bits(bits, err);

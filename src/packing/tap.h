@@ -71,6 +71,16 @@ marlin_status ml_tap_check(const struct ml_tap_code *c, struct marlin_error *err
  * codes of this library are mirrored; one from a file may not be. */
 bool ml_tap_is_mirrored(const struct ml_tap_code *c);
 
+/* Whether the upper half of the table is the lower one lifted: table[i + 2^(p - 1)] - table[i] is the same
+ * for all i < 2^(p - 1) that have the own bit k - 1 and agree in the bits ml_tap_lift_bits; only for k >= 3
+ * and p = 7 or 8. Of a table that is mirrored as well a kernel looks up a quarter, and a lift among 16. Those
+ * of this library are split but for 2 bits. */
+bool ml_tap_is_split(const struct ml_tap_code *c);
+
+/* The four bits of an index that decide the lift: own bits below k - 1 from the highest on, then plain bits
+ * from the lowest on. k >= 3. */
+unsigned ml_tap_lift_bits(const struct ml_tap_code *c);
+
 /* Bytes of a tile, 32 k; 0 when k is outside 2..6. */
 size_t ml_tap_tile_bytes(unsigned bits);
 

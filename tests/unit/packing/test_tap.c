@@ -151,6 +151,7 @@ static void all_codes_are_there_and_sound(void **unused) {
         assert_int_equal(ml_tap_check(&codes[i], &err), MARLIN_OK);
         assert_ptr_equal(ml_tap_code_find(codes[i].bits, codes[i].window), &codes[i]);
         assert_true(ml_tap_is_mirrored(&codes[i]));
+        assert_true(ml_tap_is_split(&codes[i]) == (codes[i].bits > 2));
         struct ml_tap_code changed = codes[i];
         changed.table[i] += changed.table[i] < 127 ? 1 : -1;
         assert_false(ml_tap_is_mirrored(&changed));
@@ -206,6 +207,34 @@ static void mirrored_means_both_halves_and_the_sign(void **unused) {
     assert_false(ml_tap_is_mirrored(&c));
     c.table[2] = c.table[5] = 0;
     assert_true(ml_tap_is_mirrored(&c));
+}
+
+static void a_split_table_has_lifts_by_four_bits(void **unused) {
+    static const struct {
+        uint8_t bits, index_bits, on; /* own bits below k - 1 from the highest on, plain ones from k on */
+    } cases[] = {{3, 7, 0x1b}, {4, 7, 0x17}, {5, 8, 0x0f}, {6, 8, 0x1e}, {3, 8, 0x1b}, {6, 7, 0x1e}};
+    (void)unused;
+    for (size_t n = 0; n < sizeof cases / sizeof *cases; n++) {
+        struct ml_tap_code c = {.bits = cases[n].bits, .window = 16, .index_bits = cases[n].index_bits};
+        const unsigned half = 1u << (c.index_bits - 1), top = 1u << (c.bits - 1), on = cases[n].on;
+        assert_int_equal(ml_tap_lift_bits(&c), on);
+        for (unsigned i = 0; i < half; i++) {
+            c.table[i] = (int8_t)(i * 37 % 101);
+            c.table[i + half] = (int8_t)(c.table[i] + (int)((i & on) * 11 % 23) - 9);
+        }
+        assert_true(ml_tap_is_split(&c));
+        for (unsigned i = 0; i < 2 * half; i++) {
+            struct ml_tap_code changed = c;
+            changed.table[i]++;
+            assert_true(ml_tap_is_split(&changed) == !(i & top)); /* the others follow by mirroring */
+        }
+    }
+    struct ml_tap_code flat = {.bits = 2, .window = 12, .index_bits = 7};
+    assert_false(ml_tap_is_split(&flat));
+    flat.bits = 3;
+    assert_true(ml_tap_is_split(&flat));
+    flat.index_bits = 6;
+    assert_false(ml_tap_is_split(&flat));
 }
 
 /* ---- codes as bytes */
@@ -343,6 +372,7 @@ int main(void) {
         cmocka_unit_test(all_codes_are_there_and_sound),
         cmocka_unit_test(hostile_codes_are_refused),
         cmocka_unit_test(mirrored_means_both_halves_and_the_sign),
+        cmocka_unit_test(a_split_table_has_lifts_by_four_bits),
         cmocka_unit_test(codes_survive_their_bytes),
         cmocka_unit_test(code_bytes_follow_the_drawing),
         cmocka_unit_test(code_lengths_must_be_exact),

@@ -328,12 +328,20 @@ static void each_tile_is_as_good_as_the_slow_twins(const struct ml_codec *codec,
     ml_free_aligned(scratch);
 }
 
+static double loss_of(struct ml_ldlq_job *job, const float *lo, const float *in, const float *out) {
+    job->lo = lo;
+    assert_int_equal(ml_ldlq(job, NULL), MARLIN_OK);
+    return two_sided_loss(job->w, job->q, in, out);
+}
+
 static void feedback_along_both_sides(void **state) {
+    enum { DRAWS = 16 }; /* one moves the ratio of the losses by 0.02 */
+    double alone = 0, both = 0;
     (void)state;
     struct ml_codec codec;
     struct ml_pool *pool;
     static uint8_t one[BN / 16 * (K / 16) * 96], three[sizeof one];
-    float *in = make_hessian(3), *out = output_hessian(), *w = normals((size_t)BN * K, 4);
+    float *in = make_hessian(3), *out = output_hessian(), *w = NULL;
     float *lt = malloc((size_t)K * K * sizeof *lt), *lo = malloc((size_t)BN * BN * sizeof *lo);
     float *q = malloc((size_t)BN * K * sizeof *q);
     memcpy(lt, in, (size_t)K * K * sizeof *lt);
@@ -343,13 +351,15 @@ static void feedback_along_both_sides(void **state) {
     assert_int_equal(ml_ldl_factor(lt, K, ml_kernels(), NULL, NULL), MARLIN_OK);
     assert_int_equal(ml_ldl_factor(lo, BN, ml_kernels(), NULL, NULL), MARLIN_OK);
     struct ml_ldlq_job job = {
-        .codec = &codec, .kernels = ml_kernels(), .w = w, .n = BN, .k = K, .lt = lt, .q = q, .bytes = one};
-    assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
-    const double inputs_alone = two_sided_loss(w, q, in, out);
-    job.lo = lo;
-    assert_int_equal(ml_ldlq(&job, NULL), MARLIN_OK);
+        .codec = &codec, .kernels = ml_kernels(), .n = BN, .k = K, .lt = lt, .q = q, .bytes = one};
+    for (uint64_t seed = 4; seed < 4 + DRAWS; seed++) {
+        free(w);
+        job.w = w = normals((size_t)BN * K, seed);
+        alone += loss_of(&job, NULL, in, out);
+        both += loss_of(&job, lo, in, out);
+    }
     /* The diagonal blocks of the outputs' factor have 0.79 of the trace: no code can do better. */
-    assert_true(two_sided_loss(w, q, in, out) < 0.83 * inputs_alone);
+    assert_true(both < 0.83 * alone);
     each_tile_is_as_good_as_the_slow_twins(&codec, &job);
     job.pool = pool;
     job.bytes = three;
