@@ -74,6 +74,7 @@ struct ml_quant_matrix {
     const float *sv;                /* [n] */
     const struct ml_tap_code *code; /* TAP; has passed ml_tap_check. Set by ml_quant_set_code */
     bool mirrored;                  /* TAP: ml_tap_is_mirrored(code), for kernels to choose a version by */
+    bool split;                     /* TAP: mirrored and ml_tap_is_split(code) */
     enum ml_exl3_codebook codebook; /* EXL3 */
     const void *arranged;           /* data in the order that this machine's kernels read, made by
                                        ml_quant_arrange; NULL when they read `data` itself, and then nothing
@@ -84,6 +85,7 @@ struct ml_quant_matrix {
 static inline void ml_quant_set_code(struct ml_quant_matrix *m, const struct ml_tap_code *code) {
     m->code = code;
     m->mirrored = ml_tap_is_mirrored(code);
+    m->split = m->mirrored && ml_tap_is_split(code);
 }
 
 /* Bytes that ml_quant_arrange wants for m on this machine, 64-byte aligned; 0 when kernels read `data`. */

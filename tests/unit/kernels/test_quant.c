@@ -19,13 +19,13 @@
 
 #include <cmocka.h>
 
-enum { MAX_TIERS = ML_CPU_TIERS + 1, FIRST_FOREIGN = 1 + 5 + 3 * 8, TYPES = FIRST_FOREIGN + 3 * 5 };
+enum { MAX_TIERS = ML_CPU_TIERS + 1, FIRST_FOREIGN = 1 + 5 + 3 * 8, TYPES = FIRST_FOREIGN + 4 * 5 };
 
 /* ---- random matrices: every pattern of bits is a tile ---- */
 
 /* Codes of the library, and such as a file may bring: the same but not quite mirrored, an index as narrow and
- * as wide as can be. */
-enum table { LIBRARY, NOT_MIRRORED, NARROWEST, WIDEST };
+ * as wide as can be, and lifts of any size. */
+enum table { LIBRARY, NOT_MIRRORED, NARROWEST, WIDEST, ANY_LIFTS };
 
 struct type {
     enum ml_quant_format format;
@@ -51,11 +51,37 @@ static const char *name_of(struct type t) {
     static char name[48];
     static const char *const books[] = {"3INST", "MCG", "MUL1"};
     if (t.format == ML_QUANT_INT8) return "int8";
-    static const char *const tables[] = {"", ", not mirrored", ", narrowest index", ", widest index"};
+    static const char *const tables[] = {"", ", not mirrored", ", narrowest index", ", widest index",
+                                         ", any lifts"};
     const bool tap = t.format == ML_QUANT_TAP;
     (void)snprintf(name, sizeof name, "%s %d bits%s%s", tap ? "tap" : "EXL3", t.bits, tap ? "" : " ",
                    tap ? tables[t.table] : books[t.codebook]);
     return name;
+}
+
+static void fill(struct ml_rng *rng, uint8_t *p, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        p[i] = (uint8_t)(ml_rng_u64(rng) >> 32);
+}
+
+/* Mirrored; when asked for split, with lifts of up to 64. */
+static void fill_table(struct ml_rng *rng, struct ml_tap_code *c, bool split) {
+    const unsigned last = (1u << c->index_bits) - 1, half = (last + 1) / 2;
+    int8_t lift[256];
+    fill(rng, (uint8_t *)lift, sizeof lift);
+    c->unit = 0.0137f;
+    for (unsigned i = 0; i <= last; i++) {
+        if (!(i >> (c->bits - 1) & 1)) continue;
+        c->table[i] = (int8_t)(ml_rng_u64(rng) >> 57);
+        if (split && c->bits > 2 && i >= half) {
+            const int d = lift[i & ml_tap_lift_bits(c)] / 2;
+            if (d < 0) c->table[i - half] = (int8_t)(c->table[i - half] / 2 + 64);
+            if (d > 0) c->table[i - half] /= 2;
+            c->table[i] = (int8_t)(c->table[i - half] + d);
+            c->table[last - i + half] = (int8_t)-c->table[i - half];
+        }
+        c->table[last - i] = (int8_t)-c->table[i];
+    }
 }
 
 /* Belongs to the matrix. */
@@ -67,24 +93,13 @@ static const struct ml_tap_code *code_of(struct ml_rng *rng, struct type t) {
     if (t.table == NOT_MIRRORED)
         for (unsigned i = 0; i < 1u << (c->index_bits - 2); i++)
             c->table[i] = (int8_t)(c->table[i] + (c->table[i] > 0 ? -5 : 5));
-    if (t.table >= NARROWEST) {
-        c->index_bits = t.table == NARROWEST ? c->bits : ML_TAP_MAX_INDEX;
-        c->unit = 0.0137f;
-        const unsigned last = (1u << c->index_bits) - 1;
-        for (unsigned i = 0; i <= last; i++)
-            if (i >> (c->bits - 1) & 1) {
-                c->table[i] = (int8_t)(ml_rng_u64(rng) >> 57);
-                c->table[last - i] = (int8_t)-c->table[i];
-            }
-    }
+    if (t.table == NARROWEST) c->index_bits = c->bits;
+    if (t.table == WIDEST) c->index_bits = ML_TAP_MAX_INDEX;
+    if (t.table >= NARROWEST) fill_table(rng, c, t.table == ANY_LIFTS);
     assert_int_equal(ml_tap_check(c, NULL), MARLIN_OK);
     assert_true(ml_tap_is_mirrored(c) == (t.table != NOT_MIRRORED));
+    assert_true(ml_tap_is_split(c) == (t.bits > 2 && (t.table == LIBRARY || t.table == ANY_LIFTS)));
     return c;
-}
-
-static void fill(struct ml_rng *rng, uint8_t *p, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        p[i] = (uint8_t)(ml_rng_u64(rng) >> 32);
 }
 
 static float *scales(struct ml_rng *rng, size_t n) {

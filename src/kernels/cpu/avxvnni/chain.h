@@ -18,9 +18,12 @@
  *                   000111222333444555666777 0001..       windows begin at bits 0, 3, 6, 9 ..
  *
  * The matrices also fold the index: the table is mirrored, so all other bits are complemented where the top
- * own bit says that the value is negative, and half of the table is looked up. A folded index of p bits:
+ * own bit says that the value is negative, and half of the table is looked up. Beyond 2 bits the table is
+ * split as well: a quarter of it is looked up, and a lift added for those of the upper half. A folded index
+ * of p bits:
  *
- *       bit 7: negative | p - 2 .. 0: which magnitude | bit 6, where it is free: 1, so that no byte is 0
+ *     bit 7: negative | p - 2: lower half (k > 2) | below: which entry | bit 6, where it is free: 1, so that
+ *                                                                        no byte is 0
  *
  * Constants of a code stand behind the rounded x, so that they are computed once for a product.
  */
@@ -29,27 +32,30 @@
 
 #include "kernels/cpu/quant_simd.h"
 
-enum { CHAIN_STEPS = 8, CHAIN_FOLDED = 7 };
+enum { CHAIN_STEPS = 8 };
 
 struct chain {
-    vq matrix[CHAIN_STEPS][3];         /* of each step, for the first byte of the window and those after it */
-    vq table[1 << (CHAIN_FOLDED - 4)]; /* magnitudes, in chains of four: see struct lut */
-    vq sixteen;                        /* a compiler that knew it would keep 32 and 48 in registers as well */
+    vq matrix[CHAIN_STEPS][3]; /* of each step, for the first byte of the window and those after it */
+    vq table[4];               /* magnitudes: see struct lut */
+    vq lift_index, lift;       /* from a folded index to that of a lift, whose top bit is set for none */
+    vq sixteen;                /* a compiler that knew it would keep 32 and 48 in registers as well */
 };
 _Static_assert(sizeof(struct chain) + 63 <= ML_QUANT_CONSTANTS, "constants fit behind x");
 
-#define CHAIN_COLUMNS(k)   ((k) == 2 || (k) == 4)     /* lanes are columns, as in the file; else rows */
-#define CHAIN_TILES(k)     (CHAIN_COLUMNS(k) ? 1 : 2) /* taken together, of a run */
-#define CHAIN_BYTES(k)     (32 * (k)*CHAIN_TILES(k))
-#define CHAIN_UNITS(k)     ((k) == 4 ? 4 : 2)                /* vectors of windows in them */
-#define CHAIN_STEPS_OF(k)  (CHAIN_COLUMNS(k) ? 8 / (k) : 8)  /* of each unit */
-#define CHAIN_FOLDED_OF(k) ((k) == 2 ? 5 : (k) <= 4 ? 6 : 7) /* bits of an index after folding, at most */
+#define CHAIN_COLUMNS(k)  ((k) == 2 || (k) == 4)     /* lanes are columns, as in the file; else rows */
+#define CHAIN_TILES(k)    (CHAIN_COLUMNS(k) ? 1 : 2) /* taken together, of a run */
+#define CHAIN_BYTES(k)    (32 * (k)*CHAIN_TILES(k))
+#define CHAIN_UNITS(k)    ((k) == 4 ? 4 : 2)                /* vectors of windows in them */
+#define CHAIN_STEPS_OF(k) (CHAIN_COLUMNS(k) ? 8 / (k) : 8)  /* of each unit */
+#define CHAIN_INDEX(k)    ((k) == 2 ? 6 : (k) <= 4 ? 7 : 8) /* p: at 2 bits at most */
+#define CHAIN_LOOKUP(k)   ((k) <= 4 ? 5 : 6)                /* bits of an index that choose an entry */
 /* Bytes of a window from bit `at` of its unit on. */
 #define CHAIN_BYTES_OF(at, window) (((at) % 8 + (window) + 7) / 8)
 
 static bool is_chained(const struct ml_quant_matrix *m) {
-    return m->format == ML_QUANT_TAP && m->mirrored && m->code->index_bits - 1 <= CHAIN_FOLDED_OF(m->bits) &&
-           m->k / 128 % (size_t)CHAIN_TILES(m->bits) == 0;
+    if (m->format != ML_QUANT_TAP || m->k / 128 % (size_t)CHAIN_TILES(m->bits)) return false;
+    return m->bits == 2 ? m->mirrored && m->code->index_bits <= CHAIN_INDEX(2)
+                        : m->split && m->code->index_bits == CHAIN_INDEX(m->bits);
 }
 
 /* ---- constants ---- */
@@ -77,23 +83,46 @@ static void chain_matrices(struct chain *c, const struct ml_tap_code *code) {
     }
 }
 
+/* Folded bits are complements of those of an index whose value is not negative. */
+static unsigned unfolded(const struct ml_tap_code *code, unsigned folded) {
+    const unsigned top = code->bits - 1u, bits = ~folded & ((1u << (code->index_bits - 1)) - 1);
+    return (bits >> top) << code->bits | 1u << top | (bits & ((1u << top) - 1));
+}
+
 static void chain_table(struct chain *c, const struct ml_tap_code *code) {
-    const unsigned k = code->bits, top = k - 1, entries = 1u << (code->index_bits - 1);
-    int8_t table[1 << CHAIN_FOLDED] = {0};
-    for (unsigned i = 0; i < entries; i++) {
-        const unsigned other = ~i & (entries - 1), own = other & ((1u << top) - 1);
-        table[i] = code->table[(other >> top) << k | 1u << top | own];
+    const int p = CHAIN_LOOKUP(code->bits);
+    const unsigned lower = code->bits > 2 ? 1u << p : 0;
+    int8_t table[64] = {0};
+    for (unsigned i = 0; i < 1u << p && i < 1u << (code->index_bits - 1); i++)
+        table[i] = code->table[unfolded(code, lower | i)];
+    const struct lut lut = q_lut(table, p);
+    memcpy(c->table, lut.t, sizeof *lut.t << (p - 4));
+}
+
+static void chain_lift(struct chain *c, const struct ml_tap_code *code) {
+    const unsigned top = code->bits - 1u, last = code->index_bits - 2u, on = ml_tap_lift_bits(code);
+    uint64_t rows = (uint64_t)1 << last; /* of bit 7 */
+    unsigned bit[4], n = 0;
+    for (unsigned i = 0; i < last; i++)
+        if (on >> (i < top ? i : i + 1) & 1) bit[n++] = i;
+    for (unsigned i = 0; i < n; i++)
+        rows |= (uint64_t)1 << bit[i] << 8 * (7 - i);
+    c->lift_index = q_set64(rows, rows);
+    int8_t lift[16];
+    for (unsigned i = 0; i < 16; i++) {
+        unsigned folded = 0;
+        for (unsigned j = 0; j < n; j++)
+            folded |= (i >> j & 1) << bit[j];
+        lift[i] =
+            (int8_t)(code->table[unfolded(code, folded)] - code->table[unfolded(code, 1u << last | folded)]);
     }
-    for (int i = 0; i < 1 << (CHAIN_FOLDED - 4); i++) {
-        __m128i v = _mm_loadu_si128((const __m128i *)(table + 16 * i));
-        if (i % 4) v = _mm_xor_si128(v, _mm_loadu_si128((const __m128i *)(table + 16 * i - 16)));
-        c->table[i] = _mm256_broadcastsi128_si256(v);
-    }
+    c->lift = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)lift));
 }
 
 static void chain_constants(struct chain *c, const struct ml_tap_code *code) {
     chain_matrices(c, code);
     chain_table(c, code);
+    if (code->bits > 2) chain_lift(c, code);
     c->sixteen = q_set8(16);
 }
 
@@ -181,30 +210,29 @@ V_INLINE vq folded_index(const struct chain *c, const struct unit *u, const int 
                          const int window) {
     const int at = k * step, bytes = CHAIN_BYTES_OF(at, window);
     const vq *byte = u->byte + at / 8;
-    vq sum = CHAIN_FOLDED_OF(k) < 7 ? CHAIN_AFFINE(byte[0], c->matrix[step][0], 0xc0)
-                                    : CHAIN_AFFINE(byte[0], c->matrix[step][0], 0x80);
+    vq sum = CHAIN_INDEX(k) < 8 ? CHAIN_AFFINE(byte[0], c->matrix[step][0], 0xc0)
+                                : CHAIN_AFFINE(byte[0], c->matrix[step][0], 0x80);
     sum = q_xor(sum, CHAIN_AFFINE(byte[1], c->matrix[step][1], 0));
     return bytes == 2 ? sum : q_xor(sum, CHAIN_AFFINE(byte[2], c->matrix[step][2], 0));
 }
 
 /* The sign of x where the values are positive or negative. */
 V_INLINE vq with_sign(vq x, vq folded, const int k) {
-    return _mm256_sign_epi8(x, CHAIN_FOLDED_OF(k) < 7 ? folded : _mm256_or_si256(folded, q_set8(1)));
+    return _mm256_sign_epi8(x, CHAIN_INDEX(k) < 8 ? folded : _mm256_or_si256(folded, q_set8(1)));
 }
 
 V_INLINE vq magnitude(const struct chain *c, vq folded, const int k) {
-    vq i[4] = {_mm256_and_si256(folded, q_set8(k == 2 ? 0x1f : 0x3f))};
-    if (CHAIN_FOLDED_OF(k) == 7) {
+    vq i[4] = {_mm256_and_si256(folded, q_set8(CHAIN_LOOKUP(k) == 5 ? 0x1f : 0x3f))}, v;
+    if (CHAIN_LOOKUP(k) == 5) {
+        i[1] = _mm256_sub_epi8(i[0], q_set8(16));
+        v = lookup_two(c->table, i);
+    } else {
         for (int r = 1; r < 4; r++)
             i[r] = _mm256_sub_epi8(i[r - 1], c->sixteen);
-        const vq low = lookup_four(c->table, i), high = lookup_four(c->table + 4, i);
-        return _mm256_blendv_epi8(low, high, _mm256_add_epi8(folded, folded));
+        v = lookup_four(c->table, i);
     }
-    i[1] = _mm256_sub_epi8(i[0], q_set8(16));
-    if (k == 2) return lookup_two(c->table, i);
-    i[2] = _mm256_sub_epi8(i[0], q_set8(32));
-    i[3] = _mm256_sub_epi8(i[0], q_set8(48));
-    return lookup_four(c->table, i);
+    if (k == 2) return v;
+    return _mm256_add_epi8(v, _mm256_shuffle_epi8(c->lift, CHAIN_AFFINE(folded, c->lift_index, 0)));
 }
 
 /* The columns of x that a step multiplies: one qword (dword) for all rows. */

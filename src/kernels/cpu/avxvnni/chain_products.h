@@ -93,14 +93,6 @@ V_INLINE void chain_turn(vq *acc, const struct chain *c, const uint8_t *w, const
             __asm__ volatile("" : "+x"(folded[v * steps + i]));
         }
     }
-    if (CHAIN_FOLDED_OF(k) == 7) {
-        NO_UNROLL
-        for (int i = 0; i < vectors; i++) {
-            const vq in = with_sign(chain_in(a, k, pass, i), folded[i], k);
-            acc[0] = dot_bytes(acc[0], magnitude(c, folded[i], k), in);
-        }
-        return;
-    }
     UNROLL
     for (int i = 0; i < vectors; i++) {
         const int step = i % steps, v = CHAIN_UNIT(k, pass, i / steps % units);
