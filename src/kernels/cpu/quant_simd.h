@@ -231,7 +231,7 @@ static void quant_dot(float *z, const struct ml_quant_matrix *m, size_t s, const
 /* ---- many rows of x ---- */
 
 /* Adds to the sums of `tokens` rows of x: `steps` steps of w, from step `first` of x on. */
-V_INLINE void panel_tile(int32_t (*sum)[ROW_BLOCK][8], const uint8_t *w, const struct ml_quant_x *x,
+V_INLINE void panel_tile(int32_t (*sum)[8][ROW_BLOCK], const uint8_t *w, const struct ml_quant_x *x,
                          size_t lane, size_t first, size_t steps, const int tokens, const bool wide) {
     vq acc[X_BLOCK][ROW_BLOCK];
     UNROLL
@@ -255,20 +255,31 @@ V_INLINE void panel_tile(int32_t (*sum)[ROW_BLOCK][8], const uint8_t *w, const s
         }
     }
     UNROLL
-    for (int t = 0; t < tokens; t++) {
+    for (int t = 0; t < tokens; t++)
+        q_add_sums(sum[t] + lane / 8, acc[t]);
+}
+
+/* z[ROW_BLOCK] from the sums in each run of each row: as finish_sums, all rows at once. */
+V_INLINE void finish_block(float *z, const int32_t (*sum)[ROW_BLOCK], const struct ml_quant_x *x,
+                           const int offset) {
+    float total[ROW_BLOCK];
+    for (int r = 0; r < ROW_BLOCK; r++)
+        total[r] = x->base;
+    for (int q = 0; q < ML_QUANT_RUNS; q++) {
+        const int32_t over = offset * x->sum[q];
+        UNROLL
         for (int r = 0; r < ROW_BLOCK; r++) {
-            int32_t part[LQ];
-            q_store_sums(part, acc[t][r]);
-            for (int q = 0; q < LQ; q++)
-                sum[t][r][lane / 8 + (size_t)q] += part[q];
+            const float part = (float)(sum[q][r] - over) * x->f[q];
+            total[r] = total[r] + part;
         }
     }
+    memcpy(z, total, sizeof total);
 }
 
 /* ROW_BLOCK rows of the panel by n rows of x, X_AT_ONCE at most: a stretch of both that fits L1 at a time. */
 V_INLINE void panel_block(float *z, size_t ldz, const uint8_t *panel, size_t r, const struct ml_quant_x *x,
                           size_t n, size_t steps, const bool wide) {
-    int32_t sum[X_AT_ONCE][ROW_BLOCK][8];
+    int32_t sum[X_AT_ONCE][8][ROW_BLOCK];
     memset(sum, 0, n * sizeof *sum);
     for (size_t i = 0; i < steps; i += STEPS_AT_ONCE) {
         const uint8_t *w = panel + (r * steps + i * ROW_BLOCK) * LINE;
@@ -282,7 +293,7 @@ V_INLINE void panel_block(float *z, size_t ldz, const uint8_t *panel, size_t r, 
                 panel_tile(sum + t, w + lane, x + t, lane, i, some, 1, wide);
     }
     for (size_t t = 0; t < n; t++)
-        finish_sums(z + t * ldz + r, sum[t], ROW_BLOCK, &x[t], wide ? 0 : Q_OFFSET);
+        finish_block(z + t * ldz + r, sum[t], &x[t], wide ? 0 : Q_OFFSET);
 }
 
 /* A few rows of x at a time go past the whole panel, and stay in L2 meanwhile. */

@@ -245,6 +245,17 @@ V_INLINE void q_store_sums(int32_t *out, vq acc) {
     const vq low = _mm256_permutevar8x32_epi32(sum, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
     _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(low));
 }
+/* sum[q][i] += the two 32-bit lanes of qword q of acc[i]. */
+V_INLINE void q_add_sums(int32_t (*sum)[4], const vq acc[4]) {
+    const __m256 a = _mm256_castsi256_ps(_mm256_hadd_epi32(acc[0], acc[1]));
+    const __m256 b = _mm256_castsi256_ps(_mm256_hadd_epi32(acc[2], acc[3]));
+    const vq even = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)); /* q = 0 and 2 */
+    const vq odd = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
+    const vq first = _mm256_permute2x128_si256(even, odd, 0x20);
+    const vq last = _mm256_permute2x128_si256(even, odd, 0x31);
+    q_store(sum, _mm256_add_epi32(q_load(sum), first));
+    q_store(sum + 2, _mm256_add_epi32(q_load(sum + 2), last));
+}
 V_INLINE int32_t q_sum(vq acc) {
     int32_t part[4];
     q_store_sums(part, acc);

@@ -147,6 +147,12 @@ V_INLINE vq q_dot16(vq acc, vq w, vq x) {
 V_INLINE void q_store_sums(int32_t *out, vq acc) {
     vst1_s32(out, vpadd_s32(vget_low_s32(S32(acc)), vget_high_s32(S32(acc))));
 }
+/* sum[q][i] += the two 32-bit lanes of qword q of acc[i]. */
+V_INLINE void q_add_sums(int32_t (*sum)[4], const vq acc[4]) {
+    const int32x4_t a = vpaddq_s32(S32(acc[0]), S32(acc[1])), b = vpaddq_s32(S32(acc[2]), S32(acc[3]));
+    vst1q_s32(sum[0], vaddq_s32(vld1q_s32(sum[0]), vuzp1q_s32(a, b)));
+    vst1q_s32(sum[1], vaddq_s32(vld1q_s32(sum[1]), vuzp2q_s32(a, b)));
+}
 V_INLINE int32_t q_sum(vq acc) {
     return vaddvq_s32(S32(acc));
 }
