@@ -11,6 +11,7 @@
 #include "converters/checksums.h"
 #include "converters/hf_export.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -303,12 +304,6 @@ static marlin_status marlin_config(const struct ml_job *job, struct ml_buf *b) {
         job->calibration.rows * job->calibration.width);
 }
 
-static const char *codebook_name(enum ml_exl3_codebook c) {
-    static const char *const names[ML_EXL3_CODEBOOKS] = {
-        [ML_EXL3_3INST] = "3inst", [ML_EXL3_MCG] = "mcg", [ML_EXL3_MUL1] = "mul1"};
-    return names[c];
-}
-
 /* Without the closing brace: quantization_config.json has one member more. */
 static marlin_status exl3_config(const struct ml_job *job, struct ml_buf *b) {
     return ml_buf_addf(
@@ -317,7 +312,7 @@ static marlin_status exl3_config(const struct ml_job *job, struct ml_buf *b) {
         "    \"head_bits\": %d,\n    \"calibration\": {\"rows\": %zu, \"cols\": %zu},\n"
         "    \"out_scales\": \"always\",\n    \"codebook\": \"%s\"",
         ml_plan_bits(&job->plan), head_bits(job), job->calibration.rows, job->calibration.width,
-        codebook_name(job->settings->codebook));
+        ml_exl3_codebook_name(job->settings->codebook));
 }
 
 static marlin_status write_config(const struct export *x, struct marlin_error *err) {
@@ -396,8 +391,9 @@ static marlin_status add_module(const struct export *x, size_t begin, size_t end
     ML_TRY(ml_buf_adds(b, "}"));
     if (own && own->bits != ML_BITS_PLAIN) {
         ML_TRY(ml_buf_addf(b, ", \"quant_format\": \"exl3\", \"bits_per_weight\": %d", own->bits));
-        if (c == ML_EXL3_MCG) ML_TRY(ml_buf_adds(b, ", \"mcg_multiplier\": 3417055213"));
-        if (c == ML_EXL3_MUL1) ML_TRY(ml_buf_adds(b, ", \"mul1_multiplier\": 2212286765"));
+        const uint32_t multiplier = ml_exl3_stored_multiplier(c);
+        if (multiplier)
+            ML_TRY(ml_buf_addf(b, ", \"%s_multiplier\": %" PRIu32, ml_exl3_codebook_name(c), multiplier));
     }
     ML_TRY(ml_buf_adds(b, "}"));
 out:
