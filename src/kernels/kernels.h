@@ -2,7 +2,7 @@
  *
  * The table of kernels. A table is filled with the scalar reference first (kernels/reference: the
  * specification), then overwritten tier by tier with what the CPU mask allows. Every entry has its contract
- * in its family's header. Entries are single-threaded; kernels/ops.h spreads work over the pool.
+ * in its family's header. Entries are single-threaded; kernels/exec.h and ops/ spread work over the pool.
  */
 #ifndef ML_KERNELS_KERNELS_H
 #define ML_KERNELS_KERNELS_H
