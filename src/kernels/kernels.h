@@ -63,7 +63,7 @@ typedef void ml_gemm_fn(float *y, size_t ldy, const void *w, size_t stride, cons
  * score of row i (-inf where it sees no key), sums[2 i + 1] = sum_j exp(score_j - m), out = sum_j exp(score_j
  * - m) v_j. Joined in rising order and divided by the sum, chunks give what one call without `sums` gives:
  * bit for bit, but for the reference, which takes all keys in two passes. */
-enum { ML_PAGE_KEYS = 64, ML_ATTENTION_CHUNK = 512 };
+enum { ML_PAGE_KEYS = 64, ML_ATTENTION_CHUNK = 512, ML_ATTENTION_MAX_DIM = 576 };
 
 /* A node of a draft tree of at most ML_TREE_NODES. */
 enum { ML_TREE_NODES = 64 };

@@ -5,7 +5,7 @@
 #include "models/layers/layers.h"
 
 void ml_embed(struct ml_step *s) {
-    s->ops->embed(&s->stream, &(struct ml_embed_op){.embedding = &s->model->embedding,
+    s->ops->embed(&s->stream, &(struct ml_embed_op){.embedding = &s->model->embed,
                                                     .pass = &s->pass,
                                                     .x = s->x,
                                                     .width = (size_t)s->model->config->hidden_size});
