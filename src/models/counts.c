@@ -101,6 +101,10 @@ const struct ml_config *ml_model_config(const struct ml_model *m) {
     return m->config;
 }
 
+enum ml_dtype ml_model_kv_dtype(const struct ml_model *m) {
+    return m->kv_dtype;
+}
+
 uint64_t ml_model_weight_bytes(const struct ml_model *m) {
     return m->weight_bytes;
 }

@@ -70,6 +70,8 @@ void ml_model_free(struct ml_model *m);
 marlin_status ml_model_check(const struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 const struct ml_config *ml_model_config(const struct ml_model *m);
+/* What keys and values are stored as, unless a cache says otherwise. */
+enum ml_dtype ml_model_kv_dtype(const struct ml_model *m);
 /* Bytes of memory that weights take, scales included: of quantized ones as this machine's kernels read them.
  */
 uint64_t ml_model_weight_bytes(const struct ml_model *m);

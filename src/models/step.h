@@ -51,8 +51,14 @@ struct ml_step {
 
 enum { ML_LOGITS_BLOCK = 64 }; /* rows of logits computed at a time on a device of its own memory */
 
-/* The step of a layer's device. */
+struct ml_layer;
+
+/* The step of a layer's device; of the first device. */
 struct ml_step *ml_work_step(struct ml_work *w, const struct ml_layer *l);
+struct ml_step *ml_work_first(struct ml_work *w);
+
+/* Embeddings of n tokens into x [n, H], both in host memory: on the CPU only. */
+void ml_embed_ids(struct ml_step *s, const int32_t *ids, size_t n, float *x);
 
 /* A pass of the first n rows of one sequence at positions pos0..., without tokens: makes room in its memory,
  * computes angles, and leaves the rest to the caller, who runs layers one by one on hidden states of its own.

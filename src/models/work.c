@@ -272,3 +272,7 @@ void ml_work_on_layer(struct ml_work *w, ml_layer_done_fn *fn, void *user) {
 struct ml_step *ml_work_step(struct ml_work *w, const struct ml_layer *l) {
     return &w->steps[l->device];
 }
+
+struct ml_step *ml_work_first(struct ml_work *w) {
+    return &w->steps[0];
+}

@@ -9,29 +9,29 @@
 
 /* First row of an expert and how many it has. */
 static size_t rows_of(const struct ml_moe_plan *p, size_t expert, size_t *n) {
-    *n = p->start[expert + 1] - p->start[expert];
-    return p->start[expert];
+    *n = (size_t)(p->start[expert + 1] - p->start[expert]);
+    return (size_t)p->start[expert];
 }
 
 static void expert_forward(struct ml_backward *b, const struct ml_mlp *e, size_t row, size_t n) {
     const size_t hidden = e->gate.in, width = e->gate.out;
     float *gate = b->gate + row * width, *up = b->up + row * width, *act = b->act + row * width;
-    const struct ml_linear_job in[] = {{&e->gate, gate, width}, {&e->up, up, width}};
-    const struct ml_linear_job out = {&e->down, b->pair_y + row * hidden, hidden};
-    ml_linear_forward(b->s, in, 2, b->pair_x + row * hidden, hidden, n);
+    const float *x = b->pair_x + row * hidden;
+    const struct ml_linear_job in[] = {ml_linear_job(&e->gate, gate, x, n), ml_linear_job(&e->up, up, x, n)};
+    const struct ml_linear_job out = ml_linear_job(&e->down, b->pair_y + row * hidden, act, n);
+    ml_linear_forward(b->s, in, 2);
     memcpy(act, gate, n * width * sizeof *act);
     ml_glu_forward(b->s, act, up, n, width);
-    ml_linear_forward(b->s, &out, 1, act, width, n);
+    ml_linear_forward(b->s, &out, 1);
 }
 
 void ml_backward_moe_forward(struct ml_backward *b, const struct ml_moe *moe) {
     struct ml_moe_plan *p = &b->s->plan;
     const size_t hidden = moe->router.in, experts = moe->choose.experts;
-    const struct ml_linear_job router = {&moe->router, b->router, experts};
-    ml_linear_forward(b->s, &router, 1, b->mlp_in, hidden, b->n);
+    const struct ml_linear_job router = ml_linear_job(&moe->router, b->router, b->mlp_in, b->n);
+    ml_linear_forward(b->s, &router, 1);
     memcpy(b->s->router, b->router, b->n * experts * sizeof(float));
-    ml_moe_route(b->s->exec.k, b->s->router, b->n, experts, moe->choose.top_k, moe->choose.normalise, p);
-    ml_moe_group(b->n, experts, moe->choose.top_k, p);
+    ml_route_forward(b->s, &moe->choose, b->s->router, b->n);
     for (size_t r = 0; r < b->n * moe->choose.top_k; r++)
         memcpy(b->pair_x + r * hidden, b->mlp_in + (size_t)p->token[r] * hidden, hidden * sizeof(float));
     for (size_t e = 0; e < experts; e++) {
@@ -41,7 +41,7 @@ void ml_backward_moe_forward(struct ml_backward *b, const struct ml_moe *moe) {
     }
     memset(b->mlp_y, 0, b->n * hidden * sizeof(float));
     for (size_t i = 0; i < b->n * moe->choose.top_k; i++)
-        b->s->exec.k->axpy(b->mlp_y + i / moe->choose.top_k * hidden, p->weight[i],
+        ml_kernels()->axpy(b->mlp_y + i / moe->choose.top_k * hidden, p->weight[i],
                            b->pair_y + (size_t)p->row[i] * hidden, hidden);
 }
 
@@ -108,5 +108,5 @@ void ml_backward_moe(struct ml_backward *b, const struct ml_moe *moe, const floa
     }
     ml_backward_through(b, &moe->router, b->mlp_in, b->g_router, b->n, gx, false);
     for (size_t i = 0; i < b->n * moe->choose.top_k; i++)
-        b->s->exec.k->add(gx + i / moe->choose.top_k * hidden, b->g_pair + (size_t)p->row[i] * hidden, hidden);
+        ml_kernels()->add(gx + i / moe->choose.top_k * hidden, b->g_pair + (size_t)p->row[i] * hidden, hidden);
 }

@@ -11,6 +11,14 @@ void ml_embed(struct ml_step *s) {
                                                     .width = (size_t)s->model->config->hidden_size});
 }
 
+void ml_embed_ids(struct ml_step *s, const int32_t *ids, size_t n, float *x) {
+    const struct ml_pass pass = {.n = n, .ids = ids};
+    s->ops->embed(&s->stream, &(struct ml_embed_op){.embedding = &s->model->embed,
+                                                    .pass = &pass,
+                                                    .x = x,
+                                                    .width = (size_t)s->model->config->hidden_size});
+}
+
 void ml_head_forward(struct ml_step *s, float *x, size_t n, float *logits) {
     const struct ml_model *m = s->model;
     const struct ml_linear_job head = ml_linear_job(&m->head, logits, x, n);
