@@ -15,8 +15,9 @@
 #include <string.h>
 
 static const struct ml_arch *const archs[] = {
-    &ml_arch_llama,   &ml_arch_qwen2,  &ml_arch_qwen3,  &ml_arch_mistral,   &ml_arch_phi3,    &ml_arch_olmo2,
-    &ml_arch_smollm3, &ml_arch_gemma2, &ml_arch_gemma3, &ml_arch_qwen3_moe, &ml_arch_mixtral,
+#define ARCH(name) &ml_arch_##name,
+    ML_FAMILIES(ARCH)
+#undef ARCH
 };
 
 const struct ml_arch *ml_arch_find(const char *model_type) {
@@ -31,8 +32,8 @@ const struct ml_arch *ml_arch_find(const char *model_type) {
 static marlin_status unknown_arch(const char *model_type, struct marlin_error *err) {
     char list[256] = "";
     size_t at = 0;
-    for (size_t i = 0; i < sizeof(archs) / sizeof(archs[0]); i++) {
-        const int n = snprintf(list + at, sizeof(list) - at, "%s%s", i ? ", " : "", archs[i]->model_type);
+    for (const char *const *s = ml_config_supported(); *s; s++) {
+        const int n = snprintf(list + at, sizeof(list) - at, "%s%s", at ? ", " : "", *s);
         if (n > 0 && (size_t)n < sizeof(list) - at) at += (size_t)n;
     }
     return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "model_type '%s' is not supported: supported are %s",
@@ -179,33 +180,7 @@ marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) {
     ML_TRY(ml_bind_norm(b, "model.norm", hidden, &m->norm, err));
     ML_TRY(bind_head(b, err));
     ml_bind_arrange(b);
-    ML_TRY(ml_model_count(m, err));
-out:
-    return st;
-}
-
-static marlin_status visit_mlp(struct ml_mlp *mlp, ml_linear_fn *fn, void *user, struct marlin_error *err) {
-    marlin_status st;
-    ML_TRY(fn(user, &mlp->gate, err));
-    ML_TRY(fn(user, &mlp->up, err));
-    ML_TRY(fn(user, &mlp->down, err));
-out:
-    return st;
-}
-
-marlin_status ml_layer_linears(struct ml_layer *l, ml_linear_fn *fn, void *user, struct marlin_error *err) {
-    struct ml_linear *const attention[] = {&l->attn.q, &l->attn.k, &l->attn.v, &l->attn.o};
-    marlin_status st;
-
-    for (size_t i = 0; i < 4; i++)
-        ML_TRY(fn(user, attention[i], err));
-    if (!l->moe.experts) {
-        st = visit_mlp(&l->mlp, fn, user, err);
-        goto out;
-    }
-    ML_TRY(fn(user, &l->moe.router, err));
-    for (size_t e = 0; e < l->moe.n_experts; e++)
-        ML_TRY(visit_mlp(&l->moe.experts[e], fn, user, err));
+    ml_model_count(m);
 out:
     return st;
 }

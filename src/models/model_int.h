@@ -12,6 +12,7 @@
 #include "models/layers/rope.h"
 #include "models/model.h"
 #include "models/profile.h"
+#include "models/sites.h"
 
 /* ---- weights -------------------------------------------------------------------------------------- */
 
@@ -70,18 +71,38 @@ struct ml_mlp {
 
 struct ml_moe {
     struct ml_linear router; /* [experts, H] */
-    struct ml_mlp *experts;  /* [n_experts]; NULL in a dense layer */
+    struct ml_mlp *experts;  /* [n_experts] */
     size_t n_experts, top_k;
     bool normalise; /* divide the chosen probabilities by their sum */
 };
 
+/* What mixes the tokens of a sequence. */
+enum ml_mixer_kind { ML_MIXER_ATTENTION };
+struct ml_mixer {
+    enum ml_mixer_kind kind;
+    union {
+        struct ml_attention_weights attention;
+    };
+};
+
+/* What works on each token alone. */
+enum ml_ffn_kind { ML_FFN_NONE, ML_FFN_MLP, ML_FFN_MOE };
+struct ml_ffn {
+    enum ml_ffn_kind kind;
+    union {
+        struct ml_mlp mlp;
+        struct ml_moe moe;
+    };
+};
+
 struct ml_layer {
     size_t index;
-    struct ml_norm attn_in, attn_out; /* before, and on the output of, attention; w NULL where absent */
-    struct ml_norm mlp_in, mlp_out;
-    struct ml_attention_weights attn;
-    struct ml_mlp mlp; /* unset when moe.experts */
-    struct ml_moe moe;
+    struct ml_norm attn_in, attn_out; /* before, and on the output of, the mixer; w NULL where absent */
+    struct ml_norm mlp_in, mlp_out;   /* the same of the feed-forward block */
+    struct ml_mixer mixer;
+    struct ml_ffn ffn;
+    struct ml_site *sites; /* [n_sites] all linears of mixer and ffn */
+    size_t n_sites;
 };
 
 /* n rounded up to a multiple of 128, the width of a Hadamard block. */
@@ -89,24 +110,19 @@ static inline size_t ml_quant_padded(size_t n) {
     return (n + 127) / 128 * 128;
 }
 
-/* Calls fn for every linear of a layer in the order in which the forward pass uses them (router before
- * experts, experts by number); stops at the first failure. */
-typedef marlin_status ml_linear_fn(void *user, struct ml_linear *linear, struct marlin_error *err);
-marlin_status ml_layer_linears(struct ml_layer *layer, ml_linear_fn *fn, void *user,
-                               struct marlin_error *err) MARLIN_MUST_CHECK;
-
 /* ---- architectures -------------------------------------------------------------------------------- */
 
 struct ml_binder;
 
 struct ml_arch {
     const char *model_type;
-    /* Fills a layer (index is set) from tensors; fails by name. */
+    /* Fills a layer (index is set), its sites too, from tensors; fails by name. */
     marlin_status (*bind)(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err);
     /* x [n, H] -> x after the layer, in place; n and pos0 are the state's. */
     void (*layer)(struct ml_state *s, const struct ml_layer *l, float *x);
     float norm_offset;    /* 1: zero-centred norm weights */
     bool scale_embedding; /* embedding * sqrt(H), the factor rounded to the embedding's type */
+    bool has_backward;    /* the layer is one that quantization/backward.c can differentiate */
 };
 
 /* NULL for an unknown model_type. */
@@ -192,7 +208,7 @@ uint64_t ml_model_held_bytes(const struct ml_model *m, const struct ml_quant_mat
 uint64_t ml_linear_bytes(const struct ml_model *m, const struct ml_linear *l);
 
 /* Fills bytes_per_token and products_per_token of a model whose layers are bound. */
-marlin_status ml_model_count(struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_model_count(struct ml_model *m);
 
 /* Bytes of working memory of a state of so many positions, and where its parts lie: s may be NULL to ask for
  * the size alone; else s->scratch must hold as much. MARLIN_ERR_LIMIT on overflow. */

@@ -236,6 +236,6 @@ void ml_state_assume(struct ml_state *s, size_t n) {
 uint64_t ml_state_cache_bytes(const struct ml_state *s, size_t pos0, size_t n) {
     uint64_t sum = 0;
     for (size_t i = 0; i < s->kv.shape.layers; i++)
-        sum += ml_attention_bytes(s, &s->model->layers[i].attn, pos0, n);
+        sum += ml_attention_bytes(s, &s->model->layers[i].mixer.attention, pos0, n);
     return sum;
 }

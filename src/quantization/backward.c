@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Order of the backward pass through a block; linears, norms and activations. All architectures have this
- * block, some without one norm or the other:
+ * Order of the backward pass through a block; linears, norms and activations. Architectures that have this
+ * block, some without one norm or the other, say so in their row (has_backward):
  *
  *     mid = x   + norm(o(attention(norm(x))))
  *     out = mid + norm(mlp(norm(mid)))
@@ -88,12 +88,22 @@ uint64_t ml_backward_bytes(const struct ml_model *m, size_t width, int workers) 
     return (uint64_t)lay_out(&b, m, workers, NULL) * sizeof(float);
 }
 
+marlin_status ml_backward_check(const struct ml_model *m, struct marlin_error *err) {
+    if (m->arch->has_backward) return MARLIN_OK;
+    return ml_fail(
+        err, MARLIN_ERR_UNSUPPORTED,
+        "--optimize: '%s' has no backward pass, from which optimizing learns what each weight means "
+        "for the loss: quantize without --optimize",
+        m->arch->model_type);
+}
+
 marlin_status ml_backward_create(const struct ml_model *m, struct ml_pool *pool, size_t width,
                                  struct ml_backward **out, struct marlin_error *err) {
     struct ml_backward *b = ml_calloc(1, sizeof *b);
     marlin_status st;
     if (!b) return ml_fail(err, MARLIN_ERR_MEMORY, "backward pass: out of memory");
     *b = (struct ml_backward){.model = m, .pool = pool, .width = width};
+    ML_TRY(ml_backward_check(m, err));
     const size_t floats = lay_out(b, m, ml_pool_size(pool), NULL);
     size_t bytes;
     const size_t cols = larger(larger(width, ML_BACKWARD_ROWS), ml_config_max_cols(m->config));
@@ -265,7 +275,7 @@ static void residual(struct ml_backward *b, const struct ml_norm *norm, const fl
 
 static void forward_attention(struct ml_backward *b, const struct ml_layer *l, const float *x,
                               size_t hidden) {
-    const struct ml_attention_weights *w = &l->attn;
+    const struct ml_attention_weights *w = &l->mixer.attention;
     const struct ml_linear_job raw[] = {{&w->q, b->q_raw, w->q.out}, {&w->k, b->k_raw, w->k.out}};
     normed(b, &l->attn_in, x, b->attn_in, hidden);
     if (w->q_norm.w || w->k_norm.w) ml_linear_forward(b->s, raw, 2, b->attn_in, hidden, b->n);
@@ -292,7 +302,7 @@ static void backward_mlp(struct ml_backward *b, const struct ml_mlp *mlp, const 
 }
 
 static void backward_attention(struct ml_backward *b, const struct ml_layer *l, const float *g, float *gx) {
-    const struct ml_attention_weights *w = &l->attn;
+    const struct ml_attention_weights *w = &l->mixer.attention;
     ml_backward_through(b, &w->o, b->s->attn, g, b->n, b->g_attn, false);
     ml_backward_attention(b, l);
     ml_backward_norm(b, &w->q_norm, b->q_raw, b->g_q, b->n, w->q.out);
@@ -311,17 +321,17 @@ void ml_backward_layer(struct ml_backward *b, size_t layer, const float *x, floa
     b->n = n;
     ml_step_begin(b->s, n, 0);
     forward_attention(b, l, x, hidden);
-    if (l->moe.experts)
-        ml_backward_moe_forward(b, &l->moe);
+    if (l->ffn.kind == ML_FFN_MOE)
+        ml_backward_moe_forward(b, &l->ffn.moe);
     else
-        forward_mlp(b, &l->mlp);
+        forward_mlp(b, &l->ffn.mlp);
 
     memcpy(b->g_branch, g, n * hidden * sizeof *g);
     ml_backward_norm(b, &l->mlp_out, b->mlp_y, b->g_branch, n, hidden);
-    if (l->moe.experts)
-        ml_backward_moe(b, &l->moe, b->g_branch, b->g_in);
+    if (l->ffn.kind == ML_FFN_MOE)
+        ml_backward_moe(b, &l->ffn.moe, b->g_branch, b->g_in);
     else
-        backward_mlp(b, &l->mlp, b->g_branch, b->g_in);
+        backward_mlp(b, &l->ffn.mlp, b->g_branch, b->g_in);
     ml_backward_norm(b, &l->mlp_in, b->mid, b->g_in, n, hidden);
     ml_residual_add(b->s, g, b->g_in, n, hidden);
 

@@ -16,6 +16,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* MARLIN_ERR_UNSUPPORTED, naming the architecture, where its layers cannot be differentiated. */
+marlin_status ml_backward_check(const struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
+
 /* Working memory for sequences of at most `width` tokens. One caller at a time. */
 struct ml_backward;
 marlin_status ml_backward_create(const struct ml_model *m, struct ml_pool *pool, size_t width,

@@ -137,10 +137,10 @@ static void unrotate(struct ml_backward *b, const struct ml_attention_weights *w
 }
 
 void ml_backward_attention(struct ml_backward *b, const struct ml_layer *l) {
-    struct heads h = {b, &l->attn};
-    memset(b->g_q, 0, b->n * l->attn.q.out * sizeof *b->g_q);
-    memset(b->g_k, 0, b->n * l->attn.k.out * sizeof *b->g_k);
-    memset(b->g_v, 0, b->n * l->attn.v.out * sizeof *b->g_v);
+    struct heads h = {b, &l->mixer.attention};
+    memset(b->g_q, 0, b->n * l->mixer.attention.q.out * sizeof *b->g_q);
+    memset(b->g_k, 0, b->n * l->mixer.attention.k.out * sizeof *b->g_k);
+    memset(b->g_v, 0, b->n * l->mixer.attention.v.out * sizeof *b->g_v);
     ml_pool_for(b->pool, b->s->kv.shape.kv_heads, 1, kv_heads, &h);
-    unrotate(b, &l->attn);
+    unrotate(b, &l->mixer.attention);
 }

@@ -10,54 +10,50 @@
 
 #include <string.h>
 
-enum ml_input ml_role_input(enum ml_role role) {
-    switch (role) {
-    case ML_ROLE_O:
-        return ML_INPUT_O;
-    case ML_ROLE_GATE:
-    case ML_ROLE_UP:
-        return ML_INPUT_GATE_UP;
-    case ML_ROLE_DOWN:
-        return ML_INPUT_DOWN;
-    default:
-        return ML_INPUT_QKV;
-    }
+/* The linear that stands for all which read input i; NULL when nothing is added up for it. */
+static const struct ml_linear *first_reader(const struct ml_layer *l, enum ml_input i) {
+    const struct ml_site *site = i == ML_INPUT_EXPERT_HIDDEN ? NULL : ml_layer_input(l, i);
+    return site ? site->linear : NULL;
 }
 
-static size_t input_width(const struct ml_layer *l, enum ml_input i) {
-    switch (i) {
-    case ML_INPUT_O:
-        return l->attn.o.in;
-    case ML_INPUT_GATE_UP:
-        return l->moe.experts ? l->moe.router.in : l->mlp.gate.in;
-    case ML_INPUT_DOWN:
-        return l->moe.experts ? l->moe.experts[0].down.in : l->mlp.down.in;
-    default:
-        return l->attn.q.in;
-    }
+/* The linear whose inputs are kept for the experts; NULL in a dense layer. */
+static const struct ml_linear *kept_reader(const struct ml_layer *l) {
+    return ml_layer_input(l, ML_INPUT_EXPERT_HIDDEN) ? first_reader(l, ML_INPUT_FFN) : NULL;
 }
 
 size_t ml_capture_bytes(const struct ml_layer *l, size_t tokens, int workers) {
-    size_t bytes = l->moe.experts ? tokens * l->moe.router.in * sizeof(float) : 0;
+    const struct ml_linear *kept = kept_reader(l);
+    size_t bytes = kept ? tokens * kept->in * sizeof(float) : 0;
     for (int i = 0; i < ML_INPUTS; i++) {
-        bytes += ml_hessian_bytes(input_width(l, (enum ml_input)i), workers);
+        const struct ml_linear *reader = first_reader(l, (enum ml_input)i);
+        if (reader) bytes += ml_hessian_bytes(reader->in, workers);
     }
     return bytes;
 }
 
+size_t ml_capture_expert_bytes(const struct ml_layer *l, int workers) {
+    const struct ml_site *own = ml_layer_input(l, ML_INPUT_EXPERT_HIDDEN);
+    return own ? ml_hessian_bytes(own->linear->in, workers) : 0;
+}
+
+static marlin_status keep_inputs(struct ml_capture *c, size_t width, struct marlin_error *err) {
+    size_t count = 0;
+    c->block_in = ml_mul_size(c->tokens, width, &count) ? ml_calloc(count, sizeof *c->block_in) : NULL;
+    if (c->block_in) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_MEMORY, "inputs of the experts of layer %zu: out of memory",
+                   c->layer->index);
+}
+
 marlin_status ml_capture_create(struct ml_capture *c, const struct ml_layer *l, size_t tokens,
                                 struct ml_pool *pool, struct marlin_error *err) {
-    size_t count = 0;
     marlin_status st = MARLIN_OK;
     *c = (struct ml_capture){.layer = l, .kernels = ml_kernels(), .pool = pool, .tokens = tokens};
     for (int i = 0; i < ML_INPUTS; i++) {
-        ML_TRY(ml_hessian_create(&c->h[i], input_width(l, (enum ml_input)i), ml_pool_size(pool), err));
+        c->reader[i] = first_reader(l, (enum ml_input)i);
+        if (c->reader[i]) ML_TRY(ml_hessian_create(&c->h[i], c->reader[i]->in, ml_pool_size(pool), err));
     }
-    if (!l->moe.experts) goto out;
-    c->block_in =
-        ml_mul_size(tokens, l->moe.router.in, &count) ? ml_calloc(count, sizeof *c->block_in) : NULL;
-    if (!c->block_in)
-        st = ml_fail(err, MARLIN_ERR_MEMORY, "inputs of the experts of layer %zu: out of memory", l->index);
+    c->kept = kept_reader(l);
+    if (c->kept) ML_TRY(keep_inputs(c, c->kept->in, err));
 out:
     if (st != MARLIN_OK) ml_capture_free(c);
     return st;
@@ -77,17 +73,12 @@ static void keep_block_input(struct ml_capture *c, const float *x, size_t ldx, s
     }
 }
 
-/* q stands for k and v, gate for up: they have the same input. */
+/* q stands for k and v, gate or the router for what else reads its input. */
 static void observe(void *user, const struct ml_linear *linear, const float *x, size_t ldx, size_t n) {
     struct ml_capture *c = user;
-    const struct ml_layer *l = c->layer;
-    const struct ml_linear *const first[ML_INPUTS] = {&l->attn.q, &l->attn.o,
-                                                      l->moe.experts ? &l->moe.router : &l->mlp.gate,
-                                                      l->moe.experts ? NULL : &l->mlp.down};
-    for (int i = 0; i < ML_INPUTS; i++) {
-        if (linear == first[i]) ml_hessian_add(&c->h[i], c->kernels, c->pool, x, ldx, n);
-    }
-    if (linear == &l->moe.router) keep_block_input(c, x, ldx, n, linear->in);
+    for (int i = 0; i < ML_INPUTS; i++)
+        if (linear == c->reader[i]) ml_hessian_add(&c->h[i], c->kernels, c->pool, x, ldx, n);
+    if (linear == c->kept) keep_block_input(c, x, ldx, n, linear->in);
 }
 
 marlin_status ml_rows_forward(const struct ml_model *m, size_t layer, struct ml_rows *rows,

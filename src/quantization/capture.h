@@ -14,18 +14,18 @@
 #include <signal.h>
 #include <stddef.h>
 
-/* Inputs that linears of one layer share. */
-enum ml_input { ML_INPUT_QKV, ML_INPUT_O, ML_INPUT_GATE_UP, ML_INPUT_DOWN, ML_INPUTS };
-enum ml_input ml_role_input(enum ml_role role); /* of a layer's role, not of the head */
-
-/* Hessians of one layer. In a mixture of experts GATE_UP is that of the block's input over all tokens, and
- * DOWN is made for one expert at a time from the inputs kept in `block_in`. Every expert sees every token, so
- * none can have seen too few: that an expert falls back to a Hessian shared by all has no case here. */
+/* Hessians of one layer, one for each input that its linears share. In a mixture of experts that of FFN is
+ * of the block's input over all tokens, and an expert's own (EXPERT_HIDDEN) is made for one expert at a time
+ * from the inputs kept in `block_in`: h[EXPERT_HIDDEN] stays empty. Every expert sees every token, so none
+ * can have seen too few: that an expert falls back to a Hessian shared by all has no case here. */
 struct ml_capture {
-    struct ml_hessian h[ML_INPUTS];
-    float *block_in; /* [tokens, H], NULL in a dense layer */
-    size_t tokens;   /* room in block_in */
-    size_t seen;     /* tokens in block_in */
+    struct ml_hessian h[ML_INPUTS]; /* h[i].k == 0: nothing is added up for this input */
+    const struct ml_linear
+        *reader[ML_INPUTS];       /* whose input goes into h[i], for all that share it; or NULL */
+    const struct ml_linear *kept; /* whose input goes into block_in; NULL in a dense layer */
+    float *block_in;              /* [tokens, H], NULL in a dense layer */
+    size_t tokens;                /* room in block_in */
+    size_t seen;                  /* tokens in block_in */
     const struct ml_layer *layer;
     const struct ml_kernels *kernels;
     struct ml_pool *pool;
@@ -33,6 +33,8 @@ struct ml_capture {
 
 /* Bytes that ml_capture_create takes for a layer. */
 size_t ml_capture_bytes(const struct ml_layer *layer, size_t tokens, int workers);
+/* Bytes of the Hessian of an expert's own input; 0 in a dense layer. */
+size_t ml_capture_expert_bytes(const struct ml_layer *layer, int workers);
 marlin_status ml_capture_create(struct ml_capture *c, const struct ml_layer *layer, size_t tokens,
                                 struct ml_pool *pool, struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_capture_free(struct ml_capture *c);

@@ -70,9 +70,10 @@ static bool ends_with(const char *s, const char *suffix) {
 
 static bool is_router(const struct export *x, const char *name) {
     const size_t layer = ml_plan_layer_of(&x->job->plan, name);
-    if (layer == x->job->plan.layers || !x->job->model->layers[layer].moe.experts) return false;
-    const char *router = x->job->model->layers[layer].moe.router.name;
-    const char *tail = router + strlen("model.");
+    if (layer == x->job->plan.layers) return false;
+    const struct ml_site *router = ml_layer_site(&x->job->model->layers[layer], ML_ROLE_ROUTER);
+    if (!router) return false;
+    const char *tail = router->linear->name + strlen("model.");
     return ends_with(name, ".weight") && strlen(name) >= strlen(tail) + 7 &&
            strncmp(name + strlen(name) - 7 - strlen(tail), tail, strlen(tail)) == 0;
 }

@@ -90,8 +90,8 @@ static uint64_t hessian_bytes(const struct ml_job *job, size_t layer, size_t tok
     const int workers = ml_pool_size(job->settings->pool);
     if (layer == job->plan.layers) return ml_hessian_bytes(job->model->head.in, workers);
     const struct ml_layer *l = &job->model->layers[layer];
-    const uint64_t capture = ml_capture_bytes(l, tokens, workers) +
-                             (l->moe.experts ? ml_hessian_bytes(l->moe.experts[0].down.in, workers) : 0);
+    const uint64_t capture =
+        (uint64_t)ml_capture_bytes(l, tokens, workers) + ml_capture_expert_bytes(l, workers);
     return job->settings->optimize
                ? larger(capture, ml_layer_curvature_bytes(&job->plan, layer, job->width, workers))
                : capture;

@@ -29,7 +29,8 @@ struct probe {
     float *normed;        /* [CHUNK, H] */
     double *kl;           /* [CHUNK] */
     size_t hidden, vocab, tokens;
-    double *loss; /* [layers][ML_ROLES] */
+    double *loss;           /* [layers][ML_ROLES] */
+    size_t units, measured; /* of all layers */
 };
 
 /* ---- divergence ---- */
@@ -126,9 +127,8 @@ static marlin_status swap_tensor(struct probe *p, struct swap *s, const struct m
                                  const struct ml_capture *c, struct marlin_error *err) {
     struct ml_hessian own = {0};
     marlin_status st;
-    if (t->expert == ML_NO_EXPERT || t->role != ML_ROLE_DOWN)
-        return swap_in(p, s, t, &c->h[ml_role_input(t->role)], err);
-    const struct ml_mlp *e = &c->layer->moe.experts[t->expert];
+    if (t->input != ML_INPUT_EXPERT_HIDDEN) return swap_in(p, s, t, &c->h[t->input], err);
+    const struct ml_mlp *e = &c->layer->ffn.moe.experts[t->expert];
     ML_TRY(ml_hessian_create(&own, e->down.in, ml_pool_size(c->pool), err));
     ML_TRY(ml_capture_expert(c, p->job->model, p->job->rows.width, e, &own, err));
     ML_TRY(swap_in(p, s, t, &own, err));
@@ -186,18 +186,33 @@ static void take_sample(struct probe *p) {
     }
 }
 
+static bool has_role(const struct ml_plan *p, size_t layer, enum ml_role role) {
+    for (size_t i = p->first[layer]; i < p->first[layer + 1]; i++)
+        if (p->tensors[i].role == role) return true;
+    return false;
+}
+
+static size_t count_units(const struct ml_plan *p) {
+    size_t n = 0;
+    for (size_t l = 0; l < p->layers; l++)
+        for (int role = 0; role < ML_ROLES; role++)
+            n += has_role(p, l, (enum ml_role)role);
+    return n;
+}
+
 static marlin_status measure_layer(struct probe *p, size_t layer, struct marlin_error *err) {
     const struct ml_quantize_settings *s = p->job->settings;
-    const size_t total = p->job->plan.layers * (ML_ROLES - 1);
     struct ml_capture c = {0};
     marlin_status st;
     take_sample(p);
     ML_TRY(ml_capture_create(&c, &p->job->model->layers[layer], p->job->rows.rows * p->job->rows.width,
                              s->pool, err));
     ML_TRY(ml_rows_forward(p->job->model, layer, &p->job->rows, &c, s->pool, s->cancel, err));
-    for (int role = 0; role < ML_ROLE_HEAD; role++) {
+    for (int role = 0; role < ML_ROLES; role++) {
+        if (!has_role(&p->job->plan, layer, (enum ml_role)role)) continue;
         ML_TRY(measure_unit(p, layer, (enum ml_role)role, &c, err));
-        if (s->on_measure) s->on_measure(s->user, layer * (ML_ROLES - 1) + (size_t)role + 1, total);
+        p->measured++;
+        if (s->on_measure) s->on_measure(s->user, p->measured, p->units);
     }
 out:
     ml_capture_free(&c);
@@ -208,6 +223,7 @@ static marlin_status create_probe(struct probe *p, struct marlin_error *err) {
     const struct ml_rows *all = &p->job->rows;
     size_t rows = ML_SAMPLE_TOKENS / all->width;
     rows = rows < 1 ? 1 : rows > all->rows ? all->rows : rows;
+    p->units = count_units(&p->job->plan);
     p->hidden = (size_t)p->job->model->config->hidden_size;
     p->vocab = p->job->model->head.out;
     p->tokens = rows * all->width;

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "models/layers/layers.h"
 #include "quantization/allocate.h"
+#include "quantization/backward.h"
 #include "quantization/job.h"
 
 #include <math.h>
@@ -139,6 +140,7 @@ static marlin_status open_job(struct ml_job *job, struct marlin_error *err) {
     ML_TRY(ml_model_load(s->source, &mo, &job->model, err));
     ML_TRY(ml_plan_create(job->model, &job->plan, err));
     ML_TRY(check_source(job, err));
+    if (s->optimize) ML_TRY(ml_backward_check(job->model, err));
     ML_TRY(ml_job_allocate(job, NULL, err));
     set_size(job);
     ML_TRY(create_report(job, err));
@@ -362,7 +364,7 @@ out:
 static marlin_status quantize_expert_down(struct ml_job *job, size_t index, const struct ml_capture *c,
                                           struct ml_part *part, struct marlin_error *err) {
     const struct ml_plan_tensor *t = &job->plan.tensors[index];
-    const struct ml_mlp *e = &c->layer->moe.experts[t->expert];
+    const struct ml_mlp *e = &c->layer->ffn.moe.experts[t->expert];
     struct ml_hessian h = {0};
     marlin_status st;
     ML_TRY(ml_hessian_create(&h, e->down.in, ml_pool_size(c->pool), err));
@@ -377,10 +379,9 @@ static marlin_status quantize_layer(struct ml_job *job, size_t layer, const stru
                                     struct ml_part *part, struct marlin_error *err) {
     for (size_t i = job->plan.first[layer]; i < job->plan.first[layer + 1]; i++) {
         const struct ml_plan_tensor *t = &job->plan.tensors[i];
-        const bool own = t->expert != ML_NO_EXPERT && t->role == ML_ROLE_DOWN;
-        const marlin_status st =
-            own ? quantize_expert_down(job, i, c, part, err)
-                : ml_job_quantize_tensor(job, i, &c->h[ml_role_input(t->role)], NULL, part, err);
+        const bool own = t->input == ML_INPUT_EXPERT_HIDDEN;
+        const marlin_status st = own ? quantize_expert_down(job, i, c, part, err)
+                                     : ml_job_quantize_tensor(job, i, &c->h[t->input], NULL, part, err);
         if (st != MARLIN_OK) return st;
     }
     return MARLIN_OK;

@@ -10,11 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *ml_role_name(enum ml_role r) {
-    static const char *const names[ML_ROLES] = {"q", "k", "v", "o", "gate", "up", "down", "head"};
-    return names[r];
-}
-
 static const char canonical_prefix[] = "model.";
 
 static marlin_status set_names(struct ml_plan *p, struct ml_plan_tensor *t, struct marlin_error *err) {
@@ -38,46 +33,37 @@ static marlin_status set_embedding(struct ml_plan *p, struct marlin_error *err) 
     return p->embedding ? MARLIN_OK : ml_fail(err, MARLIN_ERR_MEMORY, "plan: out of memory");
 }
 
-static marlin_status add(struct ml_plan *p, const struct ml_linear *l, enum ml_role role, size_t layer,
-                         int expert, struct marlin_error *err) {
-    struct ml_plan_tensor *t = &p->tensors[p->count++];
-    *t = (struct ml_plan_tensor){.linear = l, .role = role, .layer = layer, .expert = expert};
-    return set_names(p, t, err);
+static marlin_status add(struct ml_plan *p, const struct ml_plan_tensor *t, struct marlin_error *err) {
+    p->tensors[p->count] = *t;
+    return set_names(p, &p->tensors[p->count++], err);
 }
 
-static marlin_status add_mlp(struct ml_plan *p, const struct ml_mlp *m, size_t layer, int expert,
-                             struct marlin_error *err) {
-    marlin_status st;
-    ML_TRY(add(p, &m->gate, ML_ROLE_GATE, layer, expert, err));
-    ML_TRY(add(p, &m->up, ML_ROLE_UP, layer, expert, err));
-    ML_TRY(add(p, &m->down, ML_ROLE_DOWN, layer, expert, err));
-out:
-    return st;
+static bool is_planned(const struct ml_site *site) {
+    return site->role != ML_ROLE_ROUTER;
 }
 
 static marlin_status add_layer(struct ml_plan *p, const struct ml_layer *l, struct marlin_error *err) {
-    const struct ml_attention_weights *a = &l->attn;
-    marlin_status st;
-    ML_TRY(add(p, &a->q, ML_ROLE_Q, l->index, ML_NO_EXPERT, err));
-    ML_TRY(add(p, &a->k, ML_ROLE_K, l->index, ML_NO_EXPERT, err));
-    ML_TRY(add(p, &a->v, ML_ROLE_V, l->index, ML_NO_EXPERT, err));
-    ML_TRY(add(p, &a->o, ML_ROLE_O, l->index, ML_NO_EXPERT, err));
-    if (!l->moe.experts) {
-        st = add_mlp(p, &l->mlp, l->index, ML_NO_EXPERT, err);
-        goto out;
+    for (size_t i = 0; i < l->n_sites; i++) {
+        const struct ml_site *s = &l->sites[i];
+        const struct ml_plan_tensor t = {
+            .linear = s->linear, .role = s->role, .input = s->input, .layer = l->index, .expert = s->expert};
+        const marlin_status st = is_planned(s) ? add(p, &t, err) : MARLIN_OK;
+        if (st != MARLIN_OK) return st;
     }
-    for (size_t e = 0; e < l->moe.n_experts; e++) {
-        ML_TRY(add_mlp(p, &l->moe.experts[e], l->index, (int)e, err));
-    }
-out:
-    return st;
+    return MARLIN_OK;
+}
+
+static marlin_status add_head(struct ml_plan *p, struct marlin_error *err) {
+    const struct ml_plan_tensor t = {
+        .linear = &p->model->head, .role = ML_ROLE_HEAD, .layer = p->layers, .expert = ML_NO_EXPERT};
+    return add(p, &t, err);
 }
 
 static size_t count_tensors(const struct ml_model *m) {
     size_t n = 1;
-    for (size_t i = 0; i < (size_t)m->config->num_layers; i++) {
-        n += 4 + 3 * (m->layers[i].moe.experts ? m->layers[i].moe.n_experts : 1);
-    }
+    for (size_t i = 0; i < (size_t)m->config->num_layers; i++)
+        for (size_t k = 0; k < m->layers[i].n_sites; k++)
+            n += is_planned(&m->layers[i].sites[k]);
     return n;
 }
 
@@ -107,7 +93,7 @@ marlin_status ml_plan_create(const struct ml_model *m, struct ml_plan *p, struct
         ML_TRY(add_layer(p, &m->layers[i], err));
     }
     p->first[p->layers] = p->count;
-    ML_TRY(add(p, &m->head, ML_ROLE_HEAD, p->layers, ML_NO_EXPERT, err));
+    ML_TRY(add_head(p, err));
     p->first[p->layers + 1] = p->count;
 out:
     if (st != MARLIN_OK) ml_plan_free(p);

@@ -13,28 +13,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum ml_role {
-    ML_ROLE_Q,
-    ML_ROLE_K,
-    ML_ROLE_V,
-    ML_ROLE_O,
-    ML_ROLE_GATE,
-    ML_ROLE_UP,
-    ML_ROLE_DOWN,
-    ML_ROLE_HEAD,
-    ML_ROLES
-};
-const char *ml_role_name(enum ml_role r); /* "down" */
-
-enum { ML_BITS_INT8 = 8, ML_BITS_PLAIN = 16, ML_NO_EXPERT = -1 };
+enum { ML_BITS_INT8 = 8, ML_BITS_PLAIN = 16 };
 
 struct ml_plan_tensor {
     const struct ml_linear *linear; /* the model's */
     const char *stored;             /* name in files, without suffix; differs from linear->name in wrappers */
     enum ml_role role;
-    size_t layer; /* num_layers for the head */
-    int expert;   /* or ML_NO_EXPERT */
-    int bits;     /* 0 = not yet given, ML_BITS_PLAIN = left as it is */
+    enum ml_input input; /* what it reads in its layer; of no meaning for the head */
+    size_t layer;        /* num_layers for the head */
+    int expert;          /* or ML_NO_EXPERT */
+    int bits;            /* 0 = not yet given, ML_BITS_PLAIN = left as it is */
 };
 
 /* Tensors in the order of work: layers from first to last, the head at the end. Tensors of one layer with the

@@ -8,8 +8,10 @@
 #include "models/bind.h"
 #include "models/layers/layers.h"
 
-extern const struct ml_arch ml_arch_llama, ml_arch_qwen2, ml_arch_qwen3, ml_arch_mistral, ml_arch_phi3,
-    ml_arch_olmo2, ml_arch_smollm3, ml_arch_gemma2, ml_arch_gemma3, ml_arch_qwen3_moe, ml_arch_mixtral;
+/* ml_arch_llama and so on, one for each family of converters/hf_config.h. */
+#define ML_ARCH(name) extern const struct ml_arch ml_arch_##name;
+ML_FAMILIES(ML_ARCH)
+#undef ML_ARCH
 
 /* The pre-norm block (llama.c):  x += attention(norm x);  x += mlp(norm x). */
 void ml_prenorm_layer(struct ml_state *s, const struct ml_layer *l, float *x);

@@ -14,7 +14,7 @@ struct rows {
 };
 
 static void rotate(const struct rows *a, float *x, size_t heads, size_t t) {
-    const struct ml_rope *r = a->l->attn.rope;
+    const struct ml_rope *r = a->l->mixer.attention.rope;
     if (!r) return;
     a->s->exec.k->rope_half(x, heads, a->s->kv.shape.head_dim, r->rotary, a->cos + t * r->half,
                             a->sin + t * r->half);
@@ -23,7 +23,7 @@ static void rotate(const struct rows *a, float *x, size_t heads, size_t t) {
 /* One token: what happens to q, k and v between the projections and the scores. */
 static void prepare_rows(void *arg, size_t begin, size_t end, int worker) {
     const struct rows *a = arg;
-    const struct ml_attention_weights *w = &a->l->attn;
+    const struct ml_attention_weights *w = &a->l->mixer.attention;
     struct ml_state *s = a->s;
     const size_t dim = s->kv.shape.head_dim;
     (void)worker;
@@ -38,7 +38,7 @@ static void prepare_rows(void *arg, size_t begin, size_t end, int worker) {
 }
 
 static void prepare(struct ml_state *s, const struct ml_layer *l) {
-    const bool local = l->attn.rope == &s->model->rope_local;
+    const bool local = l->mixer.attention.rope == &s->model->rope_local;
     struct rows a = {s, l, local ? s->cos_local : s->cos, local ? s->sin_local : s->sin};
     if (s->n <= ROW_GRAIN)
         prepare_rows(&a, 0, s->n, 0);
@@ -47,7 +47,7 @@ static void prepare(struct ml_state *s, const struct ml_layer *l) {
 }
 
 static void attend(struct ml_state *s, const struct ml_layer *l) {
-    const struct ml_attention_weights *w = &l->attn;
+    const struct ml_attention_weights *w = &l->mixer.attention;
     const struct ml_attention_job job = {
         .q = s->q,
         .q_stride = w->q.out,
@@ -96,7 +96,7 @@ static const float *lane_scales(const struct ml_state *s, const float *scales, s
 /* Piece i is KV head i % kv_heads of row i / kv_heads. */
 static void attend_lanes(void *arg, size_t begin, size_t end, int worker) {
     const struct rows *a = arg;
-    const struct ml_attention_weights *w = &a->l->attn;
+    const struct ml_attention_weights *w = &a->l->mixer.attention;
     struct ml_state *s = a->s;
     const size_t dim = s->kv.shape.head_dim, kv_heads = s->kv.shape.kv_heads;
     const size_t group = w->q.out / dim / kv_heads, layer = a->l->index;
@@ -126,7 +126,7 @@ static void attend_lanes(void *arg, size_t begin, size_t end, int worker) {
 }
 
 void ml_attention_forward(struct ml_state *s, const struct ml_layer *l, const float *x, float *y) {
-    const struct ml_attention_weights *w = &l->attn;
+    const struct ml_attention_weights *w = &l->mixer.attention;
     const struct ml_linear_job qkv[] = {
         {&w->q, s->q, w->q.out}, {&w->k, s->k, w->k.out}, {&w->v, s->v, w->v.out}};
     const struct ml_linear_job out = {&w->o, y, w->o.out};

@@ -146,13 +146,11 @@ struct check {
     size_t layer, checked;
 };
 
-static marlin_status check_linear(void *user, struct ml_linear *l, struct marlin_error *err) {
-    struct check *c = user;
+static void check_linear(struct check *c, struct ml_linear *l) {
     struct fixture *f = c->f;
     const float step = 1e-4f;
     float *d = normals(l->in * l->out, 5);
     struct direction a = {.linear = l, .d = d};
-    (void)err;
     memcpy(f->gx, f->g, TOKENS * f->hidden * sizeof(float));
     ml_backward_layer(f->b, c->layer, f->x, f->gx, TOKENS, along, &a);
     if (a.calls) {
@@ -162,7 +160,6 @@ static marlin_status check_linear(void *user, struct ml_linear *l, struct marlin
         c->checked++;
     }
     free(d);
-    return MARLIN_OK;
 }
 
 static void weight_gradients(void **state) {
@@ -171,7 +168,8 @@ static void weight_gradients(void **state) {
         struct fixture f;
         open_fixture(&f, fixtures[i], 1);
         struct check c = {&f, fixtures[i], 0, 0};
-        assert_int_equal(ml_layer_linears(&f.model->layers[0], check_linear, &c, NULL), MARLIN_OK);
+        for (size_t k = 0; k < f.model->layers[0].n_sites; k++)
+            check_linear(&c, f.model->layers[0].sites[k].linear);
         assert_true(c.checked >= 7);
         close_fixture(&f);
     }
@@ -235,12 +233,54 @@ static void threads_agree(void **state) {
     }
 }
 
+/* An architecture whose row does not say has_backward is refused by its name, before any work. */
+static void other_architectures_are_refused(void **state) {
+    struct ml_model *model = load_fixture("qwen3");
+    struct ml_arch other = *model->arch;
+    struct ml_backward *b = NULL;
+    struct marlin_error err = {0};
+    (void)state;
+    assert_int_equal(ml_backward_check(model, &err), MARLIN_OK);
+    other.model_type = "made_up";
+    other.has_backward = false;
+    model->arch = &other;
+    assert_int_equal(ml_backward_check(model, &err), MARLIN_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "made_up"));
+    assert_non_null(strstr(err.text, "--optimize"));
+    assert_int_equal(ml_backward_create(model, NULL, TOKENS, &b, &err), MARLIN_ERR_UNSUPPORTED);
+    assert_null(b);
+    ml_model_free(model);
+}
+
+/* What says has_backward is what the fixtures of this file check. */
+static void the_claim_covers_the_fixtures(void **state) {
+    size_t claimed = 0, seen = 0;
+    (void)state;
+    for (const char *const *s = ml_config_supported(); *s; s++) {
+        const struct ml_arch *arch = ml_arch_find(*s);
+        assert_non_null(arch);
+        assert_string_equal(arch->model_type, *s);
+        bool found = false;
+        claimed += arch->has_backward;
+        for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures && !found; i++) {
+            struct ml_model *model = load_fixture(fixtures[i]);
+            found = model->arch == arch;
+            ml_model_free(model);
+        }
+        if (arch->has_backward && !found) fail_msg("%s: has_backward, but no fixture shows it", *s);
+        seen += found;
+    }
+    assert_int_equal(claimed, seen);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(input_gradients),
         cmocka_unit_test(weight_gradients),
         cmocka_unit_test(head_gradients),
         cmocka_unit_test(threads_agree),
+        cmocka_unit_test(other_architectures_are_refused),
+        cmocka_unit_test(the_claim_covers_the_fixtures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

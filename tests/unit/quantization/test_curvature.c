@@ -65,7 +65,7 @@ static void factors_follow_their_definition(void **state) {
     (void)state;
     open_fixture(&f, "qwen3");
     assert_int_equal(ml_layer_curvature_create(&c, &f.plan, 0, TOKENS, NULL, NULL), MARLIN_OK);
-    const struct ml_linear *l = &f.model->layers[0].mlp.down;
+    const struct ml_linear *l = &f.model->layers[0].ffn.mlp.down;
     float *x = normals(TOKENS * l->in, 1), *g = normals(TOKENS * l->out, 2);
     ml_layer_curvature_add(&c, l, x, g, 25);
     ml_layer_curvature_add(&c, l, x + 25 * l->in, g + 25 * l->out, TOKENS - 25);
@@ -91,7 +91,7 @@ static void experts_share(void **state) {
     (void)state;
     open_fixture(&f, "mixtral");
     assert_int_equal(ml_layer_curvature_create(&c, &f.plan, 0, TOKENS, NULL, NULL), MARLIN_OK);
-    const struct ml_mlp *e = f.model->layers[0].moe.experts;
+    const struct ml_mlp *e = f.model->layers[0].ffn.moe.experts;
     const size_t in = e[0].up.in, out = e[0].up.out;
     float *x = normals(TOKENS * in, 1), *g = normals(TOKENS * out, 2);
     for (size_t fed = 0; fed < (in > out ? in : out); fed += TOKENS)
