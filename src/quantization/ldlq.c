@@ -19,6 +19,7 @@
  */
 #include "quantization/ldlq.h"
 
+#include "base/assert.h"
 #include "base/checked.h"
 #include "base/mem.h"
 
@@ -189,6 +190,7 @@ static marlin_status make_room(struct ldlq *l, struct marlin_error *err) {
 }
 
 marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) {
+    ML_ASSERT(job->n % ML_TILE == 0 && job->k % ML_TILE == 0 && job->q && job->bytes);
     struct ldlq l = {.job = job, .stride = carve(NULL, NULL, job), .bands = (job->n + BAND - 1) / BAND};
     const marlin_status st = make_room(&l, err);
     if (st == MARLIN_OK) ml_pool_for(job->pool, l.bands, 1, run_bands, &l);

@@ -19,6 +19,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 enum { MAX_TIERS = ML_CPU_TIERS + 1, FIRST_FOREIGN = 1 + 5 + 3 * 8, TYPES = FIRST_FOREIGN + 4 * 5 };
 
 /* ---- random matrices: every pattern of bits is a tile ---- */
@@ -490,5 +492,5 @@ int main(void) {
         cmocka_unit_test(test_odd_inputs),       cmocka_unit_test(test_many_jobs),
         cmocka_unit_test(test_whole_numbers),    cmocka_unit_test(test_out_of_memory),
     };
-    return cmocka_run_group_tests(list, NULL, NULL);
+    return cmocka_run_group_tests(list, NULL, guard_clean);
 }
