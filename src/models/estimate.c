@@ -30,7 +30,7 @@ marlin_status ml_model_estimate(const struct ml_config *c, uint64_t weight_bytes
     ML_TRY(ml_kv_bytes(&shape, &kv, err));
     ML_TRY(ml_scratch_layout(c, max_batch < ctx ? max_batch : ctx, ctx, NULL, &work, err));
     /* One scratch for each worker of a pool over all processors. */
-    if (!ml_mul_size(ml_gemm_scratch(ml_config_max_cols(c)), (size_t)ml_cpu()->cores, &kernels)) {
+    if (!ml_mul_size(ml_gemm_scratch(), (size_t)ml_cpu()->cores, &kernels)) {
         st = too_large(err);
         goto out;
     }

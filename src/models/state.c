@@ -161,7 +161,7 @@ marlin_status ml_state_create_as(const struct ml_model *m, struct ml_pool *pool,
     if (!s) return ml_fail(err, MARLIN_ERR_MEMORY, "state: out of memory");
     s->model = m;
     s->max_batch = max_batch < ctx ? max_batch : ctx;
-    ML_TRY(ml_exec_create(&s->exec, ml_kernels(), pool, ml_config_max_cols(m->config), err));
+    ML_TRY(ml_exec_create(&s->exec, ml_kernels(), pool, err));
     ML_TRY(ml_kv_create(&s->kv, &shape, m->device, err));
     ML_TRY(create_scratch(s, err));
     ML_TRY(reserve_quant(s, err));

@@ -25,7 +25,7 @@ static size_t padded(size_t channels) {
 }
 
 static size_t worker_bytes(size_t k) {
-    return pad64(ROWS * k * sizeof(float)) + pad64(ml_gemm_scratch(CHUNK));
+    return pad64(ROWS * k * sizeof(float)) + pad64(ml_gemm_scratch());
 }
 
 static size_t chunk_bytes(size_t k) {

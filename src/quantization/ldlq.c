@@ -57,7 +57,7 @@ static size_t carve(struct band *b, char *base, const struct ml_ldlq_job *job) {
                            BAND * job->k * sizeof(float),
                            (size_t)BAND * BUFFER * sizeof(float),
                            (size_t)ML_TILE * BAND * sizeof(float),
-                           ml_gemm_scratch(job->lo && job->n > job->k ? job->n : job->k),
+                           ml_gemm_scratch(),
                            ml_viterbi_scratch(&job->codec->viterbi)};
     size_t at[6], total = 0;
     for (size_t i = 0; i < 6; i++) {
@@ -77,7 +77,7 @@ static size_t carve(struct band *b, char *base, const struct ml_ldlq_job *job) {
 
 size_t ml_ldlq_scratch(size_t k) {
     static const size_t search = 9 << 20; /* the most that ml_viterbi_scratch says */
-    return (2 * BAND * k + (size_t)BAND * (BUFFER + ML_TILE)) * sizeof(float) + ml_gemm_scratch(k) + search +
+    return (2 * BAND * k + (size_t)BAND * (BUFFER + ML_TILE)) * sizeof(float) + ml_gemm_scratch() + search +
            (size_t)6 * 64;
 }
 
@@ -225,7 +225,7 @@ static size_t proxy_carve(struct proxy_scratch *s, char *base, size_t k) {
         s->up = s->own + block;
         s->gemm = s->up + block;
     }
-    return x + 2 * block * sizeof(float) + pad64(ml_gemm_scratch(k));
+    return x + 2 * block * sizeof(float) + pad64(ml_gemm_scratch());
 }
 
 static double dot(const float *a, const float *own, const float *up, size_t n) {

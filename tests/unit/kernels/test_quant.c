@@ -178,7 +178,7 @@ static int tiers(struct ml_kernels *k) {
 static void setup_exec(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool, size_t max_k,
                        size_t max_n, size_t jobs, size_t batch) {
     struct marlin_error err;
-    assert_int_equal(ml_exec_create(e, k, pool, max_k, &err), MARLIN_OK);
+    assert_int_equal(ml_exec_create(e, k, pool, &err), MARLIN_OK);
     assert_int_equal(ml_exec_reserve_quant(e, max_k, max_n, jobs, batch, &err), MARLIN_OK);
 }
 
@@ -476,7 +476,7 @@ static void test_out_of_memory(void **state) {
     for (uint64_t i = 1; i <= 6; i++) {
         struct ml_exec e;
         struct marlin_error err;
-        assert_int_equal(ml_exec_create(&e, ml_kernels(), NULL, 128, &err), MARLIN_OK);
+        assert_int_equal(ml_exec_create(&e, ml_kernels(), NULL, &err), MARLIN_OK);
         ml_mem_fail_at(i);
         assert_int_equal(ml_exec_reserve_quant(&e, 128, 128, 1, 1, &err), MARLIN_ERR_MEMORY);
         ml_mem_fail_at(0);
