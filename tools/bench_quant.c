@@ -197,7 +197,7 @@ int main(int argc, char **argv) {
     if (argc > 1 && !ml_cpu_set_mask(argv[1])) return 1;
     b.k = ml_kernels();
     if (ml_pool_create(argc > 3 ? (int)strtol(argv[3], NULL, 10) : 0, &b.pool, &err) != MARLIN_OK ||
-        ml_exec_create(&b.exec, b.k, b.pool, K, &err) != MARLIN_OK ||
+        ml_exec_create(&b.exec, b.k, b.pool, &err) != MARLIN_OK ||
         ml_exec_reserve_quant(&b.exec, &(struct ml_quant_room){K, N, 1, 512}, &err) != MARLIN_OK ||
         ml_peak_reader_create(b.pool, &b.reader, &err) != MARLIN_OK)
         return 1;

@@ -21,7 +21,7 @@ struct ml_generator {
     struct ml_sequence *sequence;
     struct ml_work *work;
     struct ml_sampler *sampler;
-    pthread_mutex_t *gate;
+    struct ml_lock *gate;
     size_t context, chunk, vocab;
     float *logits;      /* [vocab], of the last token fed */
     int32_t *generated; /* [context] */
@@ -132,13 +132,13 @@ static void end(struct loop *l, enum ml_finish why) {
 
 static marlin_status feed(struct ml_generator *g, const int32_t *ids, size_t n, bool last,
                           struct marlin_error *err) {
-    if (g->gate) pthread_mutex_lock(g->gate);
+    if (g->gate) ml_lock_take(g->gate);
     ml_mem_guard_begin("the forward pass");
     const marlin_status st =
         ml_feed(g->work, g->sequence, ids, n, last ? ML_LOGITS_LAST : ML_LOGITS_NONE,
                          last ? g->logits : NULL, err);
     ml_mem_guard_end();
-    if (g->gate) pthread_mutex_unlock(g->gate);
+    if (g->gate) ml_lock_release(g->gate);
     return st;
 }
 

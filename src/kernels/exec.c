@@ -31,8 +31,8 @@ void ml_exec_bind(struct ml_exec *e) {
 }
 
 marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool,
-                             size_t max_cols, struct marlin_error *err) {
-    const size_t stride = (ml_gemm_scratch(max_cols) + 63) / 64 * 64;
+                             struct marlin_error *err) {
+    const size_t stride = (ml_gemm_scratch() + 63) / 64 * 64;
     size_t bytes;
     if (!ml_mul_size(stride, (size_t)ml_pool_size(pool), &bytes))
         return ml_fail(err, MARLIN_ERR_LIMIT, "kernels: scratch of %d threads overflows", ml_pool_size(pool));

@@ -19,9 +19,8 @@ struct ml_exec {
     struct ml_selection select; /* bound by ml_exec_create: ml_selection() for the tier and threads at hand */
 };
 
-/* max_cols: the widest input of any matrix that will be multiplied. */
 marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool,
-                             size_t max_cols, struct marlin_error *err) MARLIN_MUST_CHECK;
+                             struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_exec_free(struct ml_exec *e);
 
 /* Sets e->select from e->k and e->pool: for who makes a struct ml_exec by hand. */

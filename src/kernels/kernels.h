@@ -176,7 +176,7 @@ const struct ml_kernels *ml_kernels(void);
 /* Attention over keys and values of a type: F32, F16 or I8. */
 ml_attention_fn *ml_attention_of(const struct ml_kernels *k, enum ml_dtype kv_type);
 
-/* Scratch of a gemm call for cols columns, bytes. */
-size_t ml_gemm_scratch(size_t cols);
+/* Scratch of a gemm call, bytes: a panel, however wide the matrix is. */
+size_t ml_gemm_scratch(void);
 
 #endif

@@ -67,7 +67,7 @@ static marlin_status prepare(struct tune *t, const struct ml_kernels *k, struct 
     t->pool = pool;
     t->rows = larger(LEAST_ROWS, 2 * ML_QUANT_BLOCK * threads);
     t->bytes = larger(larger(LEAST_BYTES, 2 * ml_cpu()->l3), 2 * t->rows * COLS * sizeof(float));
-    ML_TRY(ml_exec_create(&t->exec, k, pool, COLS, err));
+    ML_TRY(ml_exec_create(&t->exec, k, pool, err));
     ML_TRY(ml_exec_reserve_quant(
         &t->exec,
         &(struct ml_quant_room){.max_k = COLS, .max_n = t->rows, .max_jobs = 1, .max_batch = HIGH}, err));

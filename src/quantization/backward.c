@@ -106,7 +106,6 @@ marlin_status ml_backward_create(const struct ml_model *m, struct ml_pool *pool,
     ML_TRY(ml_backward_check(m, err));
     const size_t floats = lay_out(b, m, ml_pool_size(pool), NULL);
     size_t bytes;
-    const size_t cols = larger(larger(width, ML_BACKWARD_ROWS), ml_config_max_cols(m->config));
     if (!floats || !ml_mul_size(floats, sizeof(float), &bytes) || !(b->memory = ml_alloc_aligned(bytes))) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "backward pass of %zu tokens: out of memory", width);
         goto out;
@@ -116,7 +115,7 @@ marlin_status ml_backward_create(const struct ml_model *m, struct ml_pool *pool,
     ML_TRY(ml_work_create(m, pool, &sizes, &b->work, err));
     ML_TRY(ml_sequence_create_alone(m, width, width, &b->sequence, err));
     b->s = ml_work_first(b->work);
-    ML_TRY(ml_exec_create(&b->exec, ml_kernels(), pool, cols, err));
+    ML_TRY(ml_exec_create(&b->exec, ml_kernels(), pool, err));
 out:
     if (st == MARLIN_OK)
         *out = b;

@@ -6,6 +6,7 @@
  */
 #include "quantization/codec.h"
 
+#include "base/assert.h"
 #include "base/fp.h"
 #include "packing/codes.h"
 
@@ -70,6 +71,7 @@ static void pack(const struct ml_codec *c, const uint16_t *state, uint8_t *bytes
 
 void ml_codec_quantize(const struct ml_codec *c, void *scratch, const float *in, size_t stride,
                        float values[ML_TILE_WEIGHTS], uint8_t *bytes) {
+    ML_ASSERT(stride >= ML_TILE && (uintptr_t)scratch % 64 == 0);
     float target[ML_TILE_WEIGHTS];
     uint16_t state[ML_TILE_WEIGHTS];
     for (int i = 0; i < ML_TILE_WEIGHTS; i++) {

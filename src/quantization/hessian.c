@@ -7,6 +7,7 @@
  */
 #include "quantization/hessian.h"
 
+#include "base/assert.h"
 #include "base/mem.h"
 
 #include <math.h>
@@ -24,7 +25,7 @@ static size_t padded(size_t channels) {
 }
 
 static size_t worker_bytes(size_t k) {
-    return pad64(ROWS * k * sizeof(float)) + pad64(ml_gemm_scratch(CHUNK));
+    return pad64(ROWS * k * sizeof(float)) + pad64(ml_gemm_scratch());
 }
 
 static size_t chunk_bytes(size_t k) {
@@ -150,6 +151,7 @@ static void add_chunk(struct add *a, struct ml_pool *pool) {
 
 void ml_hessian_add(struct ml_hessian *h, const struct ml_kernels *kernels, struct ml_pool *pool,
                     const float *x, size_t ldx, size_t n) {
+    ML_ASSERT(ldx >= h->channels && ml_pool_size(pool) <= h->workers);
     struct add a = {.h = h, .kernels = kernels, .ldx = ldx};
     for (size_t t = 0; t < n; t += CHUNK) {
         a.x = x + t * ldx;
@@ -159,6 +161,7 @@ void ml_hessian_add(struct ml_hessian *h, const struct ml_kernels *kernels, stru
 }
 
 void ml_hessian_sum(struct ml_hessian *h, const struct ml_hessian *other) {
+    ML_ASSERT(h->k == other->k && h->channels == other->channels);
     for (size_t i = 0; i < h->k; i++)
         ml_kernels()->add(h->h + i * h->k, other->h + i * h->k, i + 1);
     h->count += other->count;

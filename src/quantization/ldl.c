@@ -158,7 +158,7 @@ static size_t pad64(size_t bytes) {
 
 static marlin_status allocate(struct factor *f, struct ml_pool *pool, struct marlin_error *err) {
     const size_t square = (size_t)PANEL * PANEL * sizeof(float), small = f->k * ML_TILE * sizeof(float);
-    f->stride = square + pad64(ml_gemm_scratch(f->k));
+    f->stride = square + pad64(ml_gemm_scratch());
     f->scratch = ml_alloc_aligned(square + pad64(small) + (size_t)ml_pool_size(pool) * f->stride);
     if (!f->scratch)
         return ml_fail(err, MARLIN_ERR_MEMORY, "factoring a Hessian of %zu channels: out of memory", f->k);

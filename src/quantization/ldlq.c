@@ -19,6 +19,7 @@
  */
 #include "quantization/ldlq.h"
 
+#include "base/assert.h"
 #include "base/checked.h"
 #include "base/mem.h"
 
@@ -56,7 +57,7 @@ static size_t carve(struct band *b, char *base, const struct ml_ldlq_job *job) {
                            BAND * job->k * sizeof(float),
                            (size_t)BAND * BUFFER * sizeof(float),
                            (size_t)ML_TILE * BAND * sizeof(float),
-                           ml_gemm_scratch(job->lo && job->n > job->k ? job->n : job->k),
+                           ml_gemm_scratch(),
                            ml_viterbi_scratch(&job->codec->viterbi)};
     size_t at[6], total = 0;
     for (size_t i = 0; i < 6; i++) {
@@ -76,7 +77,7 @@ static size_t carve(struct band *b, char *base, const struct ml_ldlq_job *job) {
 
 size_t ml_ldlq_scratch(size_t k) {
     static const size_t search = 9 << 20; /* the most that ml_viterbi_scratch says */
-    return (2 * BAND * k + (size_t)BAND * (BUFFER + ML_TILE)) * sizeof(float) + ml_gemm_scratch(k) + search +
+    return (2 * BAND * k + (size_t)BAND * (BUFFER + ML_TILE)) * sizeof(float) + ml_gemm_scratch() + search +
            (size_t)6 * 64;
 }
 
@@ -189,6 +190,7 @@ static marlin_status make_room(struct ldlq *l, struct marlin_error *err) {
 }
 
 marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) {
+    ML_ASSERT(job->n % ML_TILE == 0 && job->k % ML_TILE == 0 && job->q && job->bytes);
     struct ldlq l = {.job = job, .stride = carve(NULL, NULL, job), .bands = (job->n + BAND - 1) / BAND};
     const marlin_status st = make_room(&l, err);
     if (st == MARLIN_OK) ml_pool_for(job->pool, l.bands, 1, run_bands, &l);
@@ -223,7 +225,7 @@ static size_t proxy_carve(struct proxy_scratch *s, char *base, size_t k) {
         s->up = s->own + block;
         s->gemm = s->up + block;
     }
-    return x + 2 * block * sizeof(float) + pad64(ml_gemm_scratch(k));
+    return x + 2 * block * sizeof(float) + pad64(ml_gemm_scratch());
 }
 
 static double dot(const float *a, const float *own, const float *up, size_t n) {

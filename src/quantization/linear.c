@@ -4,6 +4,7 @@
  */
 #include "quantization/linear.h"
 
+#include "base/assert.h"
 #include "base/checked.h"
 #include "base/mem.h"
 #include "quantization/ldlq.h"
@@ -174,6 +175,8 @@ static marlin_status run_ldlq(struct work *s, const struct ml_quantize_options *
 marlin_status ml_quantize_linear(const float *w, size_t n, size_t k, const struct ml_hessian *hessian,
                                  const struct ml_quantize_options *options, struct ml_quantized_linear *out,
                                  struct marlin_error *err) {
+    ML_ASSERT(n > 0 && k > 0 && (!hessian || hessian->channels == k));
+    ML_ASSERT(!options->outputs || options->outputs->channels == n);
     struct work s = {0};
     marlin_status st;
     memset(out, 0, sizeof *out);

@@ -34,8 +34,7 @@ static uint64_t state_bytes(const struct ml_job *job) {
     if (ml_config_cache_bytes(c, 0, 1, job->model->kv_dtype, &row, &kv, NULL) != MARLIN_OK ||
         ml_config_work_bytes(c, &sizes, &work, NULL) != MARLIN_OK)
         return UINT64_MAX / 8;
-    return (uint64_t)kv + work +
-           (uint64_t)ml_gemm_scratch(ml_config_max_cols(c)) * (uint64_t)ml_pool_size(job->settings->pool);
+    return (uint64_t)kv + work + (uint64_t)ml_gemm_scratch() * (uint64_t)ml_pool_size(job->settings->pool);
 }
 
 static uint64_t cache_bytes(const struct ml_job *job) {
@@ -103,7 +102,8 @@ static uint64_t optimizing_bytes(const struct ml_job *job, size_t layer) {
         role[t->role] += ml_plan_weights(t) * sizeof(float);
         most = larger(most, role[t->role]);
     }
-    most += ((uint64_t)3 * ML_SAMPLE_TOKENS * hidden + (uint64_t)64 * job->model->head.out) * sizeof(float);
+    most += ((uint64_t)3 * ML_SAMPLE_TOKENS * hidden + (uint64_t)2 * ML_PROBE_ROWS * job->model->head.out) *
+            sizeof(float);
     return larger(most, ml_backward_bytes(job->model, job->width, ml_pool_size(job->settings->pool)) +
                             (uint64_t)job->tokens * hidden * sizeof(float));
 }

@@ -12,22 +12,23 @@
 #include "quantization/job.h"
 
 #include "base/mem.h"
+#include "eval/divergence.h"
 #include "kernels/exec.h"
 #include "models/layers/layers.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { PROBE = 3, CHUNK = 32 };
+enum { PROBE = 3 }; /* bits */
 
 struct probe {
     struct ml_job *job;
     struct ml_rows at;    /* sample rows at the input of the current layer */
     struct ml_rows moved; /* the same, on their way to the end */
     float *exact;         /* [tokens, H] output of the last layer of the exact model */
-    float *logits[2];     /* [CHUNK, vocab] exact, probed */
-    float *normed;        /* [CHUNK, H] */
-    double *kl;           /* [CHUNK] */
+    float *logits[2];     /* [ML_PROBE_ROWS, vocab] exact, probed */
+    float *normed;        /* [ML_PROBE_ROWS, H] */
+    double *kl;           /* [ML_PROBE_ROWS] */
     size_t hidden, vocab, tokens;
     double *loss;           /* [layers][ML_ROLES] */
     size_t units, measured; /* of all layers */
@@ -35,43 +36,23 @@ struct probe {
 
 /* ---- divergence ---- */
 
-static double log_sum(const float *v, size_t n) {
-    float top = v[0];
-    double sum = 0;
-    for (size_t i = 1; i < n; i++) {
-        top = v[i] > top ? v[i] : top;
-    }
-    for (size_t i = 0; i < n; i++) {
-        sum += (double)expf(v[i] - top);
-    }
-    return (double)top + log(fmax(sum, 1)); /* the largest alone adds 1 */
-}
-
 static void kl_rows(void *arg, size_t begin, size_t end, int worker) {
     const struct probe *p = arg;
     (void)worker;
-    for (size_t t = begin; t < end; t++) {
-        const float *a = p->logits[0] + t * p->vocab, *b = p->logits[1] + t * p->vocab;
-        const double za = log_sum(a, p->vocab), zb = log_sum(b, p->vocab);
-        double sum = 0;
-        for (size_t i = 0; i < p->vocab; i++) {
-            const double la = (double)a[i] - za;
-            sum += (double)expf((float)la) * (la - ((double)b[i] - zb));
-        }
-        p->kl[t] = sum;
-    }
+    for (size_t t = begin; t < end; t++)
+        p->kl[t] = ml_kl_divergence(p->logits[0] + t * p->vocab, p->logits[1] + t * p->vocab, p->vocab);
 }
 
 /* Mean over the sample of the divergence of moved.x from exact. */
 static marlin_status divergence(struct probe *p, double *mean, struct marlin_error *err) {
     const struct ml_model *m = p->job->model;
-    const struct ml_work_sizes rows = {.rows = CHUNK, .runs = 1, .positions = CHUNK};
+    const struct ml_work_sizes rows = {.rows = ML_PROBE_ROWS, .runs = 1, .positions = ML_PROBE_ROWS};
     struct ml_work *w = NULL;
     double sum = 0;
     const marlin_status st = ml_work_create(m, p->job->settings->pool, &rows, &w, err);
     if (st != MARLIN_OK) return st;
-    for (size_t at = 0; at < p->tokens; at += CHUNK) {
-        const size_t n = p->tokens - at < CHUNK ? p->tokens - at : CHUNK;
+    for (size_t at = 0; at < p->tokens; at += ML_PROBE_ROWS) {
+        const size_t n = p->tokens - at < ML_PROBE_ROWS ? p->tokens - at : ML_PROBE_ROWS;
         const float *from[2] = {p->exact, p->moved.x};
         for (size_t i = 0; i < 2; i++) {
             memcpy(p->normed, from[i] + at * p->hidden, n * p->hidden * sizeof(float));
@@ -89,16 +70,25 @@ static marlin_status divergence(struct probe *p, double *mean, struct marlin_err
 
 /* ---- one unit ---- */
 
-/* A linear layer of the model for the time being with other weights. */
+/* A linear layer of the model that has other weights for the time being. */
 struct swap {
     struct ml_linear *linear;
     struct ml_matrix was;
     float *w;
 };
 
+/* The plan only looks at the model. The job owns it, and so may write to it. */
+static struct ml_linear *own_linear(const struct ml_job *job, const struct ml_plan_tensor *t) {
+    const struct ml_layer *layer = &job->model->layers[t->layer];
+    size_t i = 0;
+    while (layer->sites[i].linear != t->linear)
+        i++;
+    return layer->sites[i].linear;
+}
+
 static marlin_status swap_in(struct probe *p, struct swap *s, const struct ml_plan_tensor *t,
                              const struct ml_hessian *h, struct marlin_error *err) {
-    struct ml_linear *l = (struct ml_linear *)t->linear; /* the model is this job's own */
+    struct ml_linear *l = own_linear(p->job, t);
     struct ml_quantized_linear q = {0};
     const struct ml_codec *codec = NULL;
     marlin_status st;
@@ -233,10 +223,10 @@ static marlin_status create_probe(struct probe *p, struct marlin_error *err) {
     p->at.x = ml_calloc(p->tokens, p->hidden * sizeof(float));
     p->moved.x = ml_calloc(p->tokens, p->hidden * sizeof(float));
     p->exact = ml_calloc(p->tokens, p->hidden * sizeof(float));
-    p->logits[0] = ml_calloc(CHUNK, p->vocab * sizeof(float));
-    p->logits[1] = ml_calloc(CHUNK, p->vocab * sizeof(float));
-    p->normed = ml_calloc(CHUNK, p->hidden * sizeof(float));
-    p->kl = ml_calloc(CHUNK, sizeof *p->kl);
+    p->logits[0] = ml_calloc(ML_PROBE_ROWS, p->vocab * sizeof(float));
+    p->logits[1] = ml_calloc(ML_PROBE_ROWS, p->vocab * sizeof(float));
+    p->normed = ml_calloc(ML_PROBE_ROWS, p->hidden * sizeof(float));
+    p->kl = ml_calloc(ML_PROBE_ROWS, sizeof *p->kl);
     p->loss = ml_calloc(p->job->plan.layers * ML_ROLES, sizeof *p->loss);
     if (p->at.x && p->moved.x && p->exact && p->logits[0] && p->logits[1] && p->normed && p->kl && p->loss)
         return MARLIN_OK;

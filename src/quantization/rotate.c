@@ -4,6 +4,7 @@
  */
 #include "quantization/rotate.h"
 
+#include "base/assert.h"
 #include "base/fp.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -134,6 +135,7 @@ static void divide_inputs(const struct ml_rotation *r, float *w) {
 }
 
 void ml_rotation_fit(struct ml_rotation *r, float *w, float unit, uint64_t seed) {
+    ML_ASSERT(unit > 0 && r->n % ML_HADAMARD == 0 && r->k % ML_HADAMARD == 0);
     struct ml_rng rng;
     ml_rng_seed(&rng, seed);
     fit_outputs(r, w, &rng);

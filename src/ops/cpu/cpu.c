@@ -55,7 +55,7 @@ static bool cpu_bytes(const struct ml_ops_sizes *z, size_t threads, size_t *out)
     return parts_floats(z, &parts) && partial_floats(z, &partial) && add_array(out, parts, sizeof(float)) &&
            add_array(out, partial, sizeof(float)) && add_array(out, 2 * z->runs + 1, sizeof(size_t)) &&
            add_array(out, 2 * z->experts, sizeof(struct ml_linear_job)) &&
-           add_array(out, threads, ml_gemm_scratch(0)) &&
+           add_array(out, threads, ml_gemm_scratch()) &&
            (z->quant_rows == 0 || add_array(out, ml_exec_quant_bytes(threads, &room), 1));
 }
 
@@ -96,7 +96,7 @@ static marlin_status cpu_open(struct ml_stream *s, struct ml_pool *pool, const s
     struct ml_cpu_work *w = ml_calloc(1, sizeof *w);
     if (!w) return ml_fail(err, MARLIN_ERR_MEMORY, "operations on the CPU: out of memory");
     s->work = w;
-    ML_TRY(ml_exec_create(&w->exec, ml_kernels(), pool, 0, err));
+    ML_TRY(ml_exec_create(&w->exec, ml_kernels(), pool, err));
     if (z->quant_rows) ML_TRY(ml_exec_reserve_quant(&w->exec, &room, err));
     ML_TRY(reserve(w, z, err));
 out:

@@ -19,6 +19,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 enum { MAX_TIERS = ML_CPU_TIERS + 1, FIRST_FOREIGN = 1 + 5 + 3 * 8, TYPES = FIRST_FOREIGN + 4 * 5 };
 
 /* ---- random matrices: every pattern of bits is a tile ---- */
@@ -176,7 +178,7 @@ static int tiers(struct ml_kernels *k) {
 static void setup_exec(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool, size_t max_k,
                        size_t max_n, size_t jobs, size_t batch) {
     struct marlin_error err;
-    assert_int_equal(ml_exec_create(e, k, pool, max_k, &err), MARLIN_OK);
+    assert_int_equal(ml_exec_create(e, k, pool, &err), MARLIN_OK);
     assert_int_equal(ml_exec_reserve_quant(e, &(struct ml_quant_room){max_k, max_n, jobs, batch}, &err), MARLIN_OK);
 }
 
@@ -474,7 +476,7 @@ static void test_out_of_memory(void **state) {
     for (uint64_t i = 1; i <= 6; i++) {
         struct ml_exec e;
         struct marlin_error err;
-        assert_int_equal(ml_exec_create(&e, ml_kernels(), NULL, 128, &err), MARLIN_OK);
+        assert_int_equal(ml_exec_create(&e, ml_kernels(), NULL, &err), MARLIN_OK);
         ml_mem_fail_at(i);
         assert_int_equal(ml_exec_reserve_quant(&e, &(struct ml_quant_room){128, 128, 1, 1}, &err), MARLIN_ERR_MEMORY);
         ml_mem_fail_at(0);
@@ -490,5 +492,5 @@ int main(void) {
         cmocka_unit_test(test_odd_inputs),       cmocka_unit_test(test_many_jobs),
         cmocka_unit_test(test_whole_numbers),    cmocka_unit_test(test_out_of_memory),
     };
-    return cmocka_run_group_tests(list, NULL, NULL);
+    return cmocka_run_group_tests(list, NULL, guard_clean);
 }

@@ -16,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
 #include "support.h"
 
 enum { TOKENS = 13 };
@@ -282,5 +283,5 @@ int main(void) {
         cmocka_unit_test(other_architectures_are_refused),
         cmocka_unit_test(the_claim_covers_the_fixtures),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

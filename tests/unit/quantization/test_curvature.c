@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
 #include "support.h"
 
 enum { TOKENS = 40 };
@@ -116,5 +117,5 @@ int main(void) {
         cmocka_unit_test(factors_follow_their_definition),
         cmocka_unit_test(experts_share),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

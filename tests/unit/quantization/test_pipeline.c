@@ -26,6 +26,7 @@
 #include <cmocka.h>
 
 #include "folders.h"
+#include "guard.h"
 
 enum { TOKENS = 256, PATH = 1024 };
 
@@ -626,5 +627,5 @@ int main(void) {
         cmocka_unit_test(shards_are_cut_between_layers),
         cmocka_unit_test(memory_limit_is_kept_or_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }
