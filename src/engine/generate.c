@@ -35,7 +35,7 @@ struct loop {
     struct ml_generator *g;
     const struct ml_request *rq;
     struct ml_outcome *out;
-    struct ml_stream stream;
+    struct ml_text_stream stream;
     struct ml_stop stop;
     bool ended; /* the text is over: out->finish says why */
 };
