@@ -11,7 +11,7 @@
 #include "base/cpu.h"
 #include "base/mem.h"
 #include "packing/codes.h"
-#include "quantization/codec.h"
+#include "quantization/matrix/codec.h"
 
 #include <math.h>
 #include <stdbool.h>
