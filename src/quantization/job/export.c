@@ -9,6 +9,7 @@
 #include "base/fp.h"
 #include "base/mem.h"
 #include "converters/checksums.h"
+#include "converters/exl3_export.h"
 #include "converters/hf_export.h"
 
 #include <math.h>
@@ -78,14 +79,6 @@ static bool is_router(const struct export *x, const char *name) {
            strncmp(name + strlen(name) - 7 - strlen(tail), tail, strlen(tail)) == 0;
 }
 
-/* EXL3 engines want float16 for routers and biases, and no float32; biases as long as the padded layer. */
-static void adapt_exl3(const struct export *x, struct item *it) {
-    const bool bias = it->own && ends_with(it->decl.name, ".bias");
-    if (it->decl.dtype == ML_F32 || (it->decl.dtype == ML_BF16 && (bias || is_router(x, it->decl.name))))
-        it->decl.dtype = ML_F16;
-    if (bias && it->decl.rank == 1) it->decl.shape[0] = (it->decl.shape[0] + 127) / 128 * 128;
-}
-
 static marlin_status add(struct export *x, const struct ml_tensor *t, const char *name, bool untouched,
                          struct marlin_error *err) {
     const struct ml_plan *p = &x->job->plan;
@@ -102,7 +95,8 @@ static marlin_status add(struct export *x, const struct ml_tensor *t, const char
     memcpy(it->decl.shape, t->shape, sizeof t->shape);
     it->own = owner(p, name);
     it->group = layer < p->layers ? layer + 1 : it->own ? p->layers + 1 : 0;
-    if (untouched && x->job->settings->format == ML_QUANTIZE_EXL3) adapt_exl3(x, it);
+    if (untouched && x->job->settings->format == ML_QUANTIZE_EXL3)
+        ml_exl3_adapt(&it->decl, it->own && ends_with(name, ".bias"), is_router(x, name));
     it->bytes = ml_dtype_size(it->decl.dtype);
     for (int i = 0; i < it->decl.rank; i++) {
         it->bytes *= it->decl.shape[i];
@@ -303,21 +297,12 @@ static marlin_status marlin_config(const struct ml_job *job, struct ml_buf *b) {
         job->calibration.rows * job->calibration.width);
 }
 
-static const char *codebook_name(enum ml_exl3_codebook c) {
-    static const char *const names[ML_EXL3_CODEBOOKS] = {
-        [ML_EXL3_3INST] = "3inst", [ML_EXL3_MCG] = "mcg", [ML_EXL3_MUL1] = "mul1"};
-    return names[c];
-}
-
-/* Without the closing brace: quantization_config.json has one member more. */
-static marlin_status exl3_config(const struct ml_job *job, struct ml_buf *b) {
-    return ml_buf_addf(
-        b,
-        "{\n    \"quant_method\": \"exl3\",\n    \"version\": \"1.4.1\",\n    \"bits\": %.2f,\n"
-        "    \"head_bits\": %d,\n    \"calibration\": {\"rows\": %zu, \"cols\": %zu},\n"
-        "    \"out_scales\": \"always\",\n    \"codebook\": \"%s\"",
-        ml_plan_bits(&job->plan), head_bits(job), job->calibration.rows, job->calibration.width,
-        codebook_name(job->settings->codebook));
+static struct ml_exl3_summary exl3_summary(const struct ml_job *job) {
+    return (struct ml_exl3_summary){.bits = ml_plan_bits(&job->plan),
+                                    .head_bits = head_bits(job),
+                                    .rows = job->calibration.rows,
+                                    .cols = job->calibration.width,
+                                    .codebook = job->settings->codebook};
 }
 
 static marlin_status write_config(const struct export *x, struct marlin_error *err) {
@@ -328,7 +313,8 @@ static marlin_status write_config(const struct export *x, struct marlin_error *e
     ml_buf_init(&value, text_limit);
     ml_buf_init(&text, text_limit);
     if (job->settings->format == ML_QUANTIZE_EXL3) {
-        ML_TRY(exl3_config(job, &value));
+        const struct ml_exl3_summary summary = exl3_summary(job);
+        ML_TRY(ml_exl3_config(&summary, &value));
         ML_TRY(ml_buf_adds(&value, "\n  }"));
     } else {
         ML_TRY(marlin_config(job, &value));
@@ -343,87 +329,26 @@ out:
     return st;
 }
 
-/* ---- quantization_config.json of EXL3: what each module stores ---- */
-
-static const char *torch_name(enum ml_dtype t) {
-    static const char *const names[ML_DTYPE_COUNT] = {[ML_F32] = "float32",
-                                                      [ML_F16] = "float16",
-                                                      [ML_BF16] = "bfloat16",
-                                                      [ML_F8_E4M3] = "float8_e4m3fn",
-                                                      [ML_F8_E5M2] = "float8_e5m2",
-                                                      [ML_I8] = "int8",
-                                                      [ML_U8] = "uint8",
-                                                      [ML_I16] = "int16",
-                                                      [ML_I32] = "int32",
-                                                      [ML_I64] = "int64",
-                                                      [ML_BOOL] = "bool"};
-    return names[t];
-}
-
-static size_t module_length(const char *name) {
-    const char *dot = strrchr(name, '.');
-    return dot ? (size_t)(dot - name) : strlen(name);
-}
-
-static bool same_module(const char *a, const char *b) {
-    const size_t n = module_length(a);
-    return n == module_length(b) && memcmp(a, b, n) == 0;
-}
-
-static marlin_status add_stored(struct ml_buf *b, const struct item *it) {
-    marlin_status st;
-    ML_TRY(ml_buf_add_json(b, it->decl.name, strlen(it->decl.name)));
-    ML_TRY(ml_buf_adds(b, ": {\"shape\": ["));
-    for (int i = 0; i < it->decl.rank; i++) {
-        ML_TRY(ml_buf_addf(b, "%s%llu", i ? ", " : "", (unsigned long long)it->decl.shape[i]));
-    }
-    ML_TRY(ml_buf_addf(b, "], \"n_bytes\": %llu, \"dtype\": \"torch.%s\"}", (unsigned long long)it->bytes,
-                       torch_name(it->decl.dtype)));
-out:
-    return st;
-}
-
-static marlin_status add_module(const struct export *x, size_t begin, size_t end, struct ml_buf *b) {
-    const struct ml_plan_tensor *own = x->items[begin].own;
-    const enum ml_exl3_codebook c = x->job->settings->codebook;
-    marlin_status st;
-    ML_TRY(ml_buf_add_json(b, x->items[begin].decl.name, module_length(x->items[begin].decl.name)));
-    ML_TRY(ml_buf_adds(b, ": {\"stored_tensors\": {"));
-    for (size_t i = begin; i < end; i++) {
-        if (i > begin) ML_TRY(ml_buf_adds(b, ", "));
-        ML_TRY(add_stored(b, &x->items[i]));
-    }
-    ML_TRY(ml_buf_adds(b, "}"));
-    if (own && own->bits != ML_BITS_PLAIN) {
-        ML_TRY(ml_buf_addf(b, ", \"quant_format\": \"exl3\", \"bits_per_weight\": %d", own->bits));
-        if (c == ML_EXL3_MCG) ML_TRY(ml_buf_adds(b, ", \"mcg_multiplier\": 3417055213"));
-        if (c == ML_EXL3_MUL1) ML_TRY(ml_buf_adds(b, ", \"mul1_multiplier\": 2212286765"));
-    }
-    ML_TRY(ml_buf_adds(b, "}"));
-out:
-    return st;
-}
-
+/* quantization_config.json of EXL3 */
 static marlin_status write_storage(const struct export *x, struct marlin_error *err) {
+    const struct ml_exl3_summary summary = exl3_summary(x->job);
     char path[PATH_MAX];
     struct ml_buf b;
     marlin_status st;
     ml_buf_init(&b, text_limit);
-    ML_TRY(exl3_config(x->job, &b));
-    ML_TRY(ml_buf_adds(&b, ",\n    \"tensor_storage\": {"));
-    for (size_t i = 0; i < x->count;) {
-        size_t end = i + 1;
-        while (end < x->count && same_module(x->items[i].decl.name, x->items[end].decl.name)) {
-            end++;
-        }
-        ML_TRY(ml_buf_adds(&b, i ? ",\n        " : "\n        "));
-        ML_TRY(add_module(x, i, end, &b));
-        i = end;
+    struct ml_exl3_stored *stored = ml_calloc(x->count, sizeof *stored);
+    if (!stored) return ml_fail(err, MARLIN_ERR_MEMORY, "export: out of memory");
+    for (size_t i = 0; i < x->count; i++) {
+        const struct ml_plan_tensor *own = x->items[i].own;
+        stored[i] = (struct ml_exl3_stored){.decl = &x->items[i].decl,
+                                            .bytes = x->items[i].bytes,
+                                            .bits = own && own->bits != ML_BITS_PLAIN ? own->bits : 0};
     }
-    ML_TRY(ml_buf_adds(&b, "\n    }\n}\n"));
+    ML_TRY(ml_exl3_storage(&summary, stored, x->count, &b));
     ML_TRY(ml_path_join(path, sizeof path, x->job->settings->out, "quantization_config.json", err));
     ML_TRY(ml_file_write_atomic(path, b.data, b.len, err));
 out:
+    ml_free(stored);
     ml_buf_free(&b);
     return st;
 }
