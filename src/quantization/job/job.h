@@ -87,8 +87,8 @@ marlin_status ml_job_descend(struct ml_job *job, size_t done, struct marlin_erro
 
 /* ---- optimize.c ---- */
 
-/* Tokens that divergence is measured on, and rows of logits, exact and probed, that are compared at a time.
- */
+/* Tokens that divergence is measured on, and rows of logits, exact and probed, that are compared
+ * at a time. */
 enum { ML_SAMPLE_TOKENS = 4096, ML_PROBE_ROWS = 32 };
 
 /* Measures what each unit costs and gives the plan's tensors their bits. job->rows holds embeddings, and

@@ -3,8 +3,7 @@
  * Measured bit allocation. One unit (a role of one layer) at a time is quantized to PROBE bits while all else
  * stays exact, and the divergence of the model's output is measured on a few calibration rows:
  *
- *     rows at layer l -> layer l with one unit quantized -> layers l+1 ... -> logits, KL against the exact
- * ones
+ *     rows at layer l -> layer l with one unit quantized -> layers l+1 ... -> logits -> KL against exact ones
  *
  * Losses of units add up and grow with the squared error, so one measurement predicts a unit's loss at all
  * bits.

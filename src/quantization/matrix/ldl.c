@@ -115,8 +115,8 @@ static marlin_status cholesky(struct factor *f, struct ml_pool *pool, struct mar
     return MARLIN_OK;
 }
 
-/* L = C blockdiag(C_bb)^-1 below the diagonal tiles, in place: row r of tile b is a row of 16 times C_bb^-1.
- */
+/* L = C blockdiag(C_bb)^-1 below the diagonal tiles, in place: row r of tile b is a row of
+ * 16 times C_bb^-1. */
 static void divide_rows(void *arg, size_t begin, size_t end, int worker) {
     const struct factor *f = arg;
     (void)worker;

@@ -12,8 +12,8 @@
  * M = Lo' E Li weighted by the diagonals, E = w - q. Tiles are then made from the bottom up too, and a tile's
  * target makes M there its own rounding error:
  *
- *     target = w + U + (later columns of E + U) Li      U = (Lo' - 1) E: errors of the rows below, same
- * columns
+ *     target = w + U + (later columns of E + U) Li
+ *     U = (Lo' - 1) E                                 the errors of the rows below, in the same columns
  *
  * so that what bands keep as their error is E + U, and E itself is kept for the rows above.
  */

@@ -37,8 +37,7 @@ struct ml_ldlq_job {
 
 /* Without lo, rows of 16 outputs are independent, so they are what threads share. With it a thread follows,
  * some columns behind, the one that has the rows below. Either way the result does not depend on how many
- * there are.
- */
+ * there are. */
 marlin_status ml_ldlq(const struct ml_ldlq_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Bytes of working memory a thread for k input channels, whatever the codec. */

@@ -2,8 +2,8 @@
  *
  * Incoherence processing: the change of basis in which a weight matrix looks Gaussian.
  *
- *   W = diag(sv) . Hn . Q . Hk . diag(su)        W, Q: [n, k] = [out, in];  H: 128-wide Hadamard blocks /
- * sqrt(128)
+ *   W = diag(sv) . Hn . Q . Hk . diag(su)      W, Q    [n, k] = [out, in]
+ *                                              Hn, Hk  128-wide Hadamard blocks / sqrt(128)
  *
  * so that y = W x is computed as  x' = Hk (su * x),  z = Q x',  y = sv * (Hn z).
  * Source: exllamav3's EXL3 format (QTIP, arXiv 2406.11235, and QuIP#, arXiv 2402.04396, before it).
@@ -18,8 +18,8 @@
 
 enum { ML_HADAMARD = 128 };
 
-/* Scales and signs of one matrix. Values are exactly representable in fp16: what is stored is what was used.
- */
+/* Scales and signs of one matrix. Values are exactly representable in fp16: what is stored is
+ * what was used. */
 struct ml_rotation {
     size_t n, k; /* padded to multiples of 128 */
     float *su;   /* [k] */
@@ -44,8 +44,8 @@ void ml_rotation_fit(struct ml_rotation *r, float *w, float unit, uint64_t seed)
 /* h [k, k] symmetric, the second moment of x, becomes that of x' = Hk (su * x). */
 void ml_rotation_hessian(const struct ml_rotation *r, float *h);
 
-/* h [n, n] symmetric, the second moment of the gradient of y, becomes that of the gradient of z: Hn (sv * g).
- */
+/* h [n, n] symmetric, the second moment of the gradient of y, becomes that of the gradient of z: Hn
+ * (sv * g). */
 void ml_rotation_out_hessian(const struct ml_rotation *r, float *h);
 
 /* Turns q [n, k] back into w: the slow reference of what the runtime does. In place. */

@@ -3,8 +3,8 @@
  * Gradient of causal grouped-query attention, one KV head a piece of work:
  *
  *     S = scale Q K'   P = softmax(cap(S))   A = P V
- *     dV = P' dA       dP = dA V'            dS = P (dP - rowsum(P dP)) slope scale      dQ = dS K   dK = dS'
- * Q
+ *     dV = P' dA       dP = dA V'            dS = P (dP - rowsum(P dP)) slope scale
+ *     dQ = dS K        dK = dS' Q
  *
  * Scores are [T, T]: sequences of calibration are short, so that they are made whole.
  */

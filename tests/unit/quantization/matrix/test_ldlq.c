@@ -134,8 +134,8 @@ static void assert_factor_of(const float *h, const float *lt, size_t k) {
     free(l);
 }
 
-/* Sizes below, at, between and above the panels of the factorisation; any number of threads gives the same.
- */
+/* Sizes below, at, between and above the panels of the factorisation; any number of threads
+ * gives the same. */
 static void factor_reproduces_the_hessian(void **state) {
     static const size_t sizes[] = {16, 128, 208, 256};
     (void)state;
