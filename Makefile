@@ -23,7 +23,7 @@ build: setup
 
 # The embedded model at 4 bits, made anew when the quantizer or the model has changed.
 SMALL := $(BUILD)/marlin-12m-4bit
-$(SMALL)/checksums.json: $(wildcard models/marlin-12m/* src/quantization/*.[ch] src/packing/*.[ch])
+$(SMALL)/checksums.json: $(wildcard models/marlin-12m/* src/quantization/*/*.[ch] src/packing/*.[ch])
 	@rm -rf $(SMALL)
 	@$(BUILD)/marlin quantize models/marlin-12m -o $(SMALL) -b 4 --effort low
 

@@ -4,6 +4,8 @@
  */
 #include "kernels/selection.h"
 
+#include "base/assert.h"
+
 #include <pthread.h>
 #include <stdio.h>
 
@@ -60,6 +62,7 @@ static void name_kinds(void) {
 
 const char *ml_kind_name(int kind) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    ML_ASSERT(kind >= 0 && kind < ML_KINDS);
     (void)pthread_once(&once, name_kinds);
     return kind_names[kind];
 }
@@ -100,11 +103,13 @@ struct ml_choice ml_select(const struct ml_selection *s, const struct ml_product
                            size_t rows) {
     struct ml_choice c = {.path = ML_PATH_GEMM, .block = rows, .why = ML_WHY_EXACT};
     const size_t few = few_of(s, products, count), passes = (rows + few - 1) / few;
+    ML_ASSERT(count > 0 && rows > 0);
     const bool exact = any_exact(products, count);
     const size_t most = exact ? ML_GEMM_EXACT_ROWS : ML_GEMM_ROWS;
     float one = 0, gemv = 0, gemm = 0;
 
     for (size_t i = 0; i < count; i++) {
+        ML_ASSERT(products[i].kind >= 0 && products[i].kind < ML_KINDS);
         const struct ml_cost *cost = &s->cost[products[i].kind];
         const float weights = (float)products[i].n * (float)products[i].k;
         one += weights * cost->one;

@@ -13,6 +13,8 @@
 
 #include <stdlib.h>
 
+#include "guard.h"
+
 static const char *const small[] = {"dense-3inst", "dense-mul1", "moe-mul1"};
 static const char *const whole[] = {"dense_3.0_3inst", "dense_3.0_mul1", "moe_3.0_mul1"};
 
@@ -380,5 +382,5 @@ int main(void) {
         t[2] = (struct CMUnitTest){"logits of a whole model", whole_logits, NULL, NULL, name};
         t[3] = (struct CMUnitTest){"perplexity with int8 inputs", whole_perplexity, NULL, NULL, name};
     }
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

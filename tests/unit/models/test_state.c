@@ -5,6 +5,8 @@
  */
 #include "make_model.h"
 
+#include "guard.h"
+
 enum { VOCAB = 256 };
 
 static struct ml_model *model;
@@ -280,5 +282,5 @@ int main(void) {
         cmocka_unit_test(sizes_are_those_of_the_tensors),
         cmocka_unit_test(random_models_have_the_shape_and_repeat),
     };
-    return cmocka_run_group_tests(tests, load, unload);
+    return cmocka_run_group_tests(tests, load, unload) + guard_clean(NULL);
 }
