@@ -46,9 +46,8 @@ static void stage_tables(const struct ml_work *w, size_t d, size_t r) {
         if (l->groups[g].device != d) continue;
         const char *const *table = ml_memory_table(s->memory, g, &n);
         memcpy(w->host[d].tables + at, table, n * sizeof *table);
-        w->steps[d].pages[g] =
-            (struct ml_page_table){.table = w->device[d].tables + g * w->sizes.runs * w->stride,
-                                   .stride = w->stride};
+        w->steps[d].pages[g] = (struct ml_page_table){
+            .table = w->device[d].tables + g * w->sizes.runs * w->stride, .stride = w->stride};
         if (!stream->device->is_host)
             stream->device->ops->upload(stream, w->device[d].tables + at, w->host[d].tables + at,
                                         n * sizeof *table);
@@ -61,10 +60,8 @@ static void stage_run(struct ml_work *w, const struct ml_batch *b, size_t d, siz
     const struct ml_run *run = w->runs[r];
     const struct ml_staged *to = &w->host[d];
     const size_t half = w->model->rope.half, half_local = w->model->rope_local.half;
-    to->runs[r] = (struct ml_pass_run){.first = (int32_t)row,
-                                       .n = (int32_t)run->n,
-                                       .slot0 = (int64_t)slot0,
-                                       .tree = run->parent != NULL};
+    to->runs[r] = (struct ml_pass_run){
+        .first = (int32_t)row, .n = (int32_t)run->n, .slot0 = (int64_t)slot0, .tree = run->parent != NULL};
     for (size_t i = 0; i < run->n; i++) {
         to->run_of[row + i] = (int32_t)r;
         stage_row(b, run, slot0, i, to, row + i);
@@ -129,8 +126,8 @@ marlin_status ml_step_begin(struct ml_work *w, struct ml_sequence *s, size_t n, 
     return MARLIN_OK;
 }
 
-marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden, size_t n,
-                               size_t pos0, struct marlin_error *err) {
+marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden,
+                               size_t n, size_t pos0, struct marlin_error *err) {
     const struct ml_layer *l = &w->model->layers[layer];
     ml_mem_guard_begin("layer forward");
     const marlin_status st = ml_step_begin(w, s, n, pos0, err);
@@ -197,10 +194,11 @@ static size_t least_window(const struct ml_memory_layout *l) {
 static marlin_status check_tree(const struct ml_run *run, struct marlin_error *err) {
     if (!run->parent) return MARLIN_OK;
     if (run->n > ML_TREE_NODES || run->n > least_window(&run->sequence->cache->layout))
-        return ml_fail(err, MARLIN_ERR_LIMIT,
-                       "a draft tree of %zu tokens: at most %d are possible, no more than a sliding window has, "
-                       "and none where layers are recurrent",
-                       run->n, ML_TREE_NODES);
+        return ml_fail(
+            err, MARLIN_ERR_LIMIT,
+            "a draft tree of %zu tokens: at most %d are possible, no more than a sliding window has, "
+            "and none where layers are recurrent",
+            run->n, ML_TREE_NODES);
     for (size_t i = 0; i < run->n; i++)
         if (run->parent[i] < -1 || run->parent[i] >= (int32_t)i)
             return ml_fail(err, MARLIN_ERR_ARGUMENT, "node %zu of a draft tree follows node %d", i,
@@ -241,8 +239,8 @@ out:
 }
 
 /* Says what a run failed with; the first message stays. */
-static void fail_run(struct ml_run *run, marlin_status st, const struct marlin_error *why, marlin_status *first,
-                     struct marlin_error *err) {
+static void fail_run(struct ml_run *run, marlin_status st, const struct marlin_error *why,
+                     marlin_status *first, struct marlin_error *err) {
     run->status = st;
     if (*first != MARLIN_OK) return;
     *first = st;
@@ -312,11 +310,10 @@ static float *picked_rows(const struct ml_work *w, struct ml_step *s, size_t d) 
     const int32_t *picked = w->host[d].picked;
     if ((size_t)(picked[w->n_picked - 1] - picked[0]) == w->n_picked - 1)
         return s->x + (size_t)picked[0] * hidden;
-    s->ops->gather(&s->stream, &(struct ml_gather_op){.x = s->x,
-                                                      .rows = w->device[d].picked,
-                                                      .y = s->picked,
-                                                      .n = w->n_picked,
-                                                      .width = hidden});
+    s->ops->gather(
+        &s->stream,
+        &(struct ml_gather_op){
+            .x = s->x, .rows = w->device[d].picked, .y = s->picked, .n = w->n_picked, .width = hidden});
     return s->picked;
 }
 
@@ -387,7 +384,8 @@ static marlin_status flush(struct ml_work *w, struct marlin_error *err) {
         if (st == MARLIN_OK) st = one;
     }
     /* A file that was cut meanwhile gave zeros instead of weights. */
-    if (st == MARLIN_OK && m->tensors && !ml_tensors_intact(m->tensors)) st = ml_tensors_check(m->tensors, err);
+    if (st == MARLIN_OK && m->tensors && !ml_tensors_intact(m->tensors))
+        st = ml_tensors_check(m->tensors, err);
     return st;
 }
 
