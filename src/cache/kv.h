@@ -24,8 +24,10 @@
 bool ml_kv_type_parse(const char *name, enum ml_dtype *out);
 
 /* Float16 keys and values halve the memory and move logits by about 2e-3 of their spread; float32 ones leave
- * the model what it was. Int8 ones take half of float16's again, and the scales. */
-enum { ML_KV_DEFAULT = ML_F32 };
+ * the model what it was. Int8 ones take half of float16's again, and the scales. The default is what whoever
+ * says nothing gets, in the library and in the program. */
+enum { ML_KV_DEFAULT = ML_F16 };
+#define ML_KV_DEFAULT_NAME "f16"
 
 struct ml_kv_shape {
     size_t layers, kv_heads, head_dim, max_positions;
