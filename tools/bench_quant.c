@@ -5,11 +5,12 @@
  *   bench_quant [TIER] [NAME] [THREADS]
  *
  *   cache   one strip over and over on one thread, least time: weights a nanosecond, GB/s; times of 2, 4 and
- * 8 rows of x over that gemm    128 rows of the matrix by 512 of x on one thread, least time: share of the
- * int8 peak of one thread exact   decoding to float32, weights a nanosecond stream  matrices of Qwen3-4B's
- * size, 400 MB and more in all: one row of x, all threads; passes alternate with plain reading. 90th
- * percentiles, since neighbours can only slow things down rows    the same for 2, 4 and 8 rows of x: time of
- * that over the time of one row, median of the passes
+ *           8 rows of x over that of one
+ *   gemm    128 rows of the matrix by 512 of x on one thread, least time: share of the int8 peak of one thread
+ *   exact   decoding to float32: weights a nanosecond
+ *   stream  matrices of Qwen3-4B's size, 400 MB and more in all: one row of x, all threads; passes alternate
+ *           with plain reading. 90th percentiles, since neighbours can only slow things down
+ *   rows    the same for 2, 4 and 8 rows of x: their time over that of one row, median of the passes
  */
 #include "base/clock.h"
 #include "base/mem.h"

@@ -4,8 +4,8 @@
  * order), so that a mistake stops where it was made. Never for data: what comes from files, options or users
  * is checked always and answered with a marlin_status.
  *
- *   ML_ASSERT(c)        cheap, a few instructions: on in builds without NDEBUG and in sanitizer builds
- * (MARLIN_ASSERT >= 1) ML_ASSERT_SLOW(c)   may loop over an array: on where MARLIN_ASSERT is 2
+ *   ML_ASSERT(c)        cheap, a few instructions: on where MARLIN_ASSERT is 1, as without NDEBUG, or 2
+ *   ML_ASSERT_SLOW(c)   may loop over an array: on where MARLIN_ASSERT is 2, as in sanitizer builds
  *
  * Switched off, the condition is compiled but not evaluated: it must have no side effects. A failing one
  * prints file, line and condition, and aborts.

@@ -72,7 +72,7 @@ struct ml_arch {
     void (*layer)(struct ml_step *s, const struct ml_layer *l, float *x);
     float norm_offset;    /* 1: zero-centred norm weights */
     bool scale_embedding; /* embedding * sqrt(H), the factor rounded to the embedding's type */
-    bool has_backward;    /* the layer is one that quantization/backward.c can differentiate */
+    bool has_backward;    /* the layer is one that quantization/signal/backward.c can differentiate */
 };
 
 /* NULL for an unknown model_type. */

@@ -211,8 +211,8 @@ static marlin_status merge_long(struct ml_encoder *e, size_t *n, size_t len) {
         const struct ml_tok_heap_item top = e->heap[0];
         e->heap[0] = e->heap[--e->heap_n];
         if (e->heap_n) sift_down(e->heap, e->heap_n, 0);
-        /* Symbols only grow: the pair is the one that was offered exactly if it still spans the same bytes.
-         */
+        /* Symbols only grow: the pair is the one that was offered exactly if it still spans
+         * the same bytes. */
         const int32_t at = (int32_t)top.pos;
         if (sym[at].next < 0 || end_of(e, sym[at].next, len) - sym[at].off != top.size) continue;
         ML_TRY(apply(e, &top, len));

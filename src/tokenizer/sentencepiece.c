@@ -55,6 +55,7 @@ static marlin_status read_fixed(struct reader *r, size_t n, uint64_t *out) {
 
 static marlin_status read_field(struct reader *r, struct field *f) {
     uint64_t tag, n;
+    *f = (struct field){0};
     marlin_status st = read_varint(r, &tag);
     if (st != MARLIN_OK) return st;
     if (tag >> 3 == 0 || tag >> 32) return broken(r, "a field number is out of range");

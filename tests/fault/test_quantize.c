@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "quantization/pipeline.h"
+#include "quantization/job/pipeline.h"
 
 #include <dirent.h>
 #include <setjmp.h>

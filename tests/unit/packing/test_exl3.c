@@ -53,8 +53,8 @@ static void codebook_hashes(void **state) {
     }
 }
 
-/* Moments, range and size of the alphabet over all states, to the digits that the format's description has.
- */
+/* Moments, range and size of the alphabet over all states, to the digits that the
+ * format's description has. */
 static void codebook_statistics(void **state) {
     static const struct {
         double mean, mean_digit, deviation, kurtosis, least, most, range_digit;
