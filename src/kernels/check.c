@@ -53,6 +53,7 @@ struct ml_rng *ml_check_rng(struct ml_check *c) {
 void ml_check_end_row(struct ml_check *c) {
     if (c->row.entry && c->options->on_row) c->options->on_row(c->options->user, &c->row);
     c->row = (struct ml_check_row){0};
+    c->walked = 0;
 }
 
 bool ml_check_begin(struct ml_check *c, const char *entry, const char *variant, ml_check_get_fn *get,
@@ -72,6 +73,7 @@ bool ml_check_begin(struct ml_check *c, const char *entry, const char *variant, 
     }
     c->params[0] = '\0';
     c->bytes = c->operations = 0;
+    c->bits = 0;
     c->threads = c->streams = false;
     return true;
 }
@@ -85,6 +87,7 @@ void ml_check_param(struct ml_check *c, const char *name, size_t value) {
     char text[24];
     (void)snprintf(text, sizeof text, "%zu", value);
     ml_check_param_text(c, name, text);
+    if (strcmp(name, "bits") == 0) c->bits = value;
 }
 
 void ml_check_release(struct ml_check *c) {
@@ -242,7 +245,18 @@ void ml_check_widen(const struct ml_check *c, enum ml_dtype t, float *dst, const
 
 /* ---- the walk ---- */
 
+/* A sample takes the first case of a row and of each number of bits in it, and every so many of the row. */
+static bool is_taken(struct ml_check *c) {
+    const size_t i = c->walked++, before = c->walked_bits;
+    c->walked_bits = c->bits;
+    return c->options->sample == 0 || i % c->options->sample == 0 || c->bits != before;
+}
+
 void ml_check_call(struct ml_check *c, ml_check_call_fn *fn, void *arg) {
+    if (!is_taken(c)) {
+        ml_check_release(c);
+        return;
+    }
     c->row.cases++;
     if (c->options->timing)
         ml_check_time_case(c, fn, arg);

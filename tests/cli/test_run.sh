@@ -63,7 +63,7 @@ grep -q "$dir/absent" "$dir/err" || fail "the absent model is named"
 
 "$marlin" run -n 100000 --ctx 4096 --temp 1 x >"$dir/out" 2>"$dir/err" &
 pid=$!
-sleep 0.3
+while [ ! -s "$dir/out" ] && kill -0 $pid 2>/dev/null; do sleep 0.05; done # until it speaks
 kill -INT $pid 2>/dev/null || true
 rc=0
 wait $pid || rc=$?

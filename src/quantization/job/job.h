@@ -98,7 +98,8 @@ marlin_status ml_job_optimize(struct ml_job *job, struct marlin_error *err) MARL
 /* ---- checkpoint.c ---- */
 
 /* Makes OUT and OUT/.quantize, or checks that they hold this very job (MARLIN_ERR_ARGUMENT naming what is
- * different). Locks it: MARLIN_ERR_IO when another process works there. */
+ * different). Locks it: MARLIN_ERR_IO when another process works there. With `resume` and an OUT that is
+ * finished it makes and locks nothing and sets report->complete_already. */
 marlin_status ml_checkpoint_open(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Path of a layer's part; `layers` is the head's number, layers + 1 the embedding's. */
 marlin_status ml_checkpoint_part(const struct ml_job *job, size_t layer, char path[PATH_MAX],

@@ -92,13 +92,14 @@ static void assert_slope(const char *what, size_t layer, double measured, double
                  computed);
 }
 
-/* The step is so small that no token changes its experts, which has no derivative. */
+/* Roundings of float32 weigh less the longer the step is. Where there are experts it must be so short that no
+ * token changes its experts, which has no derivative. */
 static void input_gradients(void **state) {
-    const float step = 1e-4f;
     (void)state;
     for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++) {
         struct fixture f;
         open_fixture(&f, fixtures[i], 2);
+        const float step = f.model->config->num_experts ? 3e-4f : 1e-3f;
         for (size_t l = 0; l < (size_t)f.model->config->num_layers; l++) {
             backward(&f, l, NULL, NULL);
             const double measured = (loss(&f, l, step) - loss(&f, l, -step)) / (2 * (double)step);
