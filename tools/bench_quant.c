@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "kernels/ops.h"
+#include "kernels/exec.h"
 #include "kernels/peak.h"
 #include "packing/codes.h"
 
@@ -160,8 +160,8 @@ static double percentile(double *v, int n, double p) {
 static double products(const struct bench *b, const struct ml_quant_matrix *m, int copies, size_t rows) {
     const uint64_t start = ml_clock_ns();
     for (int i = 0; i < copies; i++) {
-        const struct ml_quant_job job = {&m[i], b->y, N};
-        ml_quant_matmul_many(&b->exec, ML_QUANT_FAST, &job, 1, b->x, K, rows);
+        const struct ml_quant_job job = {&m[i], b->y, N, b->x, K, rows};
+        ml_quant_matmul_many(&b->exec, ML_QUANT_FAST, &job, 1);
     }
     return (double)copies * N * K / 8 * m->bits / ns_since(start);
 }
@@ -199,7 +199,7 @@ int main(int argc, char **argv) {
     b.k = ml_kernels();
     if (ml_pool_create(argc > 3 ? (int)strtol(argv[3], NULL, 10) : 0, &b.pool, &err) != MARLIN_OK ||
         ml_exec_create(&b.exec, b.k, b.pool, &err) != MARLIN_OK ||
-        ml_exec_reserve_quant(&b.exec, K, N, 1, 512, &err) != MARLIN_OK ||
+        ml_exec_reserve_quant(&b.exec, &(struct ml_quant_room){K, N, 1, 512}, &err) != MARLIN_OK ||
         ml_peak_reader_create(b.pool, &b.reader, &err) != MARLIN_OK)
         return 1;
     b.x = need(ml_alloc_aligned((size_t)512 * K * sizeof *b.x));

@@ -22,7 +22,7 @@
 #endif
 
 #define ML_ASSERT_ON(c)  ((c) ? (void)0 : ml_assert_failed(__FILE__, __LINE__, #c))
-#define ML_ASSERT_OFF(c) ((void)sizeof(!(c)))
+#define ML_ASSERT_OFF(c) ((void)(0 && (c)))
 
 #if MARLIN_ASSERT >= 1
 #define ML_ASSERT(c) ML_ASSERT_ON(c)

@@ -115,6 +115,13 @@ struct ml_moe_names {
 marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
                           bool normalise, struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* ---- place.c ---- */
+
+/* Deals layers out over the model's devices and copies weights to those that are not the host. */
+marlin_status ml_model_place(struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Releases the copies. */
+void ml_model_displace(struct ml_model *m);
+
 /* ---- random.c ---- */
 
 /* rows * cols bfloat16 of variance 1 / cols. */

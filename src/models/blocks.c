@@ -79,10 +79,10 @@ static marlin_status attention_sites(struct ml_binder *b, struct ml_layer *l, st
 
 static marlin_status moe_sites(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
     struct ml_moe *moe = &l->ffn.moe;
-    struct ml_site *to = more_sites(b, l, 1 + 3 * moe->n_experts, err);
+    struct ml_site *to = more_sites(b, l, 1 + 3 * moe->choose.experts, err);
     if (!to) return MARLIN_ERR_MEMORY;
     *to = (struct ml_site){&moe->router, ML_ROLE_ROUTER, ML_INPUT_FFN, ML_NO_EXPERT};
-    for (size_t e = 0; e < moe->n_experts; e++)
+    for (size_t e = 0; e < moe->choose.experts; e++)
         set_mlp_sites(&moe->experts[e], (int)e, to + 1 + 3 * e);
     return MARLIN_OK;
 }
@@ -248,7 +248,7 @@ static marlin_status bind_router(struct ml_binder *b, struct ml_layer *l, const 
     ml_layer_name(l, suffix, name);
     const marlin_status st = ml_bind_plain(b, name, s->experts, s->hidden, false, &moe->router, err);
     if (st != MARLIN_OK) return st;
-    moe->n_experts = s->experts;
+    moe->choose.experts = s->experts;
     moe->experts = ml_arena_array(&b->m->arena, s->experts, sizeof(*moe->experts));
     if (moe->experts) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_MEMORY, "layer %zu: no memory for %zu experts", l->index, s->experts);
@@ -263,8 +263,8 @@ marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct 
     marlin_status st;
 
     l->ffn.kind = ML_FFN_MOE;
-    l->ffn.moe.top_k = (size_t)c->experts_per_token;
-    l->ffn.moe.normalise = normalise;
+    l->ffn.moe.choose.top_k = (size_t)c->experts_per_token;
+    l->ffn.moe.choose.normalise = normalise;
     ML_TRY(bind_router(b, l, names, &shape, err));
     (void)snprintf(suffix, sizeof(suffix), "%sexperts.gate_up_proj", names->block);
     const bool fused = layer_has(b, l, suffix);

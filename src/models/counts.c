@@ -39,9 +39,9 @@ static void add_layer(struct count *sum, const struct ml_layer *l) {
     struct count experts = {.m = sum->m};
     for (size_t i = 0; i < l->n_sites; i++)
         add(l->sites[i].expert == ML_NO_EXPERT ? sum : &experts, l->sites[i].linear);
-    if (l->ffn.kind != ML_FFN_MOE || l->ffn.moe.n_experts == 0) return;
-    sum->bytes += experts.bytes / l->ffn.moe.n_experts * l->ffn.moe.top_k;
-    sum->products += experts.products / l->ffn.moe.n_experts * l->ffn.moe.top_k;
+    if (l->ffn.kind != ML_FFN_MOE || l->ffn.moe.choose.experts == 0) return;
+    sum->bytes += experts.bytes / l->ffn.moe.choose.experts * l->ffn.moe.choose.top_k;
+    sum->products += experts.products / l->ffn.moe.choose.experts * l->ffn.moe.choose.top_k;
 }
 
 void ml_model_count(struct ml_model *m) {
@@ -99,6 +99,10 @@ marlin_status ml_model_check(const struct ml_model *m, struct marlin_error *err)
 
 const struct ml_config *ml_model_config(const struct ml_model *m) {
     return m->config;
+}
+
+enum ml_dtype ml_model_kv_dtype(const struct ml_model *m) {
+    return m->kv_dtype;
 }
 
 uint64_t ml_model_weight_bytes(const struct ml_model *m) {

@@ -61,6 +61,39 @@ static float embedding_scale(const struct ml_model *m) {
     return scale;
 }
 
+/* The devices that layers are dealt out over, and what computes on each. */
+static marlin_status new_devices(struct ml_model *m, const struct ml_model_options *o,
+                                 struct marlin_error *err) {
+    const size_t n = o && o->devices ? o->n_devices : 1, layers = (size_t)m->config->num_layers;
+    m->devices = ml_arena_array(&m->arena, n, sizeof *m->devices);
+    m->ops = ml_arena_array(&m->arena, n, sizeof *m->ops);
+    if (!m->devices || !m->ops) return ml_fail(err, MARLIN_ERR_MEMORY, "model: out of memory");
+    if (n == 0 || n > layers)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "%zu layers cannot be dealt out over %zu devices", layers, n);
+    if (!o || !o->devices) {
+        const marlin_status st = ml_device_open("cpu", &m->devices[0], err);
+        if (st != MARLIN_OK) return st;
+        m->owns_device = true;
+    }
+    for (size_t d = 0; d < n; d++) {
+        if (!m->owns_device) m->devices[d] = o->devices[d];
+        m->ops[d] = ml_ops_of(m->devices[d]);
+        if (!m->ops[d])
+            return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "device %s has no operations",
+                           m->devices[d]->ops->name);
+    }
+    m->n_devices = n;
+    return MARLIN_OK;
+}
+
+static marlin_status count_groups(struct ml_model *m, struct marlin_error *err) {
+    struct ml_memory_layout layout;
+    const marlin_status st = ml_config_layout(m->config, 0, (size_t)m->config->num_layers, m->n_devices, ML_F32,
+                                              &m->arena, &layout, err);
+    m->n_groups = layout.n_groups;
+    return st;
+}
+
 marlin_status ml_model_new(const struct ml_config *config, const struct ml_model_options *options,
                            struct ml_model **out, struct marlin_error *err) {
     marlin_status st;
@@ -72,16 +105,12 @@ marlin_status ml_model_new(const struct ml_config *config, const struct ml_model
     m->kv_dtype = options ? options->kv_dtype : ML_KV_DEFAULT;
     m->mode = options && options->exact ? ML_QUANT_EXACT : ML_QUANT_FAST;
     m->headers_only = options && options->headers_only;
-    m->device = options ? options->device : NULL;
     m->arch = ml_arch_find(config->model_type);
     if (!m->arch) {
         st = unknown_arch(config->model_type, err);
         goto out;
     }
-    if (!m->device) {
-        ML_TRY(ml_device_open("cpu", &m->device, err));
-        m->owns_device = true;
-    }
+    ML_TRY(new_devices(m, options, err));
     ML_TRY(new_ropes(m, err));
 out:
     if (st == MARLIN_OK)
@@ -96,8 +125,9 @@ void ml_model_free(struct ml_model *m) {
     ml_model_disown(m, NULL);
     if (m->tensors) ml_tensors_close(m->tensors);
     if (m->owned_config) ml_config_free(m->owned_config);
+    ml_model_displace(m);
+    if (m->owns_device) m->devices[0]->ops->destroy(m->devices[0]);
     ml_arena_free(&m->arena);
-    if (m->owns_device) m->device->ops->destroy(m->device);
     ml_free(m);
 }
 
@@ -180,6 +210,8 @@ marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) {
     ML_TRY(ml_bind_norm(b, "model.norm", hidden, &m->norm, err));
     ML_TRY(bind_head(b, err));
     ml_bind_arrange(b);
+    ML_TRY(count_groups(m, err));
+    ML_TRY(ml_model_place(m, err));
     ml_model_count(m);
 out:
     return st;

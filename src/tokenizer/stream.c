@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static marlin_status put_byte(struct ml_stream *s, char byte, struct ml_buf *out) {
+static marlin_status put_byte(struct ml_text_stream *s, char byte, struct ml_buf *out) {
     uint32_t cp;
     bool ok;
     s->pending[s->n_pending++] = (unsigned char)byte;
@@ -24,9 +24,9 @@ static marlin_status put_byte(struct ml_stream *s, char byte, struct ml_buf *out
 }
 
 /* The token's bytes pass through `out` itself: they are appended, taken off again, and given back checked. */
-marlin_status ml_stream_push(struct ml_stream *s, const struct ml_tokenizer *t, int32_t id, bool skip_special,
+marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer *t, int32_t id, bool skip_special,
                              struct ml_buf *out, struct marlin_error *err) {
-    const struct ml_stream before = *s;
+    const struct ml_text_stream before = *s;
     const size_t was = out->len;
     struct ml_buf raw;
     ml_buf_init(&raw, 16u << 20);
@@ -44,7 +44,7 @@ marlin_status ml_stream_push(struct ml_stream *s, const struct ml_tokenizer *t, 
     return st;
 }
 
-marlin_status ml_stream_finish(struct ml_stream *s, struct ml_buf *out) {
+marlin_status ml_stream_finish(struct ml_text_stream *s, struct ml_buf *out) {
     if (s->n_pending == 0) return MARLIN_OK;
     const marlin_status st = ml_buf_add(out, "\xEF\xBF\xBD", 3); /* an incomplete sequence is one part */
     if (st == MARLIN_OK) s->n_pending = 0;

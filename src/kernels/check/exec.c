@@ -4,7 +4,7 @@
  * the other families' business; here it is how matrices are cut and what all threads reach together.
  */
 #include "kernels/check.h"
-#include "kernels/ops.h"
+#include "kernels/exec.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -14,13 +14,13 @@ ML_FAMILIES(ML_ARCH)
 #undef ML_ARCH
 
 /* The pre-norm block (llama.c):  x += attention(norm x);  x += mlp(norm x). */
-void ml_prenorm_layer(struct ml_state *s, const struct ml_layer *l, float *x);
+void ml_prenorm_layer(struct ml_step *s, const struct ml_layer *l, float *x);
 /* Its two norms: input_layernorm and post_attention_layernorm. */
 marlin_status ml_bind_prenorms(struct ml_binder *b, struct ml_layer *l,
                                struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* The block of Gemma 2 and 3, with norms on both sides (gemma2.c). */
-void ml_sandwich_layer(struct ml_state *s, const struct ml_layer *l, float *x);
+void ml_sandwich_layer(struct ml_step *s, const struct ml_layer *l, float *x);
 marlin_status ml_bind_sandwich_norms(struct ml_binder *b, struct ml_layer *l,
                                      struct marlin_error *err) MARLIN_MUST_CHECK;
 

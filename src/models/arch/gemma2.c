@@ -20,7 +20,7 @@ out:
     return st;
 }
 
-void ml_sandwich_layer(struct ml_state *s, const struct ml_layer *l, float *x) {
+void ml_sandwich_layer(struct ml_step *s, const struct ml_layer *l, float *x) {
     const size_t hidden = l->attn_in.n;
 
     ml_norm_forward(s, &l->attn_in, x, s->normed, s->n);

@@ -14,7 +14,7 @@ marlin_status ml_bind_prenorms(struct ml_binder *b, struct ml_layer *l, struct m
     return ml_bind_layer_norm(b, l, "post_attention_layernorm", hidden, &l->mlp_in, err);
 }
 
-void ml_prenorm_layer(struct ml_state *s, const struct ml_layer *l, float *x) {
+void ml_prenorm_layer(struct ml_step *s, const struct ml_layer *l, float *x) {
     const size_t hidden = l->attn_in.n;
 
     ml_norm_forward(s, &l->attn_in, x, s->normed, s->n);

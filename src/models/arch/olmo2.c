@@ -21,7 +21,7 @@ out:
     return st;
 }
 
-static void layer(struct ml_state *s, const struct ml_layer *l, float *x) {
+static void layer(struct ml_step *s, const struct ml_layer *l, float *x) {
     const size_t hidden = l->attn_out.n;
 
     ml_attention_forward(s, l, x, s->branch);

@@ -80,8 +80,9 @@ static marlin_status backward(struct descent *d, size_t layer, struct ml_layer_c
     for (size_t r = 0; r < rows->rows; r++) {
         const size_t at = r * rows->width * d->hidden;
         if (!is_text(job, r)) continue;
-        ml_backward_layer(d->b, layer, rows->x + at, d->g + at, rows->width,
-                          c ? ml_layer_curvature_add : NULL, c);
+        st = ml_backward_layer(d->b, layer, rows->x + at, d->g + at, rows->width,
+                               c ? ml_layer_curvature_add : NULL, c, err);
+        if (st != MARLIN_OK) return st;
         if (job->settings->cancel && *job->settings->cancel)
             return ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in layer %zu", layer);
     }

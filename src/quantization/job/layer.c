@@ -55,14 +55,16 @@ out:
 /* The head's input is the normed output of the last layer. */
 static marlin_status head_hessian(struct ml_job *job, struct ml_hessian *h, struct marlin_error *err) {
     const size_t hidden = (size_t)job->model->config->hidden_size, width = job->rows.width;
-    struct ml_state *s = NULL;
-    const marlin_status st = ml_state_create(job->model, job->settings->pool, width, width, &s, err);
+    const struct ml_work_sizes row = {.rows = width, .runs = 1, .positions = width};
+    struct ml_work *w = NULL;
+    const marlin_status st = ml_work_create(job->model, job->settings->pool, &row, &w, err);
     if (st != MARLIN_OK) return st;
+    struct ml_step *s = ml_work_first(w);
     for (size_t r = 0; r < job->rows.rows; r++) {
         ml_norm_forward(s, &job->model->norm, job->rows.x + r * width * hidden, s->x, width);
         ml_hessian_add(h, ml_kernels(), job->settings->pool, s->x, hidden, width);
     }
-    ml_state_free(s);
+    ml_work_free(w);
     return MARLIN_OK;
 }
 
@@ -86,13 +88,15 @@ out:
 marlin_status ml_job_embed(struct ml_job *job, struct marlin_error *err) {
     const struct ml_calibration *c = &job->calibration;
     const size_t hidden = (size_t)job->model->config->hidden_size;
-    struct ml_state *s = NULL;
-    const marlin_status st = ml_state_create(job->model, job->settings->pool, 1, 1, &s, err);
+    const struct ml_work_sizes one = {.rows = 1, .runs = 1, .positions = 1};
+    struct ml_work *w = NULL;
+    const marlin_status st = ml_work_create(job->model, job->settings->pool, &one, &w, err);
     if (st != MARLIN_OK) return st;
     for (size_t r = 0; r < c->rows; r++) {
-        ml_embed(job->model, s, c->ids + r * c->width, c->width, job->rows.x + r * c->width * hidden);
+        ml_embed_ids(ml_work_first(w), c->ids + r * c->width, c->width,
+                     job->rows.x + r * c->width * hidden);
     }
-    ml_state_free(s);
+    ml_work_free(w);
     ml_job_release(job, job->plan.layers);
     return MARLIN_OK;
 }

@@ -28,27 +28,22 @@ static uint64_t source_bytes(const struct ml_job *job, size_t layer) {
 
 static uint64_t state_bytes(const struct ml_job *job) {
     const struct ml_config *c = job->model->config;
-    const struct ml_kv_shape one = {.layers = 1,
-                                    .kv_heads = (size_t)c->num_kv_heads,
-                                    .head_dim = (size_t)c->head_dim,
-                                    .max_positions = job->width,
-                                    .dtype = job->model->kv_dtype};
+    const struct ml_pages_sizes row = {.sequences = 1, .positions = job->width, .rows = job->width};
+    const struct ml_work_sizes sizes = {.rows = job->width, .runs = 1, .positions = job->width};
     size_t kv = 0, work = 0;
-    if (ml_kv_bytes(&one, &kv, NULL) != MARLIN_OK ||
-        ml_scratch_layout(c, job->width, job->width, NULL, &work, NULL) != MARLIN_OK)
+    if (ml_config_cache_bytes(c, 0, 1, job->model->kv_dtype, &row, &kv, NULL) != MARLIN_OK ||
+        ml_config_work_bytes(c, &sizes, &work, NULL) != MARLIN_OK)
         return UINT64_MAX / 8;
     return (uint64_t)kv + work + (uint64_t)ml_gemm_scratch() * (uint64_t)ml_pool_size(job->settings->pool);
 }
 
 static uint64_t cache_bytes(const struct ml_job *job) {
     const struct ml_config *c = job->model->config;
-    const struct ml_kv_shape row = {.layers = (size_t)c->num_layers,
-                                    .kv_heads = (size_t)c->num_kv_heads,
-                                    .head_dim = (size_t)c->head_dim,
-                                    .max_positions = job->width,
-                                    .dtype = (enum ml_dtype)ML_CALIBRATION_KV};
+    const struct ml_pages_sizes row = {.sequences = 1, .positions = job->width, .rows = 1};
     size_t kv = 0;
-    if (ml_kv_bytes(&row, &kv, NULL) != MARLIN_OK) return UINT64_MAX / 8;
+    if (ml_config_cache_bytes(c, 0, (size_t)c->num_layers, (enum ml_dtype)ML_CALIBRATION_KV, &row, &kv, NULL) !=
+        MARLIN_OK)
+        return UINT64_MAX / 8;
     return (uint64_t)kv + (uint64_t)c->vocab_size * sizeof(float);
 }
 

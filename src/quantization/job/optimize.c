@@ -12,7 +12,7 @@
 
 #include "base/mem.h"
 #include "eval/divergence.h"
-#include "kernels/ops.h"
+#include "kernels/exec.h"
 #include "models/layers/layers.h"
 
 #include <math.h>
@@ -45,24 +45,24 @@ static void kl_rows(void *arg, size_t begin, size_t end, int worker) {
 /* Mean over the sample of the divergence of moved.x from exact. */
 static marlin_status divergence(struct probe *p, double *mean, struct marlin_error *err) {
     const struct ml_model *m = p->job->model;
-    struct ml_state *s = NULL;
+    const struct ml_work_sizes rows = {.rows = ML_PROBE_ROWS, .runs = 1, .positions = ML_PROBE_ROWS};
+    struct ml_work *w = NULL;
     double sum = 0;
-    const marlin_status st =
-        ml_state_create(m, p->job->settings->pool, ML_PROBE_ROWS, ML_PROBE_ROWS, &s, err);
+    const marlin_status st = ml_work_create(m, p->job->settings->pool, &rows, &w, err);
     if (st != MARLIN_OK) return st;
     for (size_t at = 0; at < p->tokens; at += ML_PROBE_ROWS) {
         const size_t n = p->tokens - at < ML_PROBE_ROWS ? p->tokens - at : ML_PROBE_ROWS;
         const float *from[2] = {p->exact, p->moved.x};
         for (size_t i = 0; i < 2; i++) {
             memcpy(p->normed, from[i] + at * p->hidden, n * p->hidden * sizeof(float));
-            ml_head_forward(m, s, p->normed, n, p->logits[i]);
+            ml_head_forward(ml_work_first(w), p->normed, n, p->logits[i]);
         }
         ml_pool_for(p->job->settings->pool, n, 1, kl_rows, p);
         for (size_t t = 0; t < n; t++) {
             sum += p->kl[t];
         }
     }
-    ml_state_free(s);
+    ml_work_free(w);
     *mean = sum / (double)p->tokens;
     return MARLIN_OK;
 }

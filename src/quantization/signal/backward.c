@@ -109,7 +109,10 @@ marlin_status ml_backward_create(const struct ml_model *m, struct ml_pool *pool,
         goto out;
     }
     lay_out(b, m, ml_pool_size(pool), b->memory);
-    ML_TRY(ml_state_create(m, pool, width, width, &b->s, err));
+    const struct ml_work_sizes sizes = {.rows = width, .runs = 1, .positions = width};
+    ML_TRY(ml_work_create(m, pool, &sizes, &b->work, err));
+    ML_TRY(ml_sequence_create_alone(m, width, width, &b->sequence, err));
+    b->s = ml_work_first(b->work);
     ML_TRY(ml_exec_create(&b->exec, ml_kernels(), pool, err));
 out:
     if (st == MARLIN_OK)
@@ -121,7 +124,8 @@ out:
 
 void ml_backward_free(struct ml_backward *b) {
     if (!b) return;
-    ml_state_free(b->s);
+    ml_sequence_free(b->sequence);
+    ml_work_free(b->work);
     ml_exec_free(&b->exec);
     ml_free_aligned(b->memory);
     ml_free(b);
@@ -148,9 +152,10 @@ static void residual(struct ml_backward *b, const struct ml_norm *norm, const fl
 static void forward_attention(struct ml_backward *b, const struct ml_layer *l, const float *x,
                               size_t hidden) {
     const struct ml_attention_weights *w = &l->mixer.attention;
-    const struct ml_linear_job raw[] = {{&w->q, b->q_raw, w->q.out}, {&w->k, b->k_raw, w->k.out}};
+    const struct ml_linear_job raw[] = {ml_linear_job(&w->q, b->q_raw, b->attn_in, b->n),
+                                        ml_linear_job(&w->k, b->k_raw, b->attn_in, b->n)};
     normed(b, &l->attn_in, x, b->attn_in, hidden);
-    if (w->q_norm.w || w->k_norm.w) ml_linear_forward(b->s, raw, 2, b->attn_in, hidden, b->n);
+    if (w->q_norm.w || w->k_norm.w) ml_linear_forward(b->s, raw, 2);
     ml_attention_forward(b->s, l, b->attn_in, b->attn_y);
     residual(b, &l->attn_out, x, b->attn_y, b->mid, hidden);
     normed(b, &l->mlp_in, b->mid, b->mlp_in, hidden);
@@ -158,12 +163,13 @@ static void forward_attention(struct ml_backward *b, const struct ml_layer *l, c
 
 static void forward_mlp(struct ml_backward *b, const struct ml_mlp *mlp) {
     const size_t width = mlp->gate.out;
-    const struct ml_linear_job in[] = {{&mlp->gate, b->gate, width}, {&mlp->up, b->up, width}};
-    const struct ml_linear_job out = {&mlp->down, b->mlp_y, mlp->down.out};
-    ml_linear_forward(b->s, in, 2, b->mlp_in, mlp->gate.in, b->n);
+    const struct ml_linear_job in[] = {ml_linear_job(&mlp->gate, b->gate, b->mlp_in, b->n),
+                                       ml_linear_job(&mlp->up, b->up, b->mlp_in, b->n)};
+    const struct ml_linear_job out = ml_linear_job(&mlp->down, b->mlp_y, b->act, b->n);
+    ml_linear_forward(b->s, in, 2);
     memcpy(b->act, b->gate, b->n * width * sizeof *b->act);
     ml_glu_forward(b->s, b->act, b->up, b->n, width);
-    ml_linear_forward(b->s, &out, 1, b->act, width, b->n);
+    ml_linear_forward(b->s, &out, 1);
 }
 
 static void backward_mlp(struct ml_backward *b, const struct ml_mlp *mlp, const float *g, float *gx) {
@@ -184,14 +190,15 @@ static void backward_attention(struct ml_backward *b, const struct ml_layer *l, 
     ml_backward_through(b, &w->v, b->attn_in, b->g_v, b->n, gx, true);
 }
 
-void ml_backward_layer(struct ml_backward *b, size_t layer, const float *x, float *g, size_t n,
-                       ml_gradient_fn *fn, void *user) {
+marlin_status ml_backward_layer(struct ml_backward *b, size_t layer, const float *x, float *g, size_t n,
+                                ml_gradient_fn *fn, void *user, struct marlin_error *err) {
     const struct ml_layer *l = &b->model->layers[layer];
     const size_t hidden = (size_t)b->model->config->hidden_size;
     b->fn = fn;
     b->user = user;
     b->n = n;
-    ml_step_begin(b->s, n, 0);
+    const marlin_status st = ml_step_begin(b->work, b->sequence, n, 0, err);
+    if (st != MARLIN_OK) return st;
     forward_attention(b, l, x, hidden);
     if (l->ffn.kind == ML_FFN_MOE)
         ml_backward_moe_forward(b, &l->ffn.moe);
@@ -212,6 +219,7 @@ void ml_backward_layer(struct ml_backward *b, size_t layer, const float *x, floa
     backward_attention(b, l, b->g_branch, b->g_in);
     ml_backward_norm(b, &l->attn_in, x, b->g_in, n, hidden);
     ml_residual_add(b->s, g, b->g_in, n, hidden);
+    return MARLIN_OK;
 }
 
 /* ---- the head ---- */
@@ -263,7 +271,7 @@ void ml_backward_head(struct ml_backward *b, const float *x, size_t n, uint64_t 
     for (; d.first < n; d.first += ML_BACKWARD_LOGITS) {
         const size_t at = d.first, rows = n - at < ML_BACKWARD_LOGITS ? n - at : ML_BACKWARD_LOGITS;
         memcpy(b->attn_in, x + at * hidden, rows * hidden * sizeof *x);
-        ml_head_forward(b->model, b->s, b->attn_in, rows, b->logits);
+        ml_head_forward(b->s, b->attn_in, rows, b->logits);
         ml_pool_for(b->pool, rows, 1, draw_rows, &d);
         ml_backward_linear(b, &b->model->head, b->logits, rows, g + at * hidden, false);
     }

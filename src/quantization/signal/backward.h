@@ -37,8 +37,8 @@ typedef void ml_gradient_fn(void *user, const struct ml_linear *linear, const fl
 /* x [n, H]: the layer's input, a whole sequence from position 0. g [n, H]: the gradient of the loss with
  * respect to the layer's output; becomes that of its input. fn may be NULL. The choice of experts is taken as
  * given (it has no derivative), their weights are not. Deterministic whatever the number of threads. */
-void ml_backward_layer(struct ml_backward *b, size_t layer, const float *x, float *g, size_t n,
-                       ml_gradient_fn *fn, void *user);
+marlin_status ml_backward_layer(struct ml_backward *b, size_t layer, const float *x, float *g, size_t n,
+                                ml_gradient_fn *fn, void *user, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* x [n, H]: output of the last layer. One label a token is drawn from the model's own distribution (seed),
  * and g [n, H] becomes the gradient of scale * sum of -log p(label) with respect to x: its outer products

@@ -72,7 +72,7 @@ static void add_product(const struct scores *s, const float *x, const float *m, 
 static void query_head(const struct heads *h, const struct scores *s, size_t head, size_t kv_head) {
     struct ml_backward *b = h->b;
     const struct ml_kernels *k = ml_kernels();
-    const size_t n = b->n, dim = b->s->kv.shape.head_dim, ldq = h->w->q.out, ldk = h->w->k.out;
+    const size_t n = b->n, dim = (size_t)b->model->config->head_dim, ldq = h->w->q.out, ldk = h->w->k.out;
     const float *q = b->s->q + head * dim, *da = b->g_attn + head * dim;
     const float *key = b->s->k + kv_head * dim, *value = b->s->v + kv_head * dim;
     k->gemm[ML_F32](s->p, n, key, ldk, q, ldq, n, n, dim, s->gemm);
@@ -91,7 +91,7 @@ static void query_head(const struct heads *h, const struct scores *s, size_t hea
 static void kv_heads(void *arg, size_t begin, size_t end, int worker) {
     const struct heads *h = arg;
     struct ml_backward *b = h->b;
-    const size_t n = b->n, dim = b->s->kv.shape.head_dim, group = h->w->q.out / h->w->k.out;
+    const size_t n = b->n, dim = (size_t)b->model->config->head_dim, group = h->w->q.out / h->w->k.out;
     float *at = b->scores + (size_t)worker * b->scores_stride;
     const struct scores s = {.p = at,
                              .dp = at + n * n,
@@ -117,7 +117,7 @@ struct rotation {
 static void turn_back(void *arg, size_t begin, size_t end, int worker) {
     const struct rotation *a = arg;
     const struct ml_rope *r = a->w->rope;
-    const size_t dim = a->b->s->kv.shape.head_dim;
+    const size_t dim = (size_t)a->b->model->config->head_dim;
     (void)worker;
     for (size_t t = begin; t < end; t++) {
         const float *cos = a->cos + t * r->half, *sin = a->b->minus_sin + t * r->half;
@@ -128,11 +128,11 @@ static void turn_back(void *arg, size_t begin, size_t end, int worker) {
 
 static void unrotate(struct ml_backward *b, const struct ml_attention_weights *w) {
     const bool local = w->rope == &b->model->rope_local;
-    const float *sin = local ? b->s->sin_local : b->s->sin;
-    struct rotation a = {b, w, local ? b->s->cos_local : b->s->cos};
+    const struct ml_angles *angles = local ? &b->s->local : &b->s->global;
+    struct rotation a = {b, w, angles->cos};
     if (!w->rope) return;
     for (size_t i = 0; i < b->n * w->rope->half; i++)
-        b->minus_sin[i] = -sin[i];
+        b->minus_sin[i] = -angles->sin[i];
     ml_pool_for(b->pool, b->n, 8, turn_back, &a);
 }
 
@@ -141,6 +141,6 @@ void ml_backward_attention(struct ml_backward *b, const struct ml_layer *l) {
     memset(b->g_q, 0, b->n * l->mixer.attention.q.out * sizeof *b->g_q);
     memset(b->g_k, 0, b->n * l->mixer.attention.k.out * sizeof *b->g_k);
     memset(b->g_v, 0, b->n * l->mixer.attention.v.out * sizeof *b->g_v);
-    ml_pool_for(b->pool, b->s->kv.shape.kv_heads, 1, kv_heads, &h);
+    ml_pool_for(b->pool, (size_t)b->model->config->num_kv_heads, 1, kv_heads, &h);
     unrotate(b, &l->mixer.attention);
 }

@@ -6,6 +6,7 @@
 #ifndef ML_QUANTIZATION_BACKWARD_INT_H
 #define ML_QUANTIZATION_BACKWARD_INT_H
 
+#include "kernels/exec.h"
 #include "models/layers/layers.h"
 #include "quantization/signal/backward.h"
 
@@ -14,7 +15,9 @@ enum { ML_BACKWARD_ROWS = 512 }; /* rows of W that are transposed at once */
 struct ml_backward {
     const struct ml_model *model;
     struct ml_pool *pool;
-    struct ml_state *s;  /* forward */
+    struct ml_work *work; /* of the forward pass */
+    struct ml_sequence *sequence;
+    struct ml_step *s; /* the work's */
     struct ml_exec exec; /* products of the backward pass */
     size_t width;
     float *memory;                   /* holds all that follows */

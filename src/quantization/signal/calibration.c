@@ -126,7 +126,10 @@ struct lane {
 /* Rows are sampled side by side, so that weights are read once for all of them. */
 struct sampling {
     const struct ml_sample_job *job;
-    struct ml_state *state;
+    struct ml_cache *cache;
+    struct ml_work *work;
+    struct ml_sequence *sequence[ML_CALIBRATION_LANES];
+    struct ml_run runs[ML_CALIBRATION_LANES];
     struct lane *lane; /* [lanes] */
     float *logits;     /* [lanes, vocab] */
     int32_t *last;     /* [lanes] */
@@ -187,11 +190,15 @@ static marlin_status sample_group(struct sampling *s, struct ml_calibration *c, 
         fill_random(s, rows[j], row, 1);
         if (bos >= 0 && (size_t)bos < s->vocab) row[0] = (int32_t)bos;
         s->last[j] = row[0];
+        (void)ml_sequence_rewind(s->sequence[j], 0);
+        s->runs[j] =
+            (struct ml_run){.sequence = s->sequence[j], .first = j, .n = 1, .logits = ML_LOGITS_LAST};
         ml_rng_seed(&s->lane[j].rng, ~row_seed(s, rows[j]));
     }
     for (size_t i = 1; i < c->width; i++) {
-        ml_lanes_forward(job->model, s->state, c->width, s->last, n, i - 1, s->logits, job->layer_done,
-                         job->layer_user);
+        struct ml_batch step = {.n = n, .ids = s->last, .runs = s->runs, .n_runs = n};
+        const marlin_status st = ml_forward(s->work, &step, s->logits, err);
+        if (st != MARLIN_OK) return st;
         ml_pool_for(job->pool, n, 1, draw_lanes, s);
         for (size_t j = 0; j < n; j++)
             c->ids[rows[j] * c->width + i] = s->last[j];
@@ -218,13 +225,24 @@ static marlin_status sample_rows(struct sampling *s, struct ml_calibration *c, s
     if (s->lost)
         ml_log(ML_LOG_WARN, "the model's logits are not finite for %zu of %zu tokens: random ones instead",
                s->lost, s->total);
-    if (s->job->model->tensors) return ml_tensors_check(s->job->model->tensors, err);
-    return MARLIN_OK;
+    return ml_model_check(s->job->model, err);
+}
+
+static marlin_status create_sequences(struct sampling *s, size_t width, struct marlin_error *err) {
+    const struct ml_pages_sizes pages = {.sequences = s->lanes, .positions = width, .rows = 1};
+    const struct ml_work_sizes sizes = {.rows = s->lanes, .runs = s->lanes, .positions = width};
+    marlin_status st;
+    ML_TRY(ml_cache_create(s->job->model, (enum ml_dtype)ML_CALIBRATION_KV, &pages, &s->cache, err));
+    ML_TRY(ml_work_create(s->job->model, s->job->pool, &sizes, &s->work, err));
+    ml_work_on_layer(s->work, s->job->layer_done, s->job->layer_user);
+    for (size_t j = 0; j < s->lanes; j++)
+        ML_TRY(ml_sequence_create(s->cache, width, &s->sequence[j], err));
+out:
+    return st;
 }
 
 static marlin_status create_sampling(struct sampling *s, size_t width, struct marlin_error *err) {
-    const marlin_status st = ml_state_create_as(s->job->model, s->job->pool, s->lanes * width, s->lanes,
-                                                (enum ml_dtype)ML_CALIBRATION_KV, &s->state, err);
+    const marlin_status st = create_sequences(s, width, err);
     if (st != MARLIN_OK) return st;
     s->lane = ml_calloc(s->lanes, sizeof *s->lane);
     s->last = ml_calloc(s->lanes, sizeof *s->last);
@@ -237,7 +255,10 @@ static void free_sampling(struct sampling *s) {
     ml_free(s->lane);
     ml_free(s->last);
     ml_free_aligned(s->logits);
-    ml_state_free(s->state);
+    for (size_t j = 0; j < s->lanes; j++)
+        ml_sequence_free(s->sequence[j]);
+    ml_work_free(s->work);
+    ml_cache_free(s->cache);
 }
 
 /* Groups of about equal size: the last one costs as much time as the others. */

@@ -85,40 +85,47 @@ marlin_status ml_rows_forward(const struct ml_model *m, size_t layer, struct ml_
                               struct ml_capture *capture, struct ml_pool *pool,
                               const volatile sig_atomic_t *cancel, struct marlin_error *err) {
     const size_t hidden = (size_t)m->config->hidden_size;
-    struct ml_state *s = NULL;
-    marlin_status st = ml_state_create(m, pool, rows->width, rows->width, &s, err);
-    if (st != MARLIN_OK) return st;
-    if (capture) {
-        s->observe = observe;
-        s->observe_user = capture;
+    const struct ml_work_sizes row = {.rows = rows->width, .runs = 1, .positions = rows->width};
+    struct ml_sequence *s = NULL;
+    struct ml_work *w = NULL;
+    marlin_status st;
+    ML_TRY(ml_work_create(m, pool, &row, &w, err));
+    ML_TRY(ml_sequence_create_alone(m, rows->width, rows->width, &s, err));
+    if (capture) ml_work_observe(w, observe, capture);
+    for (size_t r = 0; r < rows->rows; r++) {
+        float *x = rows->x + r * rows->width * hidden;
+        ML_TRY(ml_layer_forward(w, s, layer, x, rows->width, 0, err));
+        if (!cancel || !*cancel) continue;
+        st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in layer %zu", layer);
+        goto out;
     }
-    for (size_t r = 0; r < rows->rows && st == MARLIN_OK; r++) {
-        ml_layer_forward(m, s, layer, rows->x + r * rows->width * hidden, rows->width, 0);
-        if (cancel && *cancel) st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in layer %zu", layer);
-    }
-    ml_state_free(s);
+out:
+    ml_sequence_free(s);
+    ml_work_free(w);
     if (st == MARLIN_OK && m->tensors) st = ml_tensors_check(m->tensors, err);
     return st;
 }
 
 /* One chunk of the block's inputs through an expert's gate and up. */
-static void expert_inputs(struct ml_state *s, const struct ml_mlp *e, const float *x, size_t n) {
-    const struct ml_linear_job jobs[] = {{&e->gate, s->pair_gate, e->gate.out},
-                                         {&e->up, s->pair_up, e->up.out}};
-    ml_linear_forward(s, jobs, 2, x, e->gate.in, n);
+static void expert_inputs(struct ml_step *s, const struct ml_mlp *e, const float *x, size_t n) {
+    const struct ml_linear_job jobs[] = {ml_linear_job(&e->gate, s->pair_gate, x, n),
+                                         ml_linear_job(&e->up, s->pair_up, x, n)};
+    ml_linear_forward(s, jobs, 2);
     ml_glu_forward(s, s->pair_gate, s->pair_up, n, e->gate.out);
 }
 
 marlin_status ml_capture_expert(const struct ml_capture *c, const struct ml_model *m, size_t width,
                                 const struct ml_mlp *expert, struct ml_hessian *h, struct marlin_error *err) {
-    struct ml_state *s = NULL;
-    const marlin_status st = ml_state_create(m, c->pool, width, width, &s, err);
+    const struct ml_work_sizes row = {.rows = width, .runs = 1, .positions = width};
+    struct ml_work *w = NULL;
+    const marlin_status st = ml_work_create(m, c->pool, &row, &w, err);
     if (st != MARLIN_OK) return st;
+    struct ml_step *s = ml_work_first(w);
     for (size_t at = 0; at < c->seen; at += width) {
         const size_t n = c->seen - at < width ? c->seen - at : width;
         expert_inputs(s, expert, c->block_in + at * expert->gate.in, n);
         ml_hessian_add(h, c->kernels, c->pool, s->pair_gate, expert->down.in, n);
     }
-    ml_state_free(s);
+    ml_work_free(w);
     return MARLIN_OK;
 }
