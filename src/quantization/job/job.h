@@ -91,7 +91,7 @@ marlin_status ml_job_descend(struct ml_job *job, size_t done, struct marlin_erro
  * at a time. */
 enum { ML_SAMPLE_TOKENS = 4096, ML_PROBE_ROWS = 32 };
 
-/* Measures what each unit costs and gives the plan's tensors their bits. job->rows holds embeddings, and
+/* Measures what each group costs and gives the plan's tensors their bits. job->rows holds embeddings, and
  * afterwards nothing of use. */
 marlin_status ml_job_optimize(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 
