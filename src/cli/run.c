@@ -7,10 +7,11 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/profile_text.h"
-#include "engine/generate.h"
+#include "engine/feeder.h"
 #include "engine/stop.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -53,11 +54,11 @@ const struct ml_verb ml_verb_run = {
 };
 
 static const char default_prompt[] = "Once upon a time";
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted;
 
 static void on_interrupt(int sig) {
     (void)sig;
-    interrupted = 1;
+    atomic_store(&interrupted, true);
 }
 
 struct job {
@@ -114,8 +115,8 @@ static void read_sampling(struct job *j) {
     s->seed = ml_args_given(a, "seed") ? (uint64_t)ml_args_int(a, "seed") : ml_clock_ns();
 }
 
-static marlin_status generate(struct job *j, struct ml_generator *g, const struct ml_ids *ids,
-                              struct marlin_error *err) {
+static marlin_status generate(struct job *j, struct ml_feeder *f, struct ml_timeline *t,
+                              const struct ml_ids *ids, struct marlin_error *err) {
     const char *stop[ML_STOP_MAX];
     const size_t n_stop = ml_args_repeat_count(j->args, "stop");
     if (n_stop > ML_STOP_MAX)
@@ -123,7 +124,7 @@ static marlin_status generate(struct job *j, struct ml_generator *g, const struc
                        ML_STOP_MAX);
     for (size_t i = 0; i < n_stop; i++)
         stop[i] = ml_args_repeat(j->args, "stop", i);
-    const struct ml_request rq = {
+    const struct ml_request_options rq = {
         .prompt = ids->id,
         .n_prompt = ids->n,
         .max_tokens = (size_t)ml_args_int(j->args, "tokens"),
@@ -133,7 +134,7 @@ static marlin_status generate(struct job *j, struct ml_generator *g, const struc
         .user = &j->text,
         .cancel = &interrupted,
     };
-    return ml_generator_run(g, &rq, &j->outcome, err);
+    return ml_feeder_run(f, t, &rq, &j->outcome, err);
 }
 
 static double per_second(size_t n, double seconds) {
@@ -204,7 +205,9 @@ static int report(struct job *j) {
 }
 
 static marlin_status speak(struct job *j, struct marlin_error *err) {
-    struct ml_generator *g = NULL;
+    struct ml_timeline *t = NULL;
+    struct ml_feeder *f = NULL;
+    const struct ml_feeder_options fo = {0};
     struct ml_ids ids = {0};
     const struct ml_runtime_options ro = {.device = j->cli->device,
                                           .threads = j->cli->threads,
@@ -216,21 +219,23 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
     read_sampling(j);
     if (ml_args_flag(j->args, "profile") || trace)
         ML_TRY(ml_profile_create(&j->profile, trace ? MAX_EVENTS : 0, err));
-    const struct ml_generator_options go = {
+    const struct ml_timeline_options to = {
         .sampling = j->sampling,
         .profile = j->profile,
         .context = ml_args_given(j->args, "ctx") ? (size_t)ml_args_int(j->args, "ctx") : 0,
     };
     ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len, ML_ENCODE_BOS, &ids, err));
-    ML_TRY(ml_generator_create(&j->runtime, &go, &g, err));
+    ML_TRY(ml_timeline_create(&j->runtime, &to, &t, err));
+    ML_TRY(ml_feeder_create(&j->runtime, &fo, &f, err));
     /* A sentence that nobody typed is shown whole. */
     if (j->prompt == default_prompt && !j->cli->json) print_text(NULL, j->prompt, j->prompt_len);
-    ML_TRY(generate(j, g, &ids, err));
+    ML_TRY(generate(j, f, t, &ids, err));
     if (report(j) != ML_EXIT_DONE) st = MARLIN_ERR_IO;
     if (ml_args_flag(j->args, "profile")) ML_TRY(ml_cli_print_profile(j->profile, j->runtime.pool, err));
     if (trace) ML_TRY(ml_cli_write_trace(j->cli, j->profile, trace, err));
 out:
-    ml_generator_free(g);
+    ml_feeder_free(f);
+    ml_timeline_free(t);
     ml_ids_free(&ids);
     return st;
 }
