@@ -32,7 +32,7 @@ static const struct ml_option options[] = {
     {"stop", 0, ML_OPT_REPEAT, "TEXT", "end before this text; may be given several times", NULL, 0, 0},
     {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
      0, 0},
-    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", "f16", 0, 0},
+    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", ML_KV_DEFAULT_NAME, 0, 0},
     {"ctx", 0, ML_OPT_INT, "N", "most tokens of prompt and answer (the model's own, at most 4096)", NULL, 1,
      1 << 30},
     {"profile", 0, ML_OPT_FLAG, NULL, "print time, bytes and share of the read bandwidth by stage", NULL, 0,
@@ -72,16 +72,21 @@ struct job {
     struct ml_runtime runtime;
     struct ml_profile *profile; /* NULL unless --profile or --trace */
     struct ml_outcome outcome;
-    struct ml_buf text; /* collected for --json */
+    struct ml_buf text;        /* collected for --json */
+    marlin_status text_status; /* of printing or collecting the text: the first failure ends it */
 };
 
 static bool print_text(void *user, const char *text, size_t len) {
-    (void)user;
-    return fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
+    struct job *j = user;
+    const bool done = fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
+    if (!done) j->text_status = MARLIN_ERR_IO;
+    return done;
 }
 
 static bool collect_text(void *user, const char *text, size_t len) {
-    return ml_buf_add(user, text, len) == MARLIN_OK;
+    struct job *j = user;
+    j->text_status = ml_buf_add(&j->text, text, len);
+    return j->text_status == MARLIN_OK;
 }
 
 /* Which argument is what. model stays NULL where the default is meant. */
@@ -131,7 +136,7 @@ static marlin_status generate(struct job *j, struct ml_feeder *f, struct ml_time
         .stop = stop,
         .n_stop = n_stop,
         .on_text = j->cli->json ? collect_text : print_text,
-        .user = &j->text,
+        .user = j,
         .cancel = &interrupted,
     };
     return ml_feeder_run(f, t, &rq, &j->outcome, err);
@@ -180,40 +185,55 @@ out:
     return st;
 }
 
-static int report(struct job *j) {
+static void print_speeds(const struct job *j) {
     const struct ml_outcome *o = &j->outcome;
+    fprintf(stderr,
+            "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms\n",
+            o->prompt_tokens, per_second(o->prompt_tokens, o->prompt_seconds), o->n_tokens,
+            per_second(o->n_tokens, o->predicted_seconds), j->runtime.load_seconds * 1e3);
+}
+
+/* Returns the exit status: failed when any part of the text or of the object did not get out. */
+static int report(struct job *j) {
     struct ml_buf b;
-    int rc;
+    int rc = ML_EXIT_DONE;
+    marlin_status st = j->text_status;
     ml_buf_init(&b, JSON_LIMIT);
     if (j->cli->json) {
-        const marlin_status st = add_json(j, &b);
+        if (st == MARLIN_OK) st = add_json(j, &b);
         rc = st == MARLIN_OK ? ml_cli_write(j->cli, &b)
                              : ml_cli_failf(j->cli, st, "the result does not fit into memory");
     } else {
-        rc = fputs("\n", stdout) < 0 || fflush(stdout) != 0
-                 ? ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text failed")
-                 : ML_EXIT_DONE;
-        if (!j->cli->quiet)
-            fprintf(
-                stderr,
-                "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms\n",
-                o->prompt_tokens, per_second(o->prompt_tokens, o->prompt_seconds), o->n_tokens,
-                per_second(o->n_tokens, o->predicted_seconds), j->runtime.load_seconds * 1e3);
+        if (st != MARLIN_OK || fputs("\n", stdout) < 0 || fflush(stdout) != 0)
+            rc = ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text failed");
+        if (!j->cli->quiet) print_speeds(j);
     }
     ml_buf_free(&b);
     return rc;
 }
 
+/* Text, speeds and what --profile and --trace ask for, which is written even where writing the text failed.
+ * That failure has been printed already and leaves *err alone. */
+static marlin_status report_all(struct job *j, struct marlin_error *err) {
+    const char *trace = ml_args_string(j->args, "trace");
+    const marlin_status text = report(j) == ML_EXIT_DONE ? MARLIN_OK : MARLIN_ERR_IO;
+    marlin_status st = MARLIN_OK;
+    if (ml_args_flag(j->args, "profile")) ML_TRY(ml_cli_print_profile(j->profile, j->runtime.pool, err));
+    if (trace) ML_TRY(ml_cli_write_trace(j->cli, j->profile, trace, err));
+out:
+    return st == MARLIN_OK ? text : st;
+}
+
 static marlin_status speak(struct job *j, struct marlin_error *err) {
     struct ml_timeline *t = NULL;
     struct ml_feeder *f = NULL;
-    const struct ml_feeder_options fo = {0};
     struct ml_ids ids = {0};
     const struct ml_runtime_options ro = {.device = j->cli->device,
                                           .threads = j->cli->threads,
                                           .cache_type = ml_args_string(j->args, "cache-type"),
                                           .exact = ml_args_flag(j->args, "exact")};
-    const char *trace = ml_args_string(j->args, "trace");
+    const bool trace = ml_args_given(j->args, "trace");
+    const struct ml_feeder_options fo = {0};
     marlin_status st;
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
     read_sampling(j);
@@ -228,11 +248,9 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
     ML_TRY(ml_timeline_create(&j->runtime, &to, &t, err));
     ML_TRY(ml_feeder_create(&j->runtime, &fo, &f, err));
     /* A sentence that nobody typed is shown whole. */
-    if (j->prompt == default_prompt && !j->cli->json) print_text(NULL, j->prompt, j->prompt_len);
+    if (j->prompt == default_prompt && !j->cli->json) print_text(j, j->prompt, j->prompt_len);
     ML_TRY(generate(j, f, t, &ids, err));
-    if (report(j) != ML_EXIT_DONE) st = MARLIN_ERR_IO;
-    if (ml_args_flag(j->args, "profile")) ML_TRY(ml_cli_print_profile(j->profile, j->runtime.pool, err));
-    if (trace) ML_TRY(ml_cli_write_trace(j->cli, j->profile, trace, err));
+    st = report_all(j, err);
 out:
     ml_feeder_free(f);
     ml_timeline_free(t);
