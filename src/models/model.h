@@ -142,6 +142,8 @@ void ml_sequence_restore(struct ml_sequence *s, const struct ml_sequence *from);
  * nothing changes; rewind to 0, say it again, and feed them anew. A pass beyond what was expected fails where
  * the tables would differ. */
 bool ml_sequence_expect(struct ml_sequence *s, size_t length);
+/* Most tokens for which its tables hold. */
+size_t ml_sequence_holds(const struct ml_sequence *s);
 
 /* ---- one pass ------------------------------------------------------------------------------------- */
 
@@ -175,7 +177,8 @@ struct ml_run {
     enum ml_logits logits;     /* which rows want them, where the batch has no list by row */
     const atomic_bool *cancel; /* looked at once a layer: a pass stops when all of its runs
                                   are cancelled; may be NULL */
-    marlin_status status;      /* set by ml_forward */
+    marlin_status status;      /* set by ml_forward, */
+    struct marlin_error *error; /* and what it says; may be NULL */
 };
 
 enum { ML_ROW_EMBEDDING = -1 };
