@@ -170,7 +170,9 @@ static bool parse_size(const char *text, uint64_t *out) {
 }
 
 static enum ml_exl3_codebook codebook(const char *name) {
-    return strcmp(name, "mcg") == 0 ? ML_EXL3_MCG : strcmp(name, "3inst") == 0 ? ML_EXL3_3INST : ML_EXL3_MUL1;
+    enum ml_exl3_codebook found = ML_EXL3_MUL1;
+    (void)ml_exl3_codebook_find(name, &found); /* the option's own list knows no other */
+    return found;
 }
 
 static enum ml_quantize_effort effort(const char *name) {

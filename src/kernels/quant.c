@@ -36,19 +36,14 @@ static bool is_whole(const struct ml_quant_matrix *m) {
 }
 
 size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m) {
-    if (!k->quant.arrange || m->format == ML_QUANT_INT8) return 0;
+    if (!k->quant.arrange || !ml_form_of(m->format)->tiled) return 0;
     return m->n / 16 * strip_bytes(m);
-}
-
-static const uint8_t *tile_at(const struct ml_quant_matrix *m, size_t s, size_t t) {
-    const size_t bytes = (size_t)32 * (size_t)m->bits;
-    return m->data + (m->format == ML_QUANT_TAP ? s * (m->k / 16) + t : t * (m->n / 16) + s) * bytes;
 }
 
 static void interleave_group(const struct ml_quant_matrix *m, size_t s, size_t g, uint64_t *to) {
     const size_t words = (size_t)4 * (size_t)m->bits, run = m->k / 128;
     for (size_t q = 0; q < ML_QUANT_RUNS; q++) {
-        const uint8_t *tile = tile_at(m, s, q * run + g);
+        const uint8_t *tile = ml_form_tile_at(m, s, q * run + g);
         for (size_t w = 0; w < words; w++) {
             uint64_t v;
             memcpy(&v, tile + 8 * w, sizeof v);
@@ -91,9 +86,10 @@ static void hadamard(double *x, size_t stride) {
 
 static void restore_block(const struct ml_quant_matrix *m, struct block *b, size_t row, size_t col,
                           float *w) {
+    const struct ml_form *f = ml_form_of(m->format);
     for (size_t s = 0; s < 8; s++)
         for (size_t t = 0; t < 8; t++)
-            ml_quant_tile(m, row / 16 + s, col / 16 + t, b->tiles + s * 16 * B + 16 * t, B);
+            f->tile(m, row / 16 + s, col / 16 + t, b->tiles + s * 16 * B + 16 * t, B);
     for (size_t i = 0; i < (size_t)B * B; i++)
         b->q[i] = b->tiles[i] / B; /* the norms of both sides */
     for (size_t i = 0; i < B; i++)
@@ -107,7 +103,7 @@ static void restore_block(const struct ml_quant_matrix *m, struct block *b, size
 
 marlin_status ml_quant_restore(const struct ml_quant_matrix *m, float *w, struct marlin_error *err) {
     ML_ASSERT(is_whole(m) && m->data);
-    if (m->format == ML_QUANT_INT8) {
+    if (!ml_form_of(m->format)->tiled) {
         for (size_t i = 0; i < m->rows * m->cols; i++)
             w[i] = m->sv[i / m->cols] * (float)(int8_t)m->data[i];
         return MARLIN_OK;

@@ -63,12 +63,11 @@ static uint64_t text_hash(const char *text) {
 /* Everything that the output depends on. */
 static marlin_status describe(const struct ml_job *job, struct ml_buf *b) {
     const struct ml_quantize_settings *s = job->settings;
-    static const char *const codebooks[] = {"3inst", "mcg", "mul1"};
     marlin_status st;
     ML_TRY(ml_buf_addf(b, "{\"version\": \"1\", \"model\": \"%016" PRIx64 "\", \"format\": \"%s\", ",
                        fingerprint(job->model), s->format == ML_QUANTIZE_EXL3 ? "exl3" : "marlin"));
     if (s->format == ML_QUANTIZE_EXL3)
-        ML_TRY(ml_buf_addf(b, "\"codebook\": \"%s\", ", codebooks[s->codebook]));
+        ML_TRY(ml_buf_addf(b, "\"codebook\": \"%s\", ", ml_exl3_codebook_name(s->codebook)));
     ML_TRY(ml_buf_addf(
         b, "\"bits\": \"%.9g\", \"head-bits\": \"%d\", \"effort\": \"%s\", \"seed\": \"%" PRIu64 "\", ",
         s->bits, s->head_bits, ml_effort_name(s->effort), s->seed));
