@@ -31,7 +31,9 @@ struct ml_buffer {
  * what events give it. */
 struct ml_stream {
     struct ml_device *device;
-    void *work; /* of the ops that compute on it (ops/ops.h); NULL before they are opened */
+    void *queue;    /* the device's own */
+    void *work;     /* of the operations that compute on it (ops/ops.h); NULL before they are opened */
+    void *fallback; /* of operations that its backend lacks (ops/fallback.h), or NULL */
 };
 
 /* A point in a stream. */
@@ -72,12 +74,19 @@ struct ml_device_ops {
     void (*destroy)(struct ml_device *d);
 };
 
+struct ml_ops;
+
 struct ml_device {
     const struct ml_device_ops *ops;
+    const struct ml_ops *compute; /* operations on its memory (ops/ops.h), set by who opens the device;
+                                   NULL: the CPU's, where addresses are the host's */
     bool is_host; /* device addresses are host addresses, and copies are done when they return */
 };
 
-/* "cpu"; others are MARLIN_ERR_UNSUPPORTED naming the devices of this build. Close with d->ops->destroy. */
+/* The devices of this build, as an option lists them. */
+#define ML_DEVICE_NAMES "cpu"
+
+/* One of ML_DEVICE_NAMES; others are MARLIN_ERR_UNSUPPORTED naming those. Close with d->ops->destroy. */
 marlin_status ml_device_open(const char *spec, struct ml_device **out,
                              struct marlin_error *err) MARLIN_MUST_CHECK;
 

@@ -4,12 +4,12 @@
  */
 #include "marlin/marlin.h"
 
+#include "base/lock.h"
 #include "base/mem.h"
 #include "base/status.h"
 #include "engine/generate.h"
 #include "engine/runtime.h"
 
-#include <pthread.h>
 #include <string.h>
 
 #if defined(__GNUC__)
@@ -20,7 +20,7 @@
 
 struct marlin_model {
     struct ml_runtime runtime;
-    pthread_mutex_t gate; /* the pool serves one forward pass at a time */
+    struct ml_lock gate; /* the pool serves one forward pass at a time */
 };
 
 struct marlin_session {
@@ -53,7 +53,7 @@ API marlin_status marlin_model_open(const char *dir, const struct marlin_model_o
         ml_free(m);
         return st;
     }
-    pthread_mutex_init(&m->gate, NULL);
+    ml_lock_init(&m->gate);
     *out = m;
     return MARLIN_OK;
 }
@@ -61,7 +61,7 @@ API marlin_status marlin_model_open(const char *dir, const struct marlin_model_o
 API void marlin_model_close(marlin_model *m) {
     if (!m) return;
     ml_runtime_close(&m->runtime);
-    pthread_mutex_destroy(&m->gate);
+    ml_lock_destroy(&m->gate);
     ml_free(m);
 }
 

@@ -18,9 +18,10 @@ enum { DEFAULT_CHUNK = 512, TEXT_LIMIT = 16 << 20 };
 struct ml_generator {
     const struct ml_runtime *runtime;
     const struct ml_config *config;
-    struct ml_state *state;
+    struct ml_sequence *sequence;
+    struct ml_work *work;
     struct ml_sampler *sampler;
-    pthread_mutex_t *gate;
+    struct ml_lock *gate;
     size_t context, chunk, vocab;
     float *logits;      /* [vocab], of the last token fed */
     int32_t *generated; /* [context] */
@@ -34,7 +35,7 @@ struct loop {
     struct ml_generator *g;
     const struct ml_request *rq;
     struct ml_outcome *out;
-    struct ml_stream stream;
+    struct ml_text_stream stream;
     struct ml_stop stop;
     bool ended; /* the text is over: out->finish says why */
 };
@@ -71,8 +72,10 @@ marlin_status ml_generator_create(const struct ml_runtime *r, const struct ml_ge
         goto out;
     }
     ML_TRY(ml_sampler_create(&options->sampling, g->vocab, g->context + 1, &g->sampler, err));
-    ML_TRY(ml_state_create(r->model, r->pool, g->context, g->chunk, &g->state, err));
-    ml_state_profile(g->state, options->profile);
+    const struct ml_work_sizes sizes = {.rows = g->chunk, .runs = 1, .positions = g->context};
+    ML_TRY(ml_work_create(r->model, r->pool, &sizes, &g->work, err));
+    ml_work_profile(g->work, options->profile);
+    ML_TRY(ml_sequence_create_alone(r->model, g->context, g->chunk, &g->sequence, err));
     *out = g;
     g = NULL;
 out:
@@ -82,7 +85,8 @@ out:
 
 void ml_generator_free(struct ml_generator *g) {
     if (!g) return;
-    if (g->state) ml_state_free(g->state);
+    ml_sequence_free(g->sequence);
+    ml_work_free(g->work);
     if (g->sampler) ml_sampler_free(g->sampler);
     ml_free_aligned(g->logits);
     ml_free(g->generated);
@@ -92,7 +96,7 @@ void ml_generator_free(struct ml_generator *g) {
 }
 
 size_t ml_generator_length(const struct ml_generator *g) {
-    return ml_state_length(g->state) + (g->pending >= 0 ? 1 : 0);
+    return ml_sequence_length(g->sequence) + (g->pending >= 0 ? 1 : 0);
 }
 
 size_t ml_generator_context(const struct ml_generator *g) {
@@ -128,13 +132,13 @@ static void end(struct loop *l, enum ml_finish why) {
 
 static marlin_status feed(struct ml_generator *g, const int32_t *ids, size_t n, bool last,
                           struct marlin_error *err) {
-    if (g->gate) pthread_mutex_lock(g->gate);
+    if (g->gate) ml_lock_take(g->gate);
     ml_mem_guard_begin("the forward pass");
     const marlin_status st =
-        ml_model_forward(g->runtime->model, g->state, ids, n, last ? ML_LOGITS_LAST : ML_LOGITS_NONE,
+        ml_feed(g->work, g->sequence, ids, n, last ? ML_LOGITS_LAST : ML_LOGITS_NONE,
                          last ? g->logits : NULL, err);
     ml_mem_guard_end();
-    if (g->gate) pthread_mutex_unlock(g->gate);
+    if (g->gate) ml_lock_release(g->gate);
     return st;
 }
 
@@ -272,7 +276,7 @@ marlin_status ml_generator_run(struct ml_generator *g, const struct ml_request *
                                struct ml_outcome *out, struct marlin_error *err) {
     struct loop l = {.g = g, .rq = request, .out = out};
     const int32_t pending = g->pending;
-    const size_t length = ml_state_length(g->state);
+    const size_t length = ml_sequence_length(g->sequence);
     marlin_status st;
 
     memset(out, 0, sizeof(*out));
@@ -288,7 +292,7 @@ marlin_status ml_generator_run(struct ml_generator *g, const struct ml_request *
     out->tokens = g->generated;
 out:
     if (st != MARLIN_OK) {
-        ml_state_truncate(g->state, length);
+        (void)ml_sequence_rewind(g->sequence, length);
         g->pending = pending;
     }
     ml_buf_clear(&g->shown);

@@ -5,11 +5,11 @@
 #ifndef ML_ENGINE_GENERATE_H
 #define ML_ENGINE_GENERATE_H
 
+#include "base/lock.h"
 #include "base/status.h"
 #include "engine/runtime.h"
 #include "sampling/sampler.h"
 
-#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,8 +21,8 @@ struct ml_generator_options {
     struct ml_sampling sampling;
     size_t context; /* most tokens of the timeline; 0 = the model's own, at most 4096 */
     size_t chunk;   /* prompt tokens fed at a time; 0 = 512 */
-    pthread_mutex_t
-        *gate; /* held around each forward pass, where several timelines share one pool; may be NULL */
+    struct ml_lock
+        *gate; /* held around each forward pass, where several timelines share a pool; may be NULL */
     struct ml_profile *profile; /* stages of every forward pass are booked here; NULL = off; outlives it */
 };
 

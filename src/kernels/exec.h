@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Kernels spread over the thread pool: what the forward pass calls. One struct ml_exec a thread of control.
+ * Products with weights spread over the thread pool. One struct ml_exec a thread of control.
  */
-#ifndef ML_KERNELS_OPS_H
-#define ML_KERNELS_OPS_H
+#ifndef ML_KERNELS_EXEC_H
+#define ML_KERNELS_EXEC_H
 
 #include "base/pool.h"
 #include "kernels/kernels.h"
@@ -19,9 +19,8 @@ struct ml_exec {
     struct ml_selection select; /* bound by ml_exec_create: ml_selection() for the tier and threads at hand */
 };
 
-/* max_cols: the widest input of any matrix that will be multiplied. */
 marlin_status ml_exec_create(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool,
-                             size_t max_cols, struct marlin_error *err) MARLIN_MUST_CHECK;
+                             struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_exec_free(struct ml_exec *e);
 
 /* Sets e->select from e->k and e->pool: for who makes a struct ml_exec by hand. */
@@ -32,56 +31,46 @@ void ml_exec_bind(struct ml_exec *e);
 void ml_matmul(const struct ml_exec *e, const struct ml_matrix *w, const float *x, size_t ldx, size_t n,
                float *y, size_t ldy);
 
-/* Several matrices over the same x in one fork-join (q/k/v, gate/up). */
+/* Several products in one fork-join: matrices over the same x (q, k and v; gate and up), or each over rows of
+ * its own (experts). Jobs over the same rows stand next to each other. 1 <= n. */
 struct ml_matmul_job {
     const struct ml_matrix *w;
-    float *y;
+    float *y; /* [n, w->rows], rows ldy apart */
     size_t ldy;
+    const float *x; /* [n, w->cols], rows ldx apart */
+    size_t ldx, n;
 };
-void ml_matmul_many(const struct ml_exec *e, const struct ml_matmul_job *jobs, size_t n_jobs, const float *x,
-                    size_t ldx, size_t n);
+void ml_matmul_many(const struct ml_exec *e, const struct ml_matmul_job *jobs, size_t n_jobs);
 
-/* Room for products with quantized matrices of at most max_k (padded) columns and max_n (padded) rows, up to
- * max_jobs of them in one call, and max_batch rows of x. Call once, after ml_exec_create. */
-marlin_status ml_exec_reserve_quant(struct ml_exec *e, size_t max_k, size_t max_n, size_t max_jobs,
-                                    size_t max_batch, struct marlin_error *err) MARLIN_MUST_CHECK;
+enum { ML_EXEC_SAME_X = 16 }; /* most jobs over the same x whose way is chosen together */
+
+/* What products with quantized matrices may ask for. */
+struct ml_quant_room {
+    size_t max_k, max_n; /* padded columns and rows of a matrix */
+    size_t max_jobs;     /* matrices over the same rows of x in one fork-join */
+    size_t max_batch;    /* rows of x */
+};
+
+/* Room for products with quantized matrices. Call once, after ml_exec_create. More jobs, or more rows in all,
+ * than fit at once go in several fork-joins. */
+marlin_status ml_exec_reserve_quant(struct ml_exec *e, const struct ml_quant_room *room,
+                                    struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Bytes that ml_exec_reserve_quant takes for a pool of so many workers. */
-size_t ml_exec_quant_bytes(size_t workers, size_t max_k, size_t max_n, size_t max_jobs, size_t max_batch);
+size_t ml_exec_quant_bytes(size_t workers, const struct ml_quant_room *room);
 
-/* y[t, r] = W x[t] for n rows of x over several quantized matrices of any formats (see kernels/quant.h for
- * the modes). y rows have w->rows floats, ldy apart. Never allocates. The same for any number of threads; in
- * ML_QUANT_FAST also the same for any n: a token's result does not depend on its neighbours. */
+/* y[t, r] = W x[t] for the rows of each job over quantized matrices of any formats (see kernels/quant.h for the
+ * modes), in as few fork-joins as the room allows. Jobs over the same rows stand next to each other. Never
+ * allocates. The same for any number of threads; in ML_QUANT_FAST also the same for any n and any other jobs: a
+ * token's result does not depend on its neighbours. */
 struct ml_quant_job {
     const struct ml_quant_matrix *w;
-    float *y;
+    float *y; /* [n, w->rows], rows ldy apart */
     size_t ldy;
+    const float *x; /* [n, w->cols], rows ldx apart */
+    size_t ldx, n;
 };
 void ml_quant_matmul_many(const struct ml_exec *e, enum ml_quant_mode mode, const struct ml_quant_job *jobs,
-                          size_t n_jobs, const float *x, size_t ldx, size_t n);
-
-/* Attention of n tokens at positions pos0.. over all heads. q, out: [n, heads * head_dim] with strides.
- * k, v: per KV head h at k + h * head_stride elements. With `parts`, one token's long context may be
- * shared out over more workers than there are KV heads; the result is the same bit for bit. */
-struct ml_attention_job {
-    const float *q;
-    size_t q_stride;
-    float *out;
-    size_t out_stride;
-    const void *k, *v;
-    enum ml_dtype kv_type;
-    size_t kv_stride, head_stride;    /* elements */
-    const float *k_scales, *v_scales; /* of int8: KV head h's by position at h * scale_stride; else NULL */
-    size_t scale_stride;
-    size_t heads, kv_heads, head_dim, n, pos0, window;
-    float scale, softcap;
-    const float *sinks; /* [heads] or NULL */
-    float *parts;       /* ml_attention_parts(heads, head_dim, pos0 + n) floats, or NULL */
-};
-
-/* Floats that one token's unfinished rows over `positions` keys take. */
-size_t ml_attention_parts(size_t heads, size_t head_dim, size_t positions);
-
-void ml_attention(const struct ml_exec *e, const struct ml_attention_job *job);
+                          size_t n_jobs);
 
 #endif

@@ -2,7 +2,7 @@
  *
  * The table of kernels. A table is filled with the scalar reference first (kernels/reference: the
  * specification), then overwritten tier by tier with what the CPU mask allows. Every entry has its contract
- * in its family's header. Entries are single-threaded; kernels/ops.h spreads work over the pool.
+ * in its family's header. Entries are single-threaded; kernels/exec.h and ops/ spread work over the pool.
  */
 #ifndef ML_KERNELS_KERNELS_H
 #define ML_KERNELS_KERNELS_H
@@ -63,7 +63,7 @@ typedef void ml_gemm_fn(float *y, size_t ldy, const void *w, size_t stride, cons
  * score of row i (-inf where it sees no key), sums[2 i + 1] = sum_j exp(score_j - m), out = sum_j exp(score_j
  * - m) v_j. Joined in rising order and divided by the sum, chunks give what one call without `sums` gives:
  * bit for bit, but for the reference, which takes all keys in two passes. */
-enum { ML_PAGE_KEYS = 64, ML_ATTENTION_CHUNK = 512 };
+enum { ML_PAGE_KEYS = 64, ML_ATTENTION_CHUNK = 512, ML_ATTENTION_MAX_DIM = 576 };
 
 /* A node of a draft tree of at most ML_TREE_NODES. */
 enum { ML_TREE_NODES = 64 };
@@ -176,7 +176,7 @@ const struct ml_kernels *ml_kernels(void);
 /* Attention over keys and values of a type: F32, F16 or I8. */
 ml_attention_fn *ml_attention_of(const struct ml_kernels *k, enum ml_dtype kv_type);
 
-/* Scratch of a gemm call for cols columns, bytes. */
-size_t ml_gemm_scratch(size_t cols);
+/* Scratch of a gemm call, bytes: a panel, however wide the matrix is. */
+size_t ml_gemm_scratch(void);
 
 #endif

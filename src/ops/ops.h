@@ -42,11 +42,12 @@ struct ml_pass {
     const int32_t *run_of;               /* [n] */
     const struct ml_pass_run *runs;      /* [n_runs], in the order of their rows */
     const struct ml_pass_run *host_runs; /* the same, in host memory */
-    const struct ml_tree_node *tree;     /* [n]; read for rows of runs that are trees */
+    const struct ml_tree_node *tree;     /* [n]; read for rows of runs that are trees, whose positions are at
+                                            least slot0 of the run */
 };
 
 /* Pages of the runs' sequences for the layers of one group: run r's page of slots 64 i .. 64 i + 64 is
- * table[r * stride + i]. */
+ * table[r * stride + i]. Entries of pages that no row of the pass sees may be anything. */
 struct ml_page_table {
     const char *const *table;
     size_t stride;
@@ -230,7 +231,7 @@ extern const struct ml_ops ml_ops_cpu;
 /* The CPU's operations with the kernels of another tier than the best: for comparisons. Call after open. */
 void ml_ops_cpu_use(struct ml_stream *s, const struct ml_kernels *k);
 
-/* The table of a device's backend. */
+/* The table of a device's backend; NULL where it has none. */
 const struct ml_ops *ml_ops_of(const struct ml_device *d);
 
 #endif

@@ -14,7 +14,7 @@ static bool is_fused(const struct ml_tokenizer *t) {
     return t->strip_start == SIZE_MAX;
 }
 
-static marlin_status load_strip(struct ml_tokenizer *t, const struct ml_json *v, struct ml_dec *d,
+static marlin_status load_strip(struct ml_tokenizer *t, const struct ml_json *v, struct ml_tok_dec *d,
                                 bool *fused, struct marlin_error *err) {
     uint64_t start = 0, stop = 0;
     marlin_status st = ml_tok_string(t, v, "content", "decoder Strip", &d->pattern, &d->pattern_len, err);
@@ -34,7 +34,7 @@ static marlin_status load_strip(struct ml_tokenizer *t, const struct ml_json *v,
     return MARLIN_OK;
 }
 
-static marlin_status load_replace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_dec *d,
+static marlin_status load_replace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_tok_dec *d,
                                   struct marlin_error *err) {
     struct ml_regex *regex = NULL;
     marlin_status st = ml_tok_pattern(t, ml_json_get(v, "pattern"), "decoder Replace", &d->pattern,
@@ -45,7 +45,7 @@ static marlin_status load_replace(struct ml_tokenizer *t, const struct ml_json *
                            : st;
 }
 
-static marlin_status load_metaspace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_dec *d,
+static marlin_status load_metaspace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_tok_dec *d,
                                     struct marlin_error *err) {
     const char *scheme = NULL;
     size_t n;
@@ -72,7 +72,7 @@ static marlin_status load_one(struct ml_tokenizer *t, const char *type, const st
     }
     if (t->n_dec == ML_TOK_MAX_STEPS)
         return ml_fail(err, MARLIN_ERR_LIMIT, "decoder: more than %u steps", ML_TOK_MAX_STEPS);
-    struct ml_dec d = {.text = ""};
+    struct ml_tok_dec d = {.text = ""};
     bool whole = false;
     marlin_status st = MARLIN_OK;
     if (!strcmp(type, "Strip")) {
@@ -125,7 +125,7 @@ static marlin_status byte_level(const char *s, size_t len, struct ml_buf *out) {
     return MARLIN_OK;
 }
 
-static marlin_status replace(const char *s, size_t len, const struct ml_dec *d, bool drop,
+static marlin_status replace(const char *s, size_t len, const struct ml_tok_dec *d, bool drop,
                              struct ml_buf *out) {
     marlin_status st = MARLIN_OK;
     size_t done = 0;
@@ -140,7 +140,7 @@ out:
     return st;
 }
 
-static marlin_status strip(const char *s, size_t len, const struct ml_dec *d, struct ml_buf *out) {
+static marlin_status strip(const char *s, size_t len, const struct ml_tok_dec *d, struct ml_buf *out) {
     const size_t k = d->pattern_len;
     for (size_t i = 0; i < d->start && len >= k && !memcmp(s, d->pattern, k); i++)
         s += k, len -= k;
@@ -149,7 +149,8 @@ static marlin_status strip(const char *s, size_t len, const struct ml_dec *d, st
     return ml_buf_add(out, s, len);
 }
 
-static marlin_status step(const struct ml_dec *d, const char *s, size_t len, bool first, struct ml_buf *out) {
+static marlin_status step(const struct ml_tok_dec *d, const char *s, size_t len, bool first,
+                          struct ml_buf *out) {
     switch (d->kind) {
     case ML_DEC_BYTE_LEVEL:
         return byte_level(s, len, out);
@@ -169,8 +170,8 @@ static marlin_status step(const struct ml_dec *d, const char *s, size_t len, boo
 }
 
 /* SentencePiece's own decoder, a space in front left to ml_dec_token. */
-static marlin_status sp_text(const struct ml_tokenizer *t, const struct ml_piece *p, struct ml_buf *out) {
-    static const struct ml_dec spaces = {
+static marlin_status sp_text(const struct ml_tokenizer *t, const struct ml_tok_piece *p, struct ml_buf *out) {
+    static const struct ml_tok_dec spaces = {
         .pattern = "\xE2\x96\x81", .pattern_len = 3, .text = " ", .text_len = 1};
     const char byte = (char)p->byte;
     if (p->flags & ML_PIECE_BYTE) return ml_buf_add(out, &byte, 1);
@@ -179,7 +180,7 @@ static marlin_status sp_text(const struct ml_tokenizer *t, const struct ml_piece
 }
 
 /* Runs the steps over one piece; the result lies in one of the two buffers. */
-static marlin_status piece_text(const struct ml_tokenizer *t, const struct ml_piece *p, bool first,
+static marlin_status piece_text(const struct ml_tokenizer *t, const struct ml_tok_piece *p, bool first,
                                 struct ml_buf buf[2], const char **text, size_t *len) {
     *text = p->text;
     *len = p->len;
@@ -205,23 +206,39 @@ static void init_pair(struct ml_buf buf[2]) {
     ml_buf_init(&buf[1], MAX_PIECE_OUT);
 }
 
+/* Keeps what a piece decodes to for as long as the tokenizer lives; *total counts the bytes of all of them.
+ */
+static marlin_status keep_text(struct ml_tokenizer *t, const struct ml_tok_piece *p, bool first,
+                               struct ml_buf buf[2], size_t *total, struct ml_dec_text *out) {
+    const char *text;
+    size_t len;
+    const marlin_status st = piece_text(t, p, first, buf, &text, &len);
+    if (st != MARLIN_OK) return st;
+    if ((*total += len) > ML_TOK_MAX_OUT) return MARLIN_ERR_LIMIT;
+    const bool same = len == p->len && !memcmp(text, p->text, len);
+    *out = (struct ml_dec_text){.text = same ? p->text : ml_arena_strndup(&t->arena, text, len), .len = len};
+    if (!out->text) return MARLIN_ERR_MEMORY;
+    if (len + t->join_with_space > t->longest) t->longest = len + t->join_with_space;
+    return MARLIN_OK;
+}
+
 marlin_status ml_dec_prepare(struct ml_tokenizer *t, struct marlin_error *err) {
     struct ml_buf buf[2];
     init_pair(buf);
     marlin_status st = MARLIN_OK;
     size_t total = 0;
+    if (t->first_differs) {
+        t->first = ml_arena_array(&t->arena, t->size, sizeof *t->first);
+        if (!t->first) ML_TRY(MARLIN_ERR_MEMORY);
+    }
     for (size_t id = 0; id < t->size; id++) {
-        struct ml_piece *p = &t->piece[id];
-        const char *text;
-        size_t len;
+        struct ml_tok_piece *p = &t->piece[id];
+        struct ml_dec_text text;
         if (!p->flags) continue;
-        ML_TRY(piece_text(t, p, false, buf, &text, &len));
-        if ((total += len) > ML_TOK_MAX_OUT) ML_TRY(MARLIN_ERR_LIMIT);
-        const bool same = len == p->len && !memcmp(text, p->text, len);
-        char *copy = same ? NULL : ml_arena_strndup(&t->arena, text, len);
-        if (!same && !copy) ML_TRY(MARLIN_ERR_MEMORY);
-        p->out = same ? p->text : copy;
-        p->out_len = (uint32_t)len;
+        ML_TRY(keep_text(t, p, false, buf, &total, &text));
+        p->out = text.text;
+        p->out_len = (uint32_t)text.len;
+        if (t->first) ML_TRY(keep_text(t, p, true, buf, &total, &t->first[id]));
     }
 out:
     ml_buf_free(&buf[0]);
@@ -232,19 +249,6 @@ out:
                       MAX_PIECE_OUT, ML_TOK_MAX_OUT);
     else if (st != MARLIN_OK)
         (void)ml_fail(err, st, "decoder: out of memory");
-    return st;
-}
-
-/* The first token of a Metaspace decoder is the only one worked out on the way. */
-static marlin_status first_token(const struct ml_tokenizer *t, const struct ml_piece *p, struct ml_buf *out) {
-    struct ml_buf buf[2];
-    const char *text;
-    size_t len;
-    init_pair(buf);
-    marlin_status st = piece_text(t, p, true, buf, &text, &len);
-    if (st == MARLIN_OK) st = ml_buf_add(out, text, len);
-    ml_buf_free(&buf[0]);
-    ml_buf_free(&buf[1]);
     return st;
 }
 
@@ -262,12 +266,11 @@ static void strip_front(char strip, size_t allowance, size_t *stripped, const ch
 }
 
 /* SentencePiece: pieces in front of any text lose one space each, or only the very first of them. */
-static marlin_status sp_token(const struct ml_tokenizer *t, const struct ml_piece *p, bool *started,
-                              struct ml_buf *out) {
+static struct ml_dec_text sp_token(const struct ml_tokenizer *t, const struct ml_tok_piece *p, bool *started) {
     const char *text = p->out;
     size_t len = p->out_len;
     const bool plain = !(p->flags & (ML_PIECE_BYTE | ML_PIECE_UNKNOWN | ML_PIECE_SPECIAL));
-    const struct ml_sp_norm *n = &t->sp_norm;
+    const struct ml_tok_sp_norm *n = &t->sp_norm;
     if (!*started && plain && len && text[0] == ' ' && p->text[0] != ' ' &&
         (n->dummy_prefix || n->remove_extra)) {
         text++;
@@ -275,31 +278,30 @@ static marlin_status sp_token(const struct ml_tokenizer *t, const struct ml_piec
         if (!n->remove_extra) *started = true;
     }
     if (len) *started = true;
-    return ml_buf_add(out, text, len);
+    return (struct ml_dec_text){.text = text, .len = len};
 }
 
 marlin_status ml_dec_token(const struct ml_tokenizer *t, int32_t id, bool skip_special, bool *started,
-                           size_t *stripped, struct ml_buf *out, struct marlin_error *err) {
+                           size_t *stripped, struct ml_dec_text *out, struct marlin_error *err) {
+    *out = (struct ml_dec_text){.text = ""};
     if (id < 0 || (size_t)id >= t->size)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "decode: id %d is outside the vocabulary of %zu", (int)id,
                        t->size);
-    const struct ml_piece *p = &t->piece[id];
-    marlin_status st = MARLIN_OK;
+    const struct ml_tok_piece *p = &t->piece[id];
     if (!p->flags || (skip_special && (p->flags & ML_PIECE_SPECIAL))) return MARLIN_OK;
     if (t->model != ML_MODEL_BPE) {
-        st = sp_token(t, p, started, out);
-    } else if (!*started && t->first_differs) {
-        st = first_token(t, p, out);
-        *started = true;
-    } else {
-        const char *text = p->out;
-        size_t len = p->out_len;
-        strip_front(t->strip_char, t->strip_start, stripped, &text, &len);
-        if (*started && t->join_with_space) st = ml_buf_adds(out, " ");
-        *started = true;
-        if (st == MARLIN_OK) st = ml_buf_add(out, text, len);
+        *out = sp_token(t, p, started);
+        return MARLIN_OK;
     }
-    return st == MARLIN_OK ? st : ml_fail(err, st, "decode: %s", "the text exceeds the buffer or memory");
+    if (!*started && t->first) {
+        *out = t->first[id];
+    } else {
+        *out =
+            (struct ml_dec_text){.space = *started && t->join_with_space, .text = p->out, .len = p->out_len};
+        strip_front(t->strip_char, t->strip_start, stripped, &out->text, &out->len);
+    }
+    *started = true;
+    return MARLIN_OK;
 }
 
 marlin_status ml_tokenizer_decode(const struct ml_tokenizer *t, const int32_t *ids, size_t n,
@@ -307,13 +309,17 @@ marlin_status ml_tokenizer_decode(const struct ml_tokenizer *t, const int32_t *i
     const size_t was = out->len;
     bool started = false;
     size_t stripped = 0;
-    for (size_t i = 0; i < n; i++) {
-        const marlin_status st = ml_dec_token(t, ids[i], skip_special, &started, &stripped, out, err);
-        if (st != MARLIN_OK) {
-            out->len = was;
-            if (out->data) out->data[was] = '\0';
-            return st;
-        }
+    marlin_status st = MARLIN_OK;
+    for (size_t i = 0; i < n && st == MARLIN_OK; i++) {
+        struct ml_dec_text text;
+        st = ml_dec_token(t, ids[i], skip_special, &started, &stripped, &text, err);
+        if (st != MARLIN_OK) break;
+        if (text.space) st = ml_buf_adds(out, " ");
+        if (st == MARLIN_OK) st = ml_buf_add(out, text.text, text.len);
+        if (st != MARLIN_OK) (void)ml_fail(err, st, "decode: the text exceeds the buffer or memory");
     }
-    return MARLIN_OK;
+    if (st == MARLIN_OK) return st;
+    out->len = was;
+    if (out->data) out->data[was] = '\0';
+    return st;
 }

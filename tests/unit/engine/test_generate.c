@@ -15,6 +15,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-12m";
 
 enum { MAX_TOKENS = 24 };
@@ -268,5 +270,5 @@ int main(void) {
         cmocka_unit_test(cancelling_ends_between_tokens),
         cmocka_unit_test(a_timeline_goes_on),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, teardown) + guard_clean(NULL);
 }
