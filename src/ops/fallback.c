@@ -43,11 +43,13 @@ struct fallback {
     struct marlin_error err;
 };
 
-/* Contents are lost. */
+/* Contents are lost. In the token loop as well: what an operation needs is known only when it comes. */
 static marlin_status reserve(struct fallback *f, struct room *r, size_t bytes) {
     if (bytes <= r->bytes) return MARLIN_OK;
+    const int guard = ml_mem_guard_pause();
     ml_free_aligned(r->p);
     r->p = ml_alloc_aligned(bytes);
+    ml_mem_guard_resume(guard);
     r->bytes = r->p ? bytes : 0;
     if (r->p) return MARLIN_OK;
     return ml_fail(&f->err, MARLIN_ERR_MEMORY, "cannot allocate %zu bytes for the copies of an operation",

@@ -4,7 +4,7 @@
  * operation reads, compute, upload what it wrote. Results are those of ml_ops_cpu, bit for bit.
  *
  * It is right, not fast: weights are downloaded each time. Host memory for the copies grows until the largest
- * operation has been seen, so an operation that falls back may allocate; one that cannot get memory, and all
+ * operation has been seen, so an operation that falls back may allocate, in the token loop too; one that cannot get memory, and all
  * that follow it, do nothing, and `flush` reports MARLIN_ERR_MEMORY.
  *
  * A stream with operations that fall back is used by one thread at a time, as any stream; operations that

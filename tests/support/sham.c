@@ -46,7 +46,7 @@ struct sham {
     struct block *blocks; /* [MAX_BUFFERS], in the order of their addresses */
     size_t n_blocks;
     struct point *points; /* of all events that there were */
-    uint64_t streams, computed;
+    uint64_t streams, open_streams, computed;
 };
 
 enum kind { UPLOAD, DOWNLOAD, COPY, COMPUTE, RECORD, WAIT, FAIL, STOP };
@@ -69,7 +69,7 @@ struct queue {
     struct sham *sham;
     pthread_t thread;
     struct ml_rng rng;
-    struct command *first, *last;
+    struct command *first, *last, *running;
     uint64_t queued, done;
     bool held;
     marlin_status status;
@@ -253,7 +253,7 @@ static struct command *next_command(struct queue *q) {
     (void)pthread_mutex_lock(&d->lock);
     while (!q->first || q->held)
         (void)pthread_cond_wait(&d->changed, &d->lock);
-    struct command *c = q->first;
+    struct command *c = q->running = q->first;
     q->first = c->next;
     (void)pthread_mutex_unlock(&d->lock);
     return c;
@@ -266,11 +266,12 @@ static void *stream_thread(void *arg) {
         delay(q);
         carry_out(q, c);
         going = c->kind != STOP;
-        free(c);
         (void)pthread_mutex_lock(&q->sham->lock);
+        q->running = NULL;
         q->done++;
         (void)pthread_cond_broadcast(&q->sham->changed);
         (void)pthread_mutex_unlock(&q->sham->lock);
+        free(c);
     }
     return NULL;
 }
@@ -301,6 +302,7 @@ static marlin_status stream_open(struct ml_device *device, struct ml_stream *out
     (void)err;
     q->sham = d;
     ml_rng_seed(&q->rng, d->options.seed + d->streams++);
+    d->open_streams++;
     if (pthread_create(&q->thread, NULL, stream_thread, q)) die("no thread for a stream");
     *out = (struct ml_stream){.device = device, .queue = q};
     return MARLIN_OK;
@@ -312,6 +314,7 @@ static void stream_close(struct ml_stream *s) {
         sham_release(s);
         put(q, command(STOP, 0));
         (void)pthread_join(q->thread, NULL);
+        q->sham->open_streams--;
         free(q);
     }
     *s = (struct ml_stream){0};
@@ -343,8 +346,23 @@ static void upload(struct ml_stream *s, void *to, const void *host, size_t bytes
     if (bytes) copy_bytes(s, UPLOAD, to, host, bytes);
 }
 
+static bool reads(const struct command *c, const char *host, size_t bytes) {
+    const char *from = c->from;
+    return c->kind == UPLOAD && from < host + bytes && host < from + c->bytes;
+}
+
+/* Host memory that an upload before still reads stays as it is for now. */
+static bool is_being_read(struct queue *q, const char *host, size_t bytes) {
+    (void)pthread_mutex_lock(&q->sham->lock);
+    bool any = q->running && reads(q->running, host, bytes);
+    for (const struct command *c = q->first; c && !any; c = c->next)
+        any = reads(c, host, bytes);
+    (void)pthread_mutex_unlock(&q->sham->lock);
+    return any;
+}
+
 static void download(struct ml_stream *s, void *host, const void *from, size_t bytes) {
-    if (bytes) memset(host, RUBBISH, bytes);
+    if (bytes && !is_being_read(s->queue, host, bytes)) memset(host, RUBBISH, bytes);
     if (bytes) copy_bytes(s, DOWNLOAD, host, from, bytes);
 }
 
@@ -480,6 +498,7 @@ uint64_t sham_computed(const struct ml_device *d) {
 
 static void destroy(struct ml_device *device) {
     struct sham *d = sham_of(device);
+    if (d->open_streams) die("destroyed before its streams");
     for (struct point *p = d->points, *next; p; p = next) {
         next = p->next;
         free(p);

@@ -609,6 +609,52 @@ typedef void case_fn(struct place *p);
 static case_fn *const cases[ML_OP_COUNT] = {ML_OPS(CASE_ENTRY)};
 #undef CASE_ENTRY
 
+/* ---- many operations without a wait between them ---- */
+
+enum { CHAIN = 300, CHAIN_WIDTH = 2000 };
+
+/* Each step depends on those before; some go by way of a copy or of host memory. */
+static inline void chain_step(struct place *p, float *x, const float *y, const float *gate,
+                              const float *host) {
+    const size_t n = pick(p, 4, CHAIN_WIDTH);
+    switch (pick(p, 0, 3)) {
+    case 0:
+        p->ops->add(&p->stream, &(struct ml_add_op){.x = x, .y = y, .n = 1, .width = n});
+        break;
+    case 1:
+        p->ops->softcap(&p->stream, &(struct ml_softcap_op){.x = x, .n = n, .cap = 3});
+        break;
+    case 2:
+        p->ops->glu(&p->stream, &(struct ml_glu_op){.gate = x, .up = gate, .n = 1, .width = n});
+        break;
+    default:
+        p->device->ops->copy(&p->stream, x + 1, x, (n - 1) * sizeof *x);
+        p->device->ops->upload(&p->stream, x + 2, host, sizeof *host);
+        break;
+    }
+}
+
+static inline char *run_chain(struct place *p, uint64_t seed) {
+    place_clear(p);
+    ml_rng_seed(&p->rng, seed);
+    float *host = host_floats(p, CHAIN), *x = out_floats(p, CHAIN_WIDTH);
+    const float *y = floats(p, CHAIN_WIDTH), *gate = floats(p, CHAIN_WIDTH);
+    for (int i = 0; i < CHAIN; i++)
+        chain_step(p, x, y, gate, host + i);
+    char *out = results(p);
+    ml_free_aligned(host);
+    return out;
+}
+
+static inline void compare_chain(struct place *a, struct place *b, uint64_t seed) {
+    char *x = run_chain(a, seed), *y = run_chain(b, seed);
+    assert_memory_equal(x, y, CHAIN_WIDTH * sizeof(float));
+    ml_free_aligned(x);
+    ml_free_aligned(y);
+}
+
+/* ---- single operations ---- */
+
 /* One operation from a seed; what it gave. */
 static inline char *run_case(struct place *p, enum ml_op op, uint64_t seed) {
     place_clear(p);
