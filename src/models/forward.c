@@ -150,6 +150,12 @@ static marlin_status check_batch(const struct ml_work *w, const struct ml_batch 
                                  struct marlin_error *err) {
     size_t row = 0;
     bool wanted = false;
+    if (b->n == 0 || b->n > w->sizes.rows)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu tokens, between 1 and %zu are possible", b->n,
+                       w->sizes.rows);
+    if (b->n_runs > w->sizes.runs)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu runs, at most %zu are possible", b->n_runs,
+                       w->sizes.runs);
     for (size_t r = 0; r < b->n_runs; r++) {
         const struct ml_run *run = &b->runs[r];
         if (run->first != row || run->n == 0 || run->n > b->n - row)
@@ -165,9 +171,10 @@ static marlin_status check_batch(const struct ml_work *w, const struct ml_batch 
         for (size_t end = row + run->n; row < end; row++)
             wanted = wanted || wants_logits(b, run, row);
     }
-    if (row != b->n || b->n == 0 || b->n > w->sizes.rows || b->n_runs > w->sizes.runs || (wanted && !logits))
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu tokens, between 1 and %zu are possible", b->n,
-                       w->sizes.rows);
+    if (row != b->n)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: the runs have %zu tokens, the batch has %zu", row, b->n);
+    if (wanted && !logits)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: logits are wanted, and there is no room for them");
     return MARLIN_OK;
 }
 

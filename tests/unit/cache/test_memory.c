@@ -386,7 +386,10 @@ static void fork_twin(const struct twin *from, struct twin *to) {
     *to = *from;
     to->memory = memory;
     const struct snapshot after = snap(to);
-    assert_memory_equal(&before, &after, sizeof before); /* the same pages, and none was taken */
+    assert_memory_equal(before.left, after.left, sizeof before.left); /* none was taken */
+    for (size_t g = 0; g < w.layout.n_groups; g++)
+        for (size_t i = 0; i * ML_PAGE_KEYS < from->length; i++)
+            assert_ptr_equal(before.page[g][i], after.page[g][i]);
 }
 
 /* ---- the random run ---- */
