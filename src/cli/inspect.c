@@ -20,7 +20,7 @@ static const struct ml_option options[] = {
      1 << 30},
     {"batch", 0, ML_OPT_INT, "N", "tokens fed at once in the memory estimate", "512", 1, 1 << 20},
     {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values in the memory estimate",
-     "f16", 0, 0},
+     ML_KV_DEFAULT_NAME, 0, 0},
     {"tensors", 'v', ML_OPT_FLAG, NULL, "list every tensor", NULL, 0, 0},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
 };

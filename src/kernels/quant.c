@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Quantized matrices apart from products: the order that kernels read, whole numbers of EXL3 states, and the
- * way back to a plain matrix.
+ * Quantized matrices apart from products: the order that kernels read, and the way back to a plain matrix.
  */
 #include "kernels/quant.h"
 
@@ -12,18 +11,6 @@
 #include <string.h>
 
 enum { B = ML_QUANT_BLOCK };
-
-int ml_quant_exl3_whole(enum ml_exl3_codebook cb, uint16_t state) {
-    uint32_t x;
-    if (cb == ML_EXL3_MUL1) {
-        x = state * ML_EXL3_MUL1_MULTIPLIER;
-        return (int)((x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24)) - 510;
-    }
-    x = cb == ML_EXL3_3INST ? state * ML_EXL3_3INST_MULTIPLIER + ML_EXL3_3INST_ADDEND
-                            : state * ML_EXL3_MCG_MULTIPLIER;
-    x = (x & 0x8fff8fffu) ^ 0x3b603b60u;
-    return ml_quant_half(x & 0xffff) + ml_quant_half(x >> 16);
-}
 
 size_t ml_quant_x_bytes(size_t k) {
     return ((k < ML_QUANT_CONSTANTS ? k + ML_QUANT_CONSTANTS : 2 * k) + 63) / 64 * 64 + 64;

@@ -8,6 +8,18 @@
 #include <math.h>
 #include <string.h>
 
+int ml_quant_exl3_whole(enum ml_exl3_codebook cb, uint16_t state) {
+    uint32_t x;
+    if (cb == ML_EXL3_MUL1) {
+        x = state * ML_EXL3_MUL1_MULTIPLIER;
+        return (int)((x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24)) - 510;
+    }
+    x = cb == ML_EXL3_3INST ? state * ML_EXL3_3INST_MULTIPLIER + ML_EXL3_3INST_ADDEND
+                            : state * ML_EXL3_MCG_MULTIPLIER;
+    x = (x & 0x8fff8fffu) ^ 0x3b603b60u;
+    return ml_quant_half(x & 0xffff) + ml_quant_half(x >> 16);
+}
+
 static const float hadamard_norm = 0.088388347648318447f; /* 1 / sqrt(128) */
 static const float mul1_unit = 0.00676727294921875f;
 static const float mul1_zero = -0.0018157958984375f; /* value of the whole number 0 */
