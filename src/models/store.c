@@ -6,7 +6,6 @@
 
 #include "base/checked.h"
 #include "base/mem.h"
-#include "kernels/kernels.h"
 
 #include <math.h>
 #include <stdio.h>
