@@ -143,6 +143,31 @@ static bool wants_logits(const struct ml_batch *b, const struct ml_run *run, siz
     return run->logits == ML_LOGITS_ALL || (run->logits == ML_LOGITS_LAST && row + 1 == run->first + run->n);
 }
 
+static bool is_repeated(const struct ml_batch *b, size_t r) {
+    for (size_t i = 0; i < r; i++)
+        if (b->runs[i].sequence == b->runs[r].sequence) return true;
+    return false;
+}
+
+/* Run r begins at `row`. */
+static marlin_status check_run(const struct ml_work *w, const struct ml_batch *b, size_t r, size_t row,
+                               struct marlin_error *err) {
+    const struct ml_run *run = &b->runs[r];
+    if (run->first != row || run->n == 0 || run->n > b->n - row)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: run %zu does not follow the one before", r);
+    if (is_repeated(b, r))
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: run %zu is a second one of its sequence", r);
+    if (run->sequence->cache->model != w->model ||
+        run->sequence->cache->layout.dtype != b->runs[0].sequence->cache->layout.dtype)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                       "forward: the sequence of run %zu is of another model or type of cache", r);
+    if (ml_sequence_capacity(run->sequence) > w->sizes.positions)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                       "forward: run %zu has room for %zu positions, %zu are possible", r,
+                       ml_sequence_capacity(run->sequence), w->sizes.positions);
+    return MARLIN_OK;
+}
+
 static marlin_status check_batch(const struct ml_work *w, const struct ml_batch *b, const float *logits,
                                  struct marlin_error *err) {
     size_t row = 0;
@@ -154,22 +179,14 @@ static marlin_status check_batch(const struct ml_work *w, const struct ml_batch 
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu runs, at most %zu are possible", b->n_runs,
                        w->sizes.runs);
     for (size_t r = 0; r < b->n_runs; r++) {
-        const struct ml_run *run = &b->runs[r];
-        if (run->first != row || run->n == 0 || run->n > b->n - row)
-            return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: run %zu does not follow the one before", r);
-        if (run->sequence->cache->model != w->model ||
-            run->sequence->cache->layout.dtype != b->runs[0].sequence->cache->layout.dtype)
-            return ml_fail(err, MARLIN_ERR_ARGUMENT,
-                           "forward: the sequence of run %zu is of another model or type of cache", r);
-        if (ml_sequence_capacity(run->sequence) > w->sizes.positions)
-            return ml_fail(err, MARLIN_ERR_ARGUMENT,
-                           "forward: run %zu has room for %zu positions, %zu are possible", r,
-                           ml_sequence_capacity(run->sequence), w->sizes.positions);
-        for (size_t end = row + run->n; row < end; row++)
-            wanted = wanted || wants_logits(b, run, row);
+        const marlin_status st = check_run(w, b, r, row, err);
+        if (st != MARLIN_OK) return st;
+        for (size_t end = row + b->runs[r].n; row < end; row++)
+            wanted = wanted || wants_logits(b, &b->runs[r], row);
     }
     if (row != b->n)
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: the runs have %zu tokens, the batch has %zu", row, b->n);
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu of %zu tokens belong to no run", b->n - row,
+                       b->n);
     if (wanted && !logits)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: logits are wanted, and there is no room for them");
     return MARLIN_OK;
@@ -213,34 +230,28 @@ static marlin_status check_tree(const struct ml_run *run, struct marlin_error *e
     return MARLIN_OK;
 }
 
+/* A context that is full is said by the memory. */
 static marlin_status check_length(const struct ml_run *run, struct marlin_error *err) {
-    const size_t length = ml_sequence_length(run->sequence);
-    if (run->n <= SIZE_MAX - length && length + run->n <= run->sequence->beyond) return MARLIN_OK;
+    const struct ml_sequence *s = run->sequence;
+    const size_t length = ml_sequence_length(s), left = ml_sequence_capacity(s) - length;
+    if (run->n > left || length + run->n <= s->beyond) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_ARGUMENT,
                    "%zu tokens after %zu: the sequence was meant for %zu, and its rotary tables hold for %zu",
-                   run->n, length, run->sequence->expected, run->sequence->beyond);
+                   run->n, length, s->expected, s->beyond);
 }
 
 static bool is_cancelled(const struct ml_run *run) {
     return run->cancel && atomic_load_explicit(run->cancel, memory_order_relaxed);
 }
 
-static bool is_taken(const struct ml_work *w, const struct ml_sequence *s) {
-    for (size_t r = 0; r < w->n_runs; r++)
-        if (w->runs[r]->sequence == s) return true;
-    return false;
-}
-
 static marlin_status admit(struct ml_work *w, const struct ml_batch *b, struct ml_run *run,
                            struct marlin_error *err) {
     marlin_status st;
-    if (is_taken(w, run->sequence))
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: a sequence has two runs");
     if (is_cancelled(run)) return ml_fail(err, MARLIN_ERR_CANCELLED, "cancelled");
     ML_TRY(check_ids(w, b, run, err));
     ML_TRY(check_tree(run, err));
-    ML_TRY(ml_memory_reserve(run->sequence->memory, run->n, w->streams, err));
     ML_TRY(check_length(run, err));
+    ML_TRY(ml_memory_reserve(run->sequence->memory, run->n, w->streams, err));
 out:
     return st;
 }
