@@ -248,7 +248,8 @@ static float router_gap(const struct run *r, size_t layer, size_t token) {
     if (ffn->kind != ML_FFN_MOE) return gap;
     const struct ml_router *choose = &moe->choose;
     struct ml_step *s = ml_work_first(r->feed.work);
-    const struct ml_linear_job job = ml_linear_job(&moe->router, logits, s->normed + token * moe->router.in, 1);
+    const struct ml_linear_job job =
+        ml_linear_job(&moe->router, logits, s->normed + token * moe->router.in, 1);
     assert_true(choose->experts <= 256);
     ml_linear_forward(s, &job, 1);
     for (size_t chosen = 0; chosen <= choose->top_k; chosen++) {

@@ -17,7 +17,16 @@
 
 #include "guard.h"
 
-enum { DEVICES = 2, MOST_LAYERS = 8, MOST = 5, CAPACITY = 400, ROWS = 130, WIDE = 100, NARROW = 20, NONE = -1 };
+enum {
+    DEVICES = 2,
+    MOST_LAYERS = 8,
+    MOST = 5,
+    CAPACITY = 400,
+    ROWS = 130,
+    WIDE = 100,
+    NARROW = 20,
+    NONE = -1
+};
 
 static const struct ml_layer_memory layers[MOST_LAYERS] = {
     {.kind = ML_MEMORY_FULL, .kv_heads = 2, .k_dim = 8, .v_dim = 4},
@@ -68,7 +77,8 @@ static int end(void **state) {
     return guard_clean(state);
 }
 
-static void open_world(size_t n_layers, enum ml_dtype type, const struct ml_pages_sizes *sizes, uint64_t seed) {
+static void open_world(size_t n_layers, enum ml_dtype type, const struct ml_pages_sizes *sizes,
+                       uint64_t seed) {
     struct marlin_error err;
     ml_arena_init(&w.arena, 0);
     w.n_layers = n_layers;
@@ -123,7 +133,8 @@ static bool part_of(const struct ml_kv_layout *l, size_t part, size_t *at, size_
     const bool latent = l->v_at == l->k_at, i8 = l->dtype == ML_I8;
     const size_t size = ml_dtype_size(l->dtype);
     const size_t starts[PARTS] = {l->k_at, l->v_at, l->k_scales_at, l->v_scales_at};
-    const size_t widths[PARTS] = {l->k_dim * size, latent ? 0 : l->v_dim * size, i8 ? 4 : 0, i8 && !latent ? 4 : 0};
+    const size_t widths[PARTS] = {l->k_dim * size, latent ? 0 : l->v_dim * size, i8 ? 4 : 0,
+                                  i8 && !latent ? 4 : 0};
     *at = starts[part];
     *bytes = widths[part];
     return *bytes > 0;
@@ -153,8 +164,8 @@ static void visit(const struct twin *t, size_t position, uint32_t tag, bool writ
                 if (write)
                     memcpy(page + at, want, bytes);
                 else if (memcmp(page + at, want, bytes) != 0)
-                    fail_msg("layer %zu, head %zu, part %zu, position %zu is not what was written", i, h, part,
-                             position);
+                    fail_msg("layer %zu, head %zu, part %zu, position %zu is not what was written", i, h,
+                             part, position);
             }
     }
 }
