@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A list of blocks, each at least as large as all before it together.
+ * A list of blocks. Each is twice as large as the one before it, but at most 16 MiB unless the piece of
+ * memory that it is made for is larger.
  */
 #include "base/arena.h"
 

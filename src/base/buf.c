@@ -24,8 +24,8 @@ void ml_buf_clear(struct ml_buf *b) {
     if (b->data) b->data[0] = '\0';
 }
 
-/* Room for n more bytes and the NUL. */
-static marlin_status reserve(struct ml_buf *b, size_t n) {
+/* The NUL has room, too. */
+marlin_status ml_buf_reserve(struct ml_buf *b, size_t n) {
     if (n > b->limit - b->len) return MARLIN_ERR_LIMIT;
     const size_t need = b->len + n + 1;
     if (need == 0) return MARLIN_ERR_LIMIT;
@@ -40,7 +40,7 @@ static marlin_status reserve(struct ml_buf *b, size_t n) {
 }
 
 marlin_status ml_buf_add(struct ml_buf *b, const void *p, size_t n) {
-    const marlin_status st = reserve(b, n);
+    const marlin_status st = ml_buf_reserve(b, n);
     if (st != MARLIN_OK) return st;
     if (n) memcpy(b->data + b->len, p, n);
     b->len += n;
@@ -58,7 +58,7 @@ marlin_status ml_buf_addf(struct ml_buf *b, const char *fmt, ...) {
     const int n = vsnprintf(NULL, 0, fmt, args);
     va_end(args);
     if (n < 0) return MARLIN_ERR_INTERNAL;
-    const marlin_status st = reserve(b, (size_t)n);
+    const marlin_status st = ml_buf_reserve(b, (size_t)n);
     if (st != MARLIN_OK) return st;
     va_start(args, fmt);
     (void)vsnprintf(b->data + b->len, (size_t)n + 1, fmt, args);

@@ -19,6 +19,9 @@ void ml_buf_init(struct ml_buf *b, size_t limit); /* limit: most bytes it may ho
 void ml_buf_free(struct ml_buf *b);
 void ml_buf_clear(struct ml_buf *b); /* len = 0, keeps the memory */
 
+/* Makes room for n more bytes: appending them allocates nothing. Errors as below. */
+marlin_status ml_buf_reserve(struct ml_buf *b, size_t n) MARLIN_MUST_CHECK;
+
 /* Append. MARLIN_ERR_LIMIT over the ceiling, MARLIN_ERR_MEMORY out of memory; unchanged on error. */
 marlin_status ml_buf_add(struct ml_buf *b, const void *p, size_t n) MARLIN_MUST_CHECK;
 marlin_status ml_buf_adds(struct ml_buf *b, const char *s) MARLIN_MUST_CHECK;

@@ -28,12 +28,19 @@ void ml_mem_fail_at(uint64_t n);
 
 /* Test hook: number of allocations made by the whole process so far. */
 uint64_t ml_mem_count(void);
+/* Test hook: bytes that were asked for by all of them, whether or not they were freed since. */
+uint64_t ml_mem_bytes(void);
 
 /* Marks the calling thread's following code as "must neither allocate nor lock" (the token loop). An
  * allocation or a lock by this thread inside a guard is counted in every build; in builds with assertions, or
  * with MARLIN_MEM_GUARD defined (sanitizer builds), it also aborts naming `what`. Guards nest. */
 void ml_mem_guard_begin(const char *what);
 void ml_mem_guard_end(void);
+
+/* What a guard's promise does not cover, and says so where it is declared: until `resume`, which is given what
+ * `pause` returned, the calling thread is in no guard. */
+int ml_mem_guard_pause(void);
+void ml_mem_guard_resume(int paused);
 
 /* base/lock.h is about to take a lock: a violation inside a guard. */
 void ml_mem_guard_lock(void);

@@ -28,8 +28,9 @@
 #define ML_KV_TYPES "f32|f16|int8"
 bool ml_kv_type_parse(const char *name, enum ml_dtype *out);
 
-/* What a model is given that does not say: float32 leaves it what it was. */
-enum { ML_KV_DEFAULT = ML_F32 };
+/* What whoever says nothing gets, in the library and in the program. */
+enum { ML_KV_DEFAULT = ML_F16 };
+#define ML_KV_DEFAULT_NAME "f16"
 
 enum ml_memory_kind {
     ML_MEMORY_NONE,     /* nothing: attention over another layer's keys, or none at all */

@@ -210,7 +210,7 @@ size_t ml_memory_rewindable(const struct ml_memory *m) {
 }
 
 size_t ml_memory_rewind(struct ml_memory *m, size_t n) {
-    if (n >= m->length) return m->length;
+    if (n > 0 && n >= m->length) return m->length;
     if (n < ml_memory_rewindable(m)) n = 0;
     if (n == 0) {
         drop_all(m);

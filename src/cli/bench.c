@@ -22,7 +22,7 @@ static const struct ml_option options[] = {
     {"tokens", 'n', ML_OPT_INT, "N", "tokens of the generation test, 0 = leave it out", "64", 0, 1 << 20},
     {"batch", 0, ML_OPT_STRING, "LIST", "sequences generated at a time, 1 to 256: 1,4,16", "1", 0, 0},
     {"depth", 0, ML_OPT_STRING, "LIST", "positions that the cache holds before a test: 0,4096", NULL, 0, 0},
-    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", "f16", 0, 0},
+    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", ML_KV_DEFAULT_NAME, 0, 0},
     {"repeat", 0, ML_OPT_INT, "N", "runs of each test; the median counts", "5", 1, MAX_REPEAT},
     {"csv", 0, ML_OPT_FLAG, NULL, "print comma-separated values", NULL, 0, 0},
     {"markdown", 0, ML_OPT_FLAG, NULL, "print a Markdown table", NULL, 0, 0},

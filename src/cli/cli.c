@@ -7,6 +7,7 @@
 
 #include "base/cpu.h"
 #include "base/log.h"
+#include "device/device.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -15,7 +16,7 @@
 
 static const struct ml_option common[] = {
     {"threads", 0, ML_OPT_INT, "N", "worker threads, 0 = one per processor", "0", 0, 1024},
-    {"device", 0, ML_OPT_STRING, "cpu|cuda[:n]|metal", "where to compute (the best there is)", NULL, 0, 0},
+    {"device", 0, ML_OPT_STRING, ML_DEVICE_NAMES, "where to compute (the best there is)", NULL, 0, 0},
     {"cpu-mask", 0, ML_OPT_CHOICE, "generic|avx2|avx512|amx|neon|i8mm",
      "use no better instructions than these", NULL, 0, 0},
     {"json", 0, ML_OPT_FLAG, NULL, "print one JSON object", NULL, 0, 0},
@@ -47,11 +48,6 @@ const struct ml_command *ml_cli_find(const char *name) {
         if (strcmp(commands[i].verb->name, name) == 0) return &commands[i];
     }
     return NULL;
-}
-
-struct ml_pool *ml_cli_pool(struct ml_cli *cli, struct marlin_error *err) {
-    if (!cli->pool && ml_pool_create(cli->threads, &cli->pool, err) != MARLIN_OK) return NULL;
-    return cli->pool;
 }
 
 static void log_to_stderr(void *user, enum ml_log_level level, const char *text) {

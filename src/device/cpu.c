@@ -112,7 +112,8 @@ static const struct ml_device_ops cpu_ops = {
 
 marlin_status ml_device_open(const char *spec, struct ml_device **out, struct marlin_error *err) {
     if (strcmp(spec, "cpu") != 0) {
-        return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "device '%s' is not in this build: it has cpu", spec);
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                       "device '%s' is not in this build: it has " ML_DEVICE_NAMES, spec);
     }
     struct ml_device *d = ml_alloc(sizeof(*d));
     if (!d) return ml_fail(err, MARLIN_ERR_MEMORY, "cannot open device cpu: out of memory");

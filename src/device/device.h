@@ -83,7 +83,10 @@ struct ml_device {
     bool is_host; /* device addresses are host addresses, and copies are done when they return */
 };
 
-/* "cpu"; others are MARLIN_ERR_UNSUPPORTED naming the devices of this build. Close with d->ops->destroy. */
+/* The devices of this build, as an option lists them. */
+#define ML_DEVICE_NAMES "cpu"
+
+/* One of ML_DEVICE_NAMES; others are MARLIN_ERR_UNSUPPORTED naming those. Close with d->ops->destroy. */
 marlin_status ml_device_open(const char *spec, struct ml_device **out,
                              struct marlin_error *err) MARLIN_MUST_CHECK;
 

@@ -260,6 +260,7 @@ out:
 static void fail_run(struct ml_run *run, marlin_status st, const struct marlin_error *why,
                      marlin_status *first, struct marlin_error *err) {
     run->status = st;
+    if (run->error) *run->error = *why;
     if (*first != MARLIN_OK) return;
     *first = st;
     if (err) *err = *why;
@@ -278,6 +279,7 @@ static marlin_status admit_all(struct ml_work *w, const struct ml_batch *b, stru
         const marlin_status st = admit(w, b, run, &why);
         const bool in = st == MARLIN_OK;
         if (in) w->runs[w->n_runs++] = run;
+        run->status = st;
         if (!in) fail_run(run, st, &why, &first, err);
         for (size_t i = run->first; i < run->first + run->n; i++) {
             const bool wants = wants_logits(b, run, i);
@@ -290,7 +292,6 @@ static marlin_status admit_all(struct ml_work *w, const struct ml_batch *b, stru
             if (in) w->taken[w->n++] = i;
             wanted += wants;
         }
-        run->status = st;
     }
     return first;
 }
@@ -420,20 +421,26 @@ static marlin_status commit(struct ml_work *w, marlin_status first, struct marli
     return first;
 }
 
-marlin_status ml_forward(struct ml_work *w, struct ml_batch *b, float *logits, struct marlin_error *err) {
-    marlin_status st = check_batch(w, b, logits, err);
+static marlin_status fail_all(struct ml_batch *b, marlin_status st, const struct marlin_error *why,
+                              struct marlin_error *err) {
+    marlin_status first = MARLIN_OK;
     for (size_t r = 0; r < b->n_runs; r++)
-        b->runs[r].status = st;
-    if (st != MARLIN_OK) return st;
+        fail_run(&b->runs[r], st, why, &first, NULL);
+    if (err) *err = *why;
+    return st;
+}
+
+marlin_status ml_forward(struct ml_work *w, struct ml_batch *b, float *logits, struct marlin_error *err) {
+    struct marlin_error why;
+    marlin_status st = check_batch(w, b, logits, &why);
+    if (st != MARLIN_OK) return fail_all(b, st, &why, err);
     const marlin_status first = admit_all(w, b, err);
     if (w->n_runs == 0) return first;
     ml_mem_guard_begin("model forward");
     run_pass(w, b, logits);
     ml_mem_guard_end();
-    st = flush(w, err);
-    for (size_t r = 0; st != MARLIN_OK && r < w->n_runs; r++)
-        w->runs[r]->status = st;
-    return st == MARLIN_OK ? commit(w, first, err) : st;
+    st = flush(w, &why);
+    return st == MARLIN_OK ? commit(w, first, err) : fail_all(b, st, &why, err);
 }
 
 marlin_status ml_feed(struct ml_work *w, struct ml_sequence *s, const int32_t *ids, size_t n,

@@ -41,15 +41,15 @@ struct ml_model_options {
                                          outlive the model. NULL = the CPU */
     size_t n_devices;
     struct ml_pool *pool;     /* used while loading (first touch); may be NULL */
-    enum ml_dtype kv_dtype;   /* ML_F32, ML_F16 or ML_I8; see ML_KV_DEFAULT */
+    enum ml_dtype kv_dtype;   /* ML_F32, ML_F16 or ML_I8: must be said */
     bool exact;        /* multiply by quantized weights in float32 (ML_QUANT_EXACT), not with int8 inputs */
     bool headers_only; /* bind and check, but neither read nor copy weights: counts are right, nothing can be
                           run */
 };
 
 /* Loads a Hugging Face directory: plain weights, `marlin` (docs/format.md) or EXL3, which may be mixed
- * freely; options NULL = the defaults. Missing tensors and wrong shapes fail by name; unknown tensors are
- * logged.
+ * freely; options NULL = the CPU and ML_KV_DEFAULT. Missing tensors and wrong shapes fail by name; unknown
+ * tensors are logged.
  */
 marlin_status ml_model_load(const char *dir, const struct ml_model_options *options, struct ml_model **out,
                             struct marlin_error *err) MARLIN_MUST_CHECK;
@@ -142,6 +142,8 @@ void ml_sequence_restore(struct ml_sequence *s, const struct ml_sequence *from);
  * nothing changes; rewind to 0, say it again, and feed them anew. A pass beyond what was expected fails where
  * the tables would differ. */
 bool ml_sequence_expect(struct ml_sequence *s, size_t length);
+/* Most tokens for which its tables hold. */
+size_t ml_sequence_holds(const struct ml_sequence *s);
 
 /* ---- one pass ------------------------------------------------------------------------------------- */
 
@@ -175,7 +177,8 @@ struct ml_run {
     enum ml_logits logits;     /* which rows want them, where the batch has no list by row */
     const atomic_bool *cancel; /* looked at once a layer: a pass stops when all of its runs
                                   are cancelled; may be NULL */
-    marlin_status status;      /* set by ml_forward */
+    marlin_status status;      /* set by ml_forward, */
+    struct marlin_error *error; /* and what it says; may be NULL */
 };
 
 enum { ML_ROW_EMBEDDING = -1 };

@@ -12,8 +12,8 @@
 #include "models/model.h"
 #include "models/profile.h"
 
-/* Called before a linear layer's multiplication with its input: n rows of linear->in floats, ldx apart. On the
- * CPU only. */
+/* Called once a pass for each linear layer that multiplies, with its input: n rows of linear->in floats, ldx
+ * apart. On the CPU only. */
 typedef void ml_observe_fn(void *user, const struct ml_linear *linear, const float *x, size_t ldx, size_t n);
 
 /* Cosines and sines of the rows' positions by one rotary table. */

@@ -165,7 +165,8 @@ struct ml_route_op {
 };
 
 /* y[t] = sum over t's choices of weight * down(act(gate x[t]) * up x[t]), summed in the order of the choices
- * whatever order the experts ran in. */
+ * whatever order the experts ran in. On the host, pair_x (of n > 1) and pair_gate hold afterwards what the first
+ * two and the last linears of the experts have read. */
 struct ml_experts_op {
     const struct ml_moe *moe;
     enum ml_quant_mode mode;

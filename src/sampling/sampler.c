@@ -41,9 +41,10 @@ struct ml_sampler {
     size_t n;                     /* candidates in play */
     struct seen *seen;            /* [n_seen], in no order */
     size_t n_seen;
-    int32_t *where;  /* [vocab]: index into seen, or -1 */
-    int32_t *window; /* ring of the last penalty_window ids; NULL when penalties look at all */
-    size_t window_size, accepted;
+    int32_t *where;   /* [vocab]: index into seen, or -1; NULL without penalties */
+    int32_t *history; /* [max_tokens]: accepted ids, the first `accepted` of which count */
+    size_t max_tokens, accepted;
+    size_t window; /* penalties look at so many of the last ids; max_tokens = at all of them */
 };
 
 void ml_sampling_default(struct ml_sampling *s) {
@@ -97,10 +98,10 @@ static marlin_status allocate(struct ml_sampler *s, size_t max_tokens, struct ma
     s->seen = ml_calloc(s->vocab, sizeof *s->seen);
     if (!s->where || !s->seen) goto memory;
     memset(s->where, 0xff, s->vocab * sizeof *s->where);
-    if (set->penalty_window == 0 || (size_t)set->penalty_window >= max_tokens) return MARLIN_OK;
-    s->window_size = (size_t)set->penalty_window;
-    s->window = ml_calloc(s->window_size, sizeof *s->window);
-    if (s->window) return MARLIN_OK;
+    s->max_tokens = max_tokens;
+    s->window = set->penalty_window > 0 ? (size_t)set->penalty_window : max_tokens;
+    s->history = ml_calloc(max_tokens, sizeof *s->history);
+    if (s->history) return MARLIN_OK;
 memory:
     return ml_fail(err, MARLIN_ERR_MEMORY, "sampling: out of memory for a vocabulary of %zu ids", s->vocab);
 }
@@ -129,7 +130,7 @@ void ml_sampler_free(struct ml_sampler *s) {
     ml_free(s->bias);
     ml_free(s->where);
     ml_free(s->seen);
-    ml_free(s->window);
+    ml_free(s->history);
     ml_free(s);
 }
 
@@ -153,14 +154,28 @@ static void count_down(struct ml_sampler *s, int32_t id) {
 }
 
 void ml_sampler_accept(struct ml_sampler *s, int32_t id) {
-    if (!s->where || id < 0 || (size_t)id >= s->vocab) return;
-    if (s->window) {
-        int32_t *slot = &s->window[s->accepted % s->window_size];
-        if (s->accepted >= s->window_size) count_down(s, *slot);
-        *slot = id;
-    }
-    s->accepted++;
+    if (!s->where || id < 0 || (size_t)id >= s->vocab || s->accepted == s->max_tokens) return;
+    const size_t n = s->accepted++;
+    s->history[n] = id;
+    if (n >= s->window) count_down(s, s->history[n - s->window]);
     count_up(s, id);
+}
+
+/* Undoes the last ml_sampler_accept. */
+static void forget(struct ml_sampler *s) {
+    const size_t n = --s->accepted;
+    count_down(s, s->history[n]);
+    if (n >= s->window) count_up(s, s->history[n - s->window]);
+}
+
+struct ml_sampler_mark ml_sampler_mark(const struct ml_sampler *s) {
+    return (struct ml_sampler_mark){.rng = s->rng, .accepted = s->accepted};
+}
+
+void ml_sampler_rewind(struct ml_sampler *s, const struct ml_sampler_mark *mark) {
+    while (s->accepted > mark->accepted)
+        forget(s);
+    s->rng = mark->rng;
 }
 
 /* ---- logits ---- */

@@ -38,14 +38,25 @@ marlin_status ml_sampling_check(const struct ml_sampling *s, size_t vocab,
 
 struct ml_sampler;
 
-/* Copies the settings. vocab: logits a call. max_tokens: most tokens that will be accepted (history is
- * preallocated). One thread at a time per sampler. */
+/* Copies the settings. vocab: logits a call. max_tokens: most tokens that will be accepted and not rewound
+ * (the history is preallocated; what is told beyond it is ignored). One thread at a time per sampler. */
 marlin_status ml_sampler_create(const struct ml_sampling *s, size_t vocab, size_t max_tokens,
                                 struct ml_sampler **out, struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_sampler_free(struct ml_sampler *s);
 
 /* Tells the sampler about a token of the prompt or the output (for penalties). Never allocates. */
 void ml_sampler_accept(struct ml_sampler *s, int32_t id);
+
+/* How far a sampler had come: the state of its choice, and the number of tokens it had been told of. */
+struct ml_sampler_mark {
+    struct ml_rng rng;
+    size_t accepted;
+};
+struct ml_sampler_mark ml_sampler_mark(const struct ml_sampler *s);
+/* Back to a mark of this sampler: it forgets the tokens accepted since, and chooses as it would have chosen
+ * then. A mark that lies behind the one of an earlier rewind is void. Takes time in proportion to the tokens
+ * that are forgotten; never allocates. */
+void ml_sampler_rewind(struct ml_sampler *s, const struct ml_sampler_mark *mark);
 
 /* Chooses a token; logits are clobbered. MARLIN_ERR_NUMERIC when a logit is NaN or +infinity, or all are
  * -infinity. Ties go to the lowest id. Same seed, same logits: same tokens on every machine. Never allocates.

@@ -206,23 +206,39 @@ static void init_pair(struct ml_buf buf[2]) {
     ml_buf_init(&buf[1], MAX_PIECE_OUT);
 }
 
+/* Keeps what a piece decodes to for as long as the tokenizer lives; *total counts the bytes of all of them.
+ */
+static marlin_status keep_text(struct ml_tokenizer *t, const struct ml_tok_piece *p, bool first,
+                               struct ml_buf buf[2], size_t *total, struct ml_dec_text *out) {
+    const char *text;
+    size_t len;
+    const marlin_status st = piece_text(t, p, first, buf, &text, &len);
+    if (st != MARLIN_OK) return st;
+    if ((*total += len) > ML_TOK_MAX_OUT) return MARLIN_ERR_LIMIT;
+    const bool same = len == p->len && !memcmp(text, p->text, len);
+    *out = (struct ml_dec_text){.text = same ? p->text : ml_arena_strndup(&t->arena, text, len), .len = len};
+    if (!out->text) return MARLIN_ERR_MEMORY;
+    if (len + t->join_with_space > t->longest) t->longest = len + t->join_with_space;
+    return MARLIN_OK;
+}
+
 marlin_status ml_dec_prepare(struct ml_tokenizer *t, struct marlin_error *err) {
     struct ml_buf buf[2];
     init_pair(buf);
     marlin_status st = MARLIN_OK;
     size_t total = 0;
+    if (t->first_differs) {
+        t->first = ml_arena_array(&t->arena, t->size, sizeof *t->first);
+        if (!t->first) ML_TRY(MARLIN_ERR_MEMORY);
+    }
     for (size_t id = 0; id < t->size; id++) {
         struct ml_tok_piece *p = &t->piece[id];
-        const char *text;
-        size_t len;
+        struct ml_dec_text text;
         if (!p->flags) continue;
-        ML_TRY(piece_text(t, p, false, buf, &text, &len));
-        if ((total += len) > ML_TOK_MAX_OUT) ML_TRY(MARLIN_ERR_LIMIT);
-        const bool same = len == p->len && !memcmp(text, p->text, len);
-        char *copy = same ? NULL : ml_arena_strndup(&t->arena, text, len);
-        if (!same && !copy) ML_TRY(MARLIN_ERR_MEMORY);
-        p->out = same ? p->text : copy;
-        p->out_len = (uint32_t)len;
+        ML_TRY(keep_text(t, p, false, buf, &total, &text));
+        p->out = text.text;
+        p->out_len = (uint32_t)text.len;
+        if (t->first) ML_TRY(keep_text(t, p, true, buf, &total, &t->first[id]));
     }
 out:
     ml_buf_free(&buf[0]);
@@ -233,20 +249,6 @@ out:
                       MAX_PIECE_OUT, ML_TOK_MAX_OUT);
     else if (st != MARLIN_OK)
         (void)ml_fail(err, st, "decoder: out of memory");
-    return st;
-}
-
-/* The first token of a Metaspace decoder is the only one worked out on the way. */
-static marlin_status first_token(const struct ml_tokenizer *t, const struct ml_tok_piece *p,
-                                 struct ml_buf *out) {
-    struct ml_buf buf[2];
-    const char *text;
-    size_t len;
-    init_pair(buf);
-    marlin_status st = piece_text(t, p, true, buf, &text, &len);
-    if (st == MARLIN_OK) st = ml_buf_add(out, text, len);
-    ml_buf_free(&buf[0]);
-    ml_buf_free(&buf[1]);
     return st;
 }
 
@@ -264,8 +266,7 @@ static void strip_front(char strip, size_t allowance, size_t *stripped, const ch
 }
 
 /* SentencePiece: pieces in front of any text lose one space each, or only the very first of them. */
-static marlin_status sp_token(const struct ml_tokenizer *t, const struct ml_tok_piece *p, bool *started,
-                              struct ml_buf *out) {
+static struct ml_dec_text sp_token(const struct ml_tokenizer *t, const struct ml_tok_piece *p, bool *started) {
     const char *text = p->out;
     size_t len = p->out_len;
     const bool plain = !(p->flags & (ML_PIECE_BYTE | ML_PIECE_UNKNOWN | ML_PIECE_SPECIAL));
@@ -277,31 +278,30 @@ static marlin_status sp_token(const struct ml_tokenizer *t, const struct ml_tok_
         if (!n->remove_extra) *started = true;
     }
     if (len) *started = true;
-    return ml_buf_add(out, text, len);
+    return (struct ml_dec_text){.text = text, .len = len};
 }
 
 marlin_status ml_dec_token(const struct ml_tokenizer *t, int32_t id, bool skip_special, bool *started,
-                           size_t *stripped, struct ml_buf *out, struct marlin_error *err) {
+                           size_t *stripped, struct ml_dec_text *out, struct marlin_error *err) {
+    *out = (struct ml_dec_text){.text = ""};
     if (id < 0 || (size_t)id >= t->size)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "decode: id %d is outside the vocabulary of %zu", (int)id,
                        t->size);
     const struct ml_tok_piece *p = &t->piece[id];
-    marlin_status st = MARLIN_OK;
     if (!p->flags || (skip_special && (p->flags & ML_PIECE_SPECIAL))) return MARLIN_OK;
     if (t->model != ML_MODEL_BPE) {
-        st = sp_token(t, p, started, out);
-    } else if (!*started && t->first_differs) {
-        st = first_token(t, p, out);
-        *started = true;
-    } else {
-        const char *text = p->out;
-        size_t len = p->out_len;
-        strip_front(t->strip_char, t->strip_start, stripped, &text, &len);
-        if (*started && t->join_with_space) st = ml_buf_adds(out, " ");
-        *started = true;
-        if (st == MARLIN_OK) st = ml_buf_add(out, text, len);
+        *out = sp_token(t, p, started);
+        return MARLIN_OK;
     }
-    return st == MARLIN_OK ? st : ml_fail(err, st, "decode: %s", "the text exceeds the buffer or memory");
+    if (!*started && t->first) {
+        *out = t->first[id];
+    } else {
+        *out =
+            (struct ml_dec_text){.space = *started && t->join_with_space, .text = p->out, .len = p->out_len};
+        strip_front(t->strip_char, t->strip_start, stripped, &out->text, &out->len);
+    }
+    *started = true;
+    return MARLIN_OK;
 }
 
 marlin_status ml_tokenizer_decode(const struct ml_tokenizer *t, const int32_t *ids, size_t n,
@@ -309,13 +309,17 @@ marlin_status ml_tokenizer_decode(const struct ml_tokenizer *t, const int32_t *i
     const size_t was = out->len;
     bool started = false;
     size_t stripped = 0;
-    for (size_t i = 0; i < n; i++) {
-        const marlin_status st = ml_dec_token(t, ids[i], skip_special, &started, &stripped, out, err);
-        if (st != MARLIN_OK) {
-            out->len = was;
-            if (out->data) out->data[was] = '\0';
-            return st;
-        }
+    marlin_status st = MARLIN_OK;
+    for (size_t i = 0; i < n && st == MARLIN_OK; i++) {
+        struct ml_dec_text text;
+        st = ml_dec_token(t, ids[i], skip_special, &started, &stripped, &text, err);
+        if (st != MARLIN_OK) break;
+        if (text.space) st = ml_buf_adds(out, " ");
+        if (st == MARLIN_OK) st = ml_buf_add(out, text.text, text.len);
+        if (st != MARLIN_OK) (void)ml_fail(err, st, "decode: the text exceeds the buffer or memory");
     }
-    return MARLIN_OK;
+    if (st == MARLIN_OK) return st;
+    out->len = was;
+    if (out->data) out->data[was] = '\0';
+    return st;
 }

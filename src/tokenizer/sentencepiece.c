@@ -55,6 +55,7 @@ static marlin_status read_fixed(struct reader *r, size_t n, uint64_t *out) {
 
 static marlin_status read_field(struct reader *r, struct field *f) {
     uint64_t tag, n;
+    *f = (struct field){0};
     marlin_status st = read_varint(r, &tag);
     if (st != MARLIN_OK) return st;
     if (tag >> 3 == 0 || tag >> 32) return broken(r, "a field number is out of range");
@@ -407,19 +408,6 @@ marlin_status ml_tokenizer_from_sentencepiece(const void *data, size_t len, uint
 }
 
 /* ---- encoding ---- */
-
-marlin_status ml_sp_unknown(struct ml_encoder *e, const char *s, size_t len, bool *prev_unk) {
-    const struct ml_tokenizer *t = e->t;
-    marlin_status st = MARLIN_OK;
-    bool bytes = t->byte_fallback;
-    for (size_t i = 0; i < len && bytes; i++)
-        bytes = t->byte_id[(uint8_t)s[i]] >= 0;
-    if (!bytes && !*prev_unk) st = ml_ids_add(e->ids, t->unk);
-    for (size_t i = 0; i < len && bytes && st == MARLIN_OK; i++)
-        st = ml_ids_add(e->ids, t->byte_id[(uint8_t)s[i]]);
-    *prev_unk = !bytes;
-    return st;
-}
 
 marlin_status ml_sp_encode(struct ml_encoder *e, const char *s, size_t len) {
     struct ml_buf *text = &e->norm[0];

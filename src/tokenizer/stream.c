@@ -23,25 +23,26 @@ static marlin_status put_byte(struct ml_text_stream *s, char byte, struct ml_buf
     return MARLIN_OK;
 }
 
-/* The token's bytes pass through `out` itself: they are appended, taken off again, and given back checked. */
 marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer *t, int32_t id, bool skip_special,
                              struct ml_buf *out, struct marlin_error *err) {
     const struct ml_text_stream before = *s;
     const size_t was = out->len;
-    struct ml_buf raw;
-    ml_buf_init(&raw, 16u << 20);
-    marlin_status st = ml_dec_token(t, id, skip_special, &s->started, &s->stripped, &raw, err);
-    for (size_t i = 0; i < raw.len && st == MARLIN_OK; i++) {
-        st = put_byte(s, raw.data[i], out);
-        if (st != MARLIN_OK) (void)ml_fail(err, st, "decode: the text exceeds the buffer or memory");
-    }
-    if (st != MARLIN_OK) {
-        *s = before;
-        out->len = was;
-        if (out->data) out->data[was] = '\0';
-    }
-    ml_buf_free(&raw);
-    return st;
+    struct ml_dec_text text;
+    marlin_status st = ml_dec_token(t, id, skip_special, &s->started, &s->stripped, &text, err);
+    if (st != MARLIN_OK) return st;
+    if (text.space) st = put_byte(s, ' ', out);
+    for (size_t i = 0; i < text.len && st == MARLIN_OK; i++)
+        st = put_byte(s, text.text[i], out);
+    if (st == MARLIN_OK) return st;
+    *s = before;
+    out->len = was;
+    if (out->data) out->data[was] = '\0';
+    return ml_fail(err, st, "decode: the text exceeds the buffer or memory");
+}
+
+size_t ml_stream_most(const struct ml_tokenizer *t) {
+    /* Every byte, pending ones included, may become U+FFFD of three. */
+    return 3 * (t->longest + sizeof(((struct ml_text_stream *)0)->pending));
 }
 
 marlin_status ml_stream_finish(struct ml_text_stream *s, struct ml_buf *out) {

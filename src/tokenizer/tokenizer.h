@@ -64,6 +64,8 @@ marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer
                              struct ml_buf *out, struct marlin_error *err) MARLIN_MUST_CHECK;
 marlin_status ml_stream_finish(struct ml_text_stream *s,
                                struct ml_buf *out) MARLIN_MUST_CHECK; /* flushes as U+FFFD */
+/* Most bytes that one of these calls appends: where `out` has room for them, it allocates nothing. */
+size_t ml_stream_most(const struct ml_tokenizer *t);
 
 /* One past the largest id. */
 size_t ml_tokenizer_size(const struct ml_tokenizer *t);

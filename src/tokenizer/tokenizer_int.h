@@ -221,6 +221,13 @@ struct ml_tok_piece {
     uint8_t flags, byte;
 };
 
+/* What one token adds to a text. */
+struct ml_dec_text {
+    bool space; /* one space, then */
+    const char *text;
+    size_t len;
+};
+
 struct ml_tok_added {
     int32_t id;
     bool special, lstrip, rstrip, single_word, normalized;
@@ -275,7 +282,9 @@ struct ml_tokenizer {
     bool join_with_space; /* no decoder at all */
     size_t strip_start;   /* of the whole text, after Fuse */
     char strip_char;
-    bool first_differs; /* the first token decodes differently (Metaspace, SentencePiece) */
+    bool first_differs;        /* the first token decodes differently (Metaspace) */
+    struct ml_dec_text *first; /* [size]: as the first token; NULL unless first_differs */
+    size_t longest;            /* most bytes that one token adds to a text */
 
     int32_t *prefix, *suffix; /* ids that ML_ENCODE_BOS adds */
     size_t n_prefix, n_suffix;
@@ -304,12 +313,14 @@ marlin_status ml_pre_load(struct ml_tokenizer *t, const struct ml_json *v,
                           struct marlin_error *err) MARLIN_MUST_CHECK;
 marlin_status ml_dec_load(struct ml_tokenizer *t, const struct ml_json *v,
                           struct marlin_error *err) MARLIN_MUST_CHECK;
-/* Fills piece[].out, after decoder and vocabulary are there. */
+/* Fills piece[].out, first and longest, after decoder and vocabulary are there. */
 marlin_status ml_dec_prepare(struct ml_tokenizer *t, struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Appends one token's text; *started and *stripped carry over from token to token, zero before the first. */
+/* Finds one token's text; *started and *stripped carry over from token to token, zero before the first.
+ * Never allocates. */
 marlin_status ml_dec_token(const struct ml_tokenizer *t, int32_t id, bool skip_special, bool *started,
-                           size_t *stripped, struct ml_buf *out, struct marlin_error *err) MARLIN_MUST_CHECK;
+                           size_t *stripped, struct ml_dec_text *out,
+                           struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* A string member copied into the arena, or *s = NULL when absent or null; other types are refused. */
 marlin_status ml_tok_string(struct ml_tokenizer *t, const struct ml_json *v, const char *key,

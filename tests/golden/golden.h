@@ -19,6 +19,8 @@
 
 #include <cmocka.h>
 
+#include "feed.h"
+
 /* input_ids [n], logits [n, vocab] and, in the fixtures, greedy_from_16 [n_greedy]. */
 struct golden {
     struct ml_tensors *tensors;
@@ -64,21 +66,21 @@ static inline void golden_close(struct golden *g) {
     ml_tensors_close(g->tensors);
 }
 
-/* Feeds ids `chunk` at a time into a fresh state; logits [n, vocab] is the caller's to ml_free. */
+/* Feeds ids `chunk` at a time into a fresh sequence; logits [n, vocab] is the caller's to ml_free. */
 static inline float *golden_run(const struct ml_model *m, struct ml_pool *pool, const int32_t *ids, size_t n,
                                 size_t chunk) {
     const size_t vocab = (size_t)ml_model_config(m)->vocab_size;
     struct marlin_error err;
-    struct ml_state *s = NULL;
+    struct feed f;
     float *logits = ml_alloc(n * vocab * sizeof(float));
     assert_non_null(logits);
-    golden_ok(ml_state_create(m, pool, n, chunk, &s, &err), &err);
+    golden_ok(feed_open(&f, m, pool, n, chunk, &err), &err);
     for (size_t at = 0; at < n; at += chunk) {
         const size_t k = n - at < chunk ? n - at : chunk;
-        golden_ok(ml_model_forward(m, s, ids + at, k, ML_LOGITS_ALL, logits + at * vocab, &err), &err);
+        golden_ok(ml_feed(f.work, f.sequence, ids + at, k, ML_LOGITS_ALL, logits + at * vocab, &err), &err);
     }
-    assert_int_equal(ml_state_length(s), n);
-    ml_state_free(s);
+    assert_int_equal(ml_sequence_length(f.sequence), n);
+    feed_close(&f);
     return logits;
 }
 

@@ -396,6 +396,48 @@ static void settings_are_checked(void **state) {
     }
 }
 
+/* Draws and accepts n tokens, the ids of which go to `out`. */
+static void go_on(struct ml_sampler *s, const float *logits, size_t vocab, size_t n, int32_t *out) {
+    for (size_t i = 0; i < n; i++) {
+        out[i] = next(s, logits, vocab);
+        ml_sampler_accept(s, out[i]);
+    }
+}
+
+/* What was chosen and accepted after a mark leaves no trace: against a sampler that never saw it. */
+static void a_rewound_sampler_is_as_it_was(void **state) {
+    (void)state;
+    enum { VOCAB = 12, BEFORE = 30, BETWEEN = 25, AFTER = 40 };
+    struct ml_rng r;
+    int windows = 0;
+    ml_rng_seed(&r, 99);
+    for (int round = 0; round < 300; round++) {
+        struct ml_bias bias[4];
+        struct ml_sampling s;
+        float logits[VOCAB];
+        int32_t lost[BETWEEN], a[AFTER], b[AFTER];
+        random_settings(&r, &s, bias, VOCAB);
+        random_logits(&r, logits, VOCAB);
+        windows += s.penalty_window > 0;
+        struct ml_sampler *rewound = make(&s, VOCAB, BEFORE + AFTER), *twin = make(&s, VOCAB, BEFORE + AFTER);
+        const size_t before = below(&r, BEFORE), between = below(&r, BETWEEN);
+        for (size_t i = 0; i < before; i++) {
+            const int32_t id = (int32_t)below(&r, VOCAB);
+            ml_sampler_accept(rewound, id);
+            ml_sampler_accept(twin, id);
+        }
+        const struct ml_sampler_mark mark = ml_sampler_mark(rewound);
+        go_on(rewound, logits, VOCAB, between, lost);
+        ml_sampler_rewind(rewound, &mark);
+        go_on(rewound, logits, VOCAB, AFTER, a);
+        go_on(twin, logits, VOCAB, AFTER, b);
+        assert_memory_equal(a, b, sizeof(a));
+        ml_sampler_free(rewound);
+        ml_sampler_free(twin);
+    }
+    assert_true(windows > 50);
+}
+
 static void memory(void **state) {
     (void)state;
     const struct ml_bias bias = {1, 1};
@@ -425,6 +467,8 @@ static void memory(void **state) {
         assert_int_equal(ml_sampler_next(sampler, logits, &id, &err), MARLIN_OK);
         ml_sampler_accept(sampler, id);
     }
+    const struct ml_sampler_mark mark = {.rng = {{1, 2, 3, 4}}, .accepted = 5};
+    ml_sampler_rewind(sampler, &mark);
     assert_true(ml_mem_count() == before);
     ml_sampler_free(sampler);
     ml_sampler_free(NULL);
@@ -440,6 +484,7 @@ int main(void) {
         cmocka_unit_test(forbidden_is_never_chosen),
         cmocka_unit_test(penalty_window_forgets),
         cmocka_unit_test(settings_are_checked),
+        cmocka_unit_test(a_rewound_sampler_is_as_it_was),
         cmocka_unit_test(memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
