@@ -39,6 +39,16 @@ void ml_mem_guard_end(void) {
     guard_depth--;
 }
 
+int ml_mem_guard_pause(void) {
+    const int paused = guard_depth;
+    guard_depth = 0;
+    return paused;
+}
+
+void ml_mem_guard_resume(int paused) {
+    guard_depth = paused;
+}
+
 uint64_t ml_mem_guard_violations(void) {
     return atomic_load(&n_violations);
 }

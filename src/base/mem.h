@@ -37,6 +37,11 @@ uint64_t ml_mem_bytes(void);
 void ml_mem_guard_begin(const char *what);
 void ml_mem_guard_end(void);
 
+/* What a guard's promise does not cover, and says so where it is declared: until `resume`, which is given what
+ * `pause` returned, the calling thread is in no guard. */
+int ml_mem_guard_pause(void);
+void ml_mem_guard_resume(int paused);
+
 /* base/lock.h is about to take a lock: a violation inside a guard. */
 void ml_mem_guard_lock(void);
 

@@ -50,11 +50,6 @@ const struct ml_command *ml_cli_find(const char *name) {
     return NULL;
 }
 
-struct ml_pool *ml_cli_pool(struct ml_cli *cli, struct marlin_error *err) {
-    if (!cli->pool && ml_pool_create(cli->threads, &cli->pool, err) != MARLIN_OK) return NULL;
-    return cli->pool;
-}
-
 static void log_to_stderr(void *user, enum ml_log_level level, const char *text) {
     (void)user;
     (void)fprintf(stderr, "marlin: %s%s\n", level == ML_LOG_WARN ? "warning: " : "", text);

@@ -69,8 +69,8 @@ marlin_status ml_step_begin(struct ml_work *w, struct ml_sequence *s, size_t n, 
 /* Runs one layer alone on the CPU: hidden [n, H] -> hidden, tokens at positions pos0..., whose keys and values
  * are stored in the sequence's memory; positions before pos0 were fed to this layer earlier. Neither allocates
  * nor changes the length of the sequence. */
-marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden, size_t n,
-                               size_t pos0, struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden,
+                               size_t n, size_t pos0, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Every step's observer. */
 void ml_work_observe(struct ml_work *w, ml_observe_fn *fn, void *user);

@@ -240,9 +240,9 @@ static void biases(void **state) {
             mq_replace(&s, name, exl3 ? mul1 : tap3);
             if (!exl3) continue;
             const size_t at = make_find(&s.quant, tensor), n = (size_t)s.quant.decls[at].shape[0];
-            uint16_t *half = mq_alloc(&s, ml_quant_padded(n) * sizeof(*half));
+            uint16_t *half = mq_alloc(&s, ml_form_padded(ml_form_of(ML_QUANT_EXL3), n) * sizeof(*half));
             float *same = mq_alloc(&s, n * sizeof(*same));
-            const uint64_t shape = n, padded = ml_quant_padded(n);
+            const uint64_t shape = n, padded = ml_form_padded(ml_form_of(ML_QUANT_EXL3), n);
             for (size_t j = 0; j < n; j++) {
                 half[j] = ml_f32_to_f16(0.01f * (float)j - 0.3f);
                 same[j] = ml_f16_to_f32(half[j]);
