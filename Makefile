@@ -3,12 +3,15 @@
 # A thin front to CMake. The two commands that matter:
 #   make run    install what is missing, build, quantize the embedded model to 4 bits, speak
 #   make test   install what is missing, build, run every test
+#
+# BUILD=folder builds elsewhere, CC=gcc chooses the compiler of a new build folder (an old one keeps its own), JOBS=1
+# compiles and tests one thing at a time. Recipes read BUILD from the environment, so that no name that it may have is
+# taken apart by the shell.
 
-BUILD  ?= build
-CC     := $(shell command -v clang >/dev/null 2>&1 && echo clang || echo cc)
-JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
-CONFIG := -DCMAKE_BUILD_TYPE=Release -DMARLIN_TESTS=OFF -DCMAKE_C_COMPILER=$(CC)
-CTEST  := ctest --output-on-failure --timeout 300
+BUILD ?= build
+JOBS  ?= $(shell getconf _NPROCESSORS_ONLN)
+export BUILD JOBS
+MAKEFLAGS += --no-print-directory
 
 .PHONY: all build run test check lint bench install clean setup format
 
@@ -18,25 +21,18 @@ setup:
 	@scripts/setup build
 
 build: setup
-	@cmake -S . -B $(BUILD) $(CONFIG) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }; rm -f $(BUILD).log
-	@cmake --build $(BUILD) -j $(JOBS) --target marlin
-
-# The embedded model at 4 bits, made anew when the quantizer or the model has changed.
-SMALL := $(BUILD)/marlin-12m-4bit
-$(SMALL)/checksums.json: $(wildcard models/marlin-12m/* src/quantization/*.[ch] src/packing/*.[ch])
-	@rm -rf $(SMALL)
-	@$(BUILD)/marlin quantize models/marlin-12m -o $(SMALL) -b 4 --effort low
+	@scripts/configure "$$BUILD" -DCMAKE_BUILD_TYPE=Release
+	@cmake --build "$$BUILD" -j "$$JOBS" --target marlin
 
 run: build
-	@$(MAKE) --no-print-directory $(SMALL)/checksums.json
-	@$(BUILD)/marlin run $(SMALL)
+	@scripts/speak "$$BUILD"
 
-# Everything: release tests, sanitizers, other instruction sets, source rules.
+# Everything: what `make run` does, release tests, sanitizers, other instruction sets, source rules.
 test:
 	@scripts/setup test
 	@scripts/test all
 
-# The fast subset, under a minute.
+# The fast subset, under a minute once it is compiled.
 check:
 	@scripts/setup test
 	@scripts/test check
@@ -49,10 +45,11 @@ format:
 	@find src include tests tools examples bench -name '*.[ch]' 2>/dev/null | xargs clang-format -i
 
 bench: build
-	@$(BUILD)/marlin bench
+	@"$$BUILD/marlin" bench
 
 install: build
-	@cmake --install $(BUILD)
+	@cmake --install "$$BUILD"
 
+# Only folders that CMake made: BUILD may name anything.
 clean:
-	@rm -rf $(BUILD) $(BUILD)-*
+	@for dir in "$$BUILD" "$$BUILD"-*; do if [ -f "$$dir/CMakeCache.txt" ]; then rm -rf -- "$$dir"; fi; done

@@ -3,15 +3,16 @@
  * The table of bench/results/distortion.md: mean squared error of every code on N(0, 1) samples that no
  * training saw, in tail-biting rings of 256, and the speed of the search that finds the rings.
  *
- *     bench_distortion [TIER [speed]]     Markdown on stdout; TIER is generic, avx2, avx512 or neon; `speed`:
- * no more than a moment for each code, distortions are rough
+ *     bench_distortion [TIER [speed]]     Markdown on stdout; TIER is generic, avx2, avx512 or neon
+ *
+ * `speed` spends no more than a moment on each code; its distortions are rough.
  */
 #include "rings.h"
 
 #include "base/cpu.h"
 #include "base/mem.h"
 #include "packing/codes.h"
-#include "quantization/codec.h"
+#include "quantization/matrix/codec.h"
 
 #include <math.h>
 #include <stdbool.h>

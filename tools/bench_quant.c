@@ -5,16 +5,17 @@
  *   bench_quant [TIER] [NAME] [THREADS]
  *
  *   cache   one strip over and over on one thread, least time: weights a nanosecond, GB/s; times of 2, 4 and
- * 8 rows of x over that gemm    128 rows of the matrix by 512 of x on one thread, least time: share of the
- * int8 peak of one thread exact   decoding to float32, weights a nanosecond stream  matrices of Qwen3-4B's
- * size, 400 MB and more in all: one row of x, all threads; passes alternate with plain reading. 90th
- * percentiles, since neighbours can only slow things down rows    the same for 2, 4 and 8 rows of x: time of
- * that over the time of one row, median of the passes
+ *           8 rows of x over that of one
+ *   gemm    128 rows of the matrix by 512 of x on one thread, least time: share of the int8 peak of one thread
+ *   exact   decoding to float32: weights a nanosecond
+ *   stream  matrices of Qwen3-4B's size, 400 MB and more in all: one row of x, all threads; passes alternate
+ *           with plain reading. 90th percentiles, since neighbours can only slow things down
+ *   rows    the same for 2, 4 and 8 rows of x: their time over that of one row, median of the passes
  */
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "kernels/ops.h"
+#include "kernels/exec.h"
 #include "kernels/peak.h"
 #include "packing/codes.h"
 
@@ -159,8 +160,8 @@ static double percentile(double *v, int n, double p) {
 static double products(const struct bench *b, const struct ml_quant_matrix *m, int copies, size_t rows) {
     const uint64_t start = ml_clock_ns();
     for (int i = 0; i < copies; i++) {
-        const struct ml_quant_job job = {&m[i], b->y, N};
-        ml_quant_matmul_many(&b->exec, ML_QUANT_FAST, &job, 1, b->x, K, rows);
+        const struct ml_quant_job job = {&m[i], b->y, N, b->x, K, rows};
+        ml_quant_matmul_many(&b->exec, ML_QUANT_FAST, &job, 1);
     }
     return (double)copies * N * K / 8 * m->bits / ns_since(start);
 }
@@ -197,8 +198,8 @@ int main(int argc, char **argv) {
     if (argc > 1 && !ml_cpu_set_mask(argv[1])) return 1;
     b.k = ml_kernels();
     if (ml_pool_create(argc > 3 ? (int)strtol(argv[3], NULL, 10) : 0, &b.pool, &err) != MARLIN_OK ||
-        ml_exec_create(&b.exec, b.k, b.pool, K, &err) != MARLIN_OK ||
-        ml_exec_reserve_quant(&b.exec, K, N, 1, 512, &err) != MARLIN_OK ||
+        ml_exec_create(&b.exec, b.k, b.pool, &err) != MARLIN_OK ||
+        ml_exec_reserve_quant(&b.exec, &(struct ml_quant_room){K, N, 1, 512}, &err) != MARLIN_OK ||
         ml_peak_reader_create(b.pool, &b.reader, &err) != MARLIN_OK)
         return 1;
     b.x = need(ml_alloc_aligned((size_t)512 * K * sizeof *b.x));

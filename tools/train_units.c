@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Makes src/quantization/exl3_units.c: for each EXL3 codebook and number of bits, the root mean square of
+ * Makes src/quantization/matrix/exl3_units.c: for each EXL3 codebook and number of bits, the root mean square of
  * Gaussian targets, in codebook units, that gives the least relative distortion. The codebook is fixed, so
  * this is the one thing left to choose. Also prints, to stderr, what the tap codes would gain from another
  * unit than 1: they were trained for it, so it should be nothing.
@@ -96,7 +96,7 @@ static const char head[] = "/* SPDX-License-Identifier: Apache-2.0\n"
                            "least\n"
                            " * distortion.\n"
                            " */\n"
-                           "#include \"quantization/codec.h\"\n\n"
+                           "#include \"quantization/matrix/codec.h\"\n\n"
                            "static const float unit[ML_EXL3_CODEBOOKS][ML_EXL3_MAX_BITS + 1] = {\n";
 static const char tail[] = "};\n\n"
                            "float ml_exl3_unit(int bits, enum ml_exl3_codebook codebook) {\n"

@@ -24,8 +24,8 @@ static marlin_status write_all(int fd, const char *path, const char *p, size_t l
     return MARLIN_OK;
 }
 
-/* A rename is durable once its directory is. Some file systems refuse to sync a directory; the rename stands.
- */
+/* A rename is durable once its directory is. Some file systems refuse to sync a directory;
+ * the rename stands. */
 static void sync_folder(const char *path) {
     char copy[PATH_MAX];
     if ((size_t)snprintf(copy, sizeof copy, "%s", path) >= sizeof copy) return;

@@ -39,15 +39,24 @@ uint64_t ml_mem_guard_violations(void) {
     return atomic_load(&n_violations);
 }
 
+static void watch(const char *deed) {
+    if (guard_depth == 0) return;
+    atomic_fetch_add(&n_violations, 1);
+#if !defined(NDEBUG) || defined(MARLIN_MEM_GUARD)
+    (void)fprintf(stderr, "marlin: %s inside \"%s\"\n", deed, guard_what);
+    abort();
+#else
+    (void)deed;
+#endif
+}
+
+void ml_mem_guard_lock(void) {
+    watch("lock");
+}
+
 /* True when this allocation must fail. */
 static bool account(void) {
-    if (guard_depth > 0) {
-        atomic_fetch_add(&n_violations, 1);
-#if !defined(NDEBUG) || defined(MARLIN_MEM_GUARD)
-        (void)fprintf(stderr, "marlin: allocation inside \"%s\"\n", guard_what);
-        abort();
-#endif
-    }
+    watch("allocation");
     atomic_fetch_add_explicit(&n_allocations, 1, memory_order_relaxed);
     uint_fast64_t left = atomic_load_explicit(&fail_at, memory_order_relaxed);
     while (left > 0) {

@@ -29,13 +29,16 @@ void ml_mem_fail_at(uint64_t n);
 /* Test hook: number of allocations made by the whole process so far. */
 uint64_t ml_mem_count(void);
 
-/* Marks the calling thread's following code as "must not allocate" (the token loop). An
- * allocation by this thread inside a guard is counted in every build; in builds with assertions, or with
- * MARLIN_MEM_GUARD defined, it also aborts naming `what`. Guards nest. */
+/* Marks the calling thread's following code as "must neither allocate nor lock" (the token loop). An
+ * allocation or a lock by this thread inside a guard is counted in every build; in builds with assertions, or
+ * with MARLIN_MEM_GUARD defined (sanitizer builds), it also aborts naming `what`. Guards nest. */
 void ml_mem_guard_begin(const char *what);
 void ml_mem_guard_end(void);
 
-/* Test hook: allocations made inside guards by the whole process so far. */
+/* base/lock.h is about to take a lock: a violation inside a guard. */
+void ml_mem_guard_lock(void);
+
+/* Test hook: allocations made and locks taken inside guards by the whole process so far. */
 uint64_t ml_mem_guard_violations(void);
 
 #endif

@@ -277,8 +277,8 @@ static void bash(struct sink *s, const struct ml_verb *const *verbs, size_t n, c
     put_char(s, '\n');
 }
 
-/* One _arguments specification: '--name=[help]:arg:action'. Brackets and colons of the help are its syntax.
- */
+/* One _arguments specification: '--name=[help]:arg:action'. Brackets and colons of the help
+ * are its syntax. */
 static void zsh_text(struct sink *s, const char *text) {
     for (; *text; text++) {
         const char one[2] = {*text, '\0'};

@@ -14,8 +14,8 @@
 #endif
 
 /* Fills *err (when not NULL) with code and the formatted message, and returns code. Any thread. Macros, so
- * that whoever reads the caller, a compiler included, sees which code comes back; `code` is evaluated twice.
- */
+ * that whoever reads the caller, a compiler included, sees which code comes back; `code`
+ * is evaluated twice. */
 #define ml_fail(err, code, ...) (ml_fail_text((err), (code), __VA_ARGS__), ml_status_of(code))
 
 /* Puts "prefix: " in front of an existing message: a caller adds the context it knows (a file name, a

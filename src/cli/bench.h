@@ -44,7 +44,11 @@ struct ml_bench {
     struct ml_cli *cli;
     const struct ml_args *args;
     struct ml_runtime runtime;
-    struct ml_state *state;
+    struct ml_work *work;
+    struct ml_cache *cache; /* of the run that is measured, and its sequences */
+    struct ml_sequence **sequences;
+    struct ml_run *batch_runs; /* [most sequences] */
+    size_t n_sequences, positions;
     float *logits; /* [most sequences, vocab] */
     int32_t *ids;  /* [longest prompt or most sequences] */
     size_t vocab, repeat, n_runs;

@@ -183,8 +183,8 @@ out:
     return st;
 }
 
-/* The slope enters the frame at its left or lower side and ends at the ceiling, or at the frame without one.
- */
+/* The slope enters the frame at its left or lower side and ends at the ceiling, or at the
+ * frame without one. */
 static marlin_status add_roof(const struct picture *p) {
     const struct axes *a = &p->axes;
     const double gbps = p->plot->gbps, gops = positive(p->plot->gops) ? p->plot->gops : a->y1;
@@ -221,8 +221,8 @@ static void take(struct picture *p, const struct box *b) {
     if (p->n_boxes < MAX_BOXES) p->boxes[p->n_boxes++] = *b;
 }
 
-/* Beside the mark, then on either side further and further up and down; over another label when all is full.
- */
+/* Beside the mark, then on either side further and further up and down; over another label when
+ * all is full. */
 static struct box place(struct picture *p, double x, double y, double width) {
     struct box b;
     for (int i = 0; i < TRIES; i++) {

@@ -24,12 +24,14 @@ static size_t larger(size_t a, size_t b) {
 
 /* Largest sizes over all runs. */
 struct sizes {
-    size_t positions, batch, ids;
+    size_t held;      /* positions of all sequences of a run together */
+    size_t positions; /* of one sequence */
+    size_t batch, ids;
 };
 
 static marlin_status find_sizes(const struct ml_bench *b, struct sizes *s, struct marlin_error *err) {
     const int64_t context = ml_model_config(b->runtime.model)->max_positions;
-    *s = (struct sizes){1, 1, 1};
+    *s = (struct sizes){1, 1, 1, 1};
     for (size_t i = 0; i < b->n_runs; i++) {
         const struct ml_bench_run *r = &b->runs[i];
         if (context > 0 && r->start + r->tokens > (size_t)context)
@@ -38,7 +40,8 @@ static marlin_status find_sizes(const struct ml_bench *b, struct sizes *s, struc
                 "bench %s: %zu tokens after %zu pass the context of the model, %lld positions: ask for "
                 "less",
                 r->test, r->tokens, r->start, (long long)context);
-        s->positions = larger(s->positions, r->batch * (r->start + r->tokens));
+        s->held = larger(s->held, r->batch * (r->start + r->tokens));
+        s->positions = larger(s->positions, r->start + r->tokens);
         s->batch = larger(s->batch, r->batch);
         s->ids = larger(s->ids, r->prompt ? r->tokens : r->batch);
     }
@@ -50,7 +53,7 @@ static marlin_status find_sizes(const struct ml_bench *b, struct sizes *s, struc
 static marlin_status check_memory(const struct ml_bench *b, const struct sizes *s, struct marlin_error *err) {
     struct ml_memory_estimate e;
     uint64_t free_bytes, total;
-    const marlin_status st = ml_model_estimate_of(b->runtime.model, s->positions, ML_BENCH_CHUNK, &e, err);
+    const marlin_status st = ml_model_estimate_of(b->runtime.model, s->held, ML_BENCH_CHUNK, &e, err);
     if (st != MARLIN_OK) return st;
     const uint64_t needed = e.total - (ml_args_string(b->args, "shape") ? 0 : e.weights);
     b->runtime.device->ops->memory(b->runtime.device, &free_bytes, &total);
@@ -59,7 +62,7 @@ static marlin_status check_memory(const struct ml_bench *b, const struct sizes *
         err, MARLIN_ERR_MEMORY,
         "bench: a cache of %zu positions and what else is held take %.1f GiB, this machine has %.1f: ask "
         "for fewer sequences or less depth",
-        s->positions, (double)needed / (1 << 30), (double)total / (1 << 30));
+        s->held, (double)needed / (1 << 30), (double)total / (1 << 30));
 }
 
 static marlin_status reserve_times(struct ml_bench *b, struct marlin_error *err) {
@@ -87,13 +90,54 @@ marlin_status ml_bench_prepare(struct ml_bench *b, struct marlin_error *err) {
     if (ml_mul_size(s.batch * b->vocab, sizeof(float), &logits_bytes))
         b->logits = ml_alloc_aligned(logits_bytes);
     b->ids = ml_calloc(s.ids, sizeof *b->ids);
-    if (!b->logits || !b->ids) {
+    b->sequences = ml_calloc(s.batch, sizeof *b->sequences);
+    b->batch_runs = ml_calloc(s.batch, sizeof *b->batch_runs);
+    if (!b->logits || !b->ids || !b->sequences || !b->batch_runs) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "bench: out of memory");
         goto out;
     }
-    ML_TRY(ml_state_create(b->runtime.model, b->runtime.pool, s.positions, ML_BENCH_CHUNK, &b->state, err));
-    /* Otherwise a prompt fills what is read. */
-    if (b->deep || s.batch > 1) ml_state_fill(b->state);
+    const struct ml_work_sizes sizes = {
+        .rows = larger(ML_BENCH_CHUNK, s.batch), .runs = s.batch, .positions = s.positions};
+    ML_TRY(ml_work_create(b->runtime.model, b->runtime.pool, &sizes, &b->work, err));
+out:
+    return st;
+}
+
+/* ---- the sequences of a run ---- */
+
+static void free_sequences(struct ml_bench *b) {
+    for (size_t i = 0; i < b->n_sequences; i++)
+        ml_sequence_free(b->sequences[i]);
+    ml_cache_free(b->cache);
+    b->cache = NULL;
+    b->n_sequences = 0;
+}
+
+static marlin_status make_sequences(struct ml_bench *b, const struct ml_bench_run *r,
+                                    struct marlin_error *err) {
+    const struct ml_model *m = b->runtime.model;
+    const struct ml_pages_sizes sizes = {
+        .sequences = r->batch, .positions = r->start + r->tokens, .rows = ml_work_rows(b->work)};
+    marlin_status st;
+    free_sequences(b);
+    ML_TRY(ml_cache_create(m, ml_model_kv_dtype(m), &sizes, &b->cache, err));
+    for (; b->n_sequences < r->batch; b->n_sequences++)
+        ML_TRY(ml_sequence_create(b->cache, sizes.positions, &b->sequences[b->n_sequences], err));
+    b->positions = sizes.positions;
+out:
+    return st;
+}
+
+/* Every sequence holds r->start positions, of anything: they are made once for runs alike, and cut back. */
+static marlin_status reset_sequences(struct ml_bench *b, const struct ml_bench_run *r,
+                                     struct marlin_error *err) {
+    marlin_status st = MARLIN_OK;
+    if (b->n_sequences != r->batch || b->positions != r->start + r->tokens) ML_TRY(make_sequences(b, r, err));
+    for (size_t i = 0; i < r->batch; i++) {
+        if (ml_sequence_rewind(b->sequences[i], r->start) == r->start) continue;
+        (void)ml_sequence_rewind(b->sequences[i], 0);
+        ML_TRY(ml_sequence_fill(b->work, b->sequences[i], r->start, err));
+    }
 out:
     return st;
 }
@@ -106,7 +150,10 @@ void ml_bench_free(struct ml_bench *b) {
     ml_free(b->machine.flops);
     ml_free(b->machine.ops);
     ml_peak_reader_free(b->machine.reader);
-    if (b->state) ml_state_free(b->state);
+    free_sequences(b);
+    ml_free(b->sequences);
+    ml_free(b->batch_runs);
+    ml_work_free(b->work);
     ml_free_aligned(b->logits);
     ml_free(b->ids);
 }
@@ -120,8 +167,8 @@ static marlin_status feed_prompt(struct ml_bench *b, size_t tokens, struct marli
     for (size_t at = 0; at < tokens; at += ML_BENCH_CHUNK) {
         const size_t left = tokens - at, n = left < ML_BENCH_CHUNK ? left : ML_BENCH_CHUNK;
         const marlin_status st =
-            ml_model_forward(b->runtime.model, b->state, b->ids + at, n,
-                             n == left ? ML_LOGITS_LAST : ML_LOGITS_NONE, n == left ? b->logits : NULL, err);
+            ml_feed(b->work, b->sequences[0], b->ids + at, n, n == left ? ML_LOGITS_LAST : ML_LOGITS_NONE,
+                    n == left ? b->logits : NULL, err);
         if (st != MARLIN_OK) return st;
     }
     return MARLIN_OK;
@@ -131,37 +178,27 @@ static int32_t token_id(const struct ml_bench *b, size_t step, size_t sequence) 
     return (int32_t)((step * 104729 + sequence * 15485863) % b->vocab);
 }
 
-static marlin_status generate(struct ml_bench *b, size_t tokens, struct marlin_error *err) {
+static marlin_status generate(struct ml_bench *b, const struct ml_bench_run *r, size_t tokens,
+                              struct marlin_error *err) {
     for (size_t i = 0; i < tokens; i++) {
-        const int32_t id = token_id(b, i, 0);
-        const marlin_status st =
-            ml_model_forward(b->runtime.model, b->state, &id, 1, ML_LOGITS_LAST, b->logits, err);
-        if (st != MARLIN_OK) return st;
-    }
-    return MARLIN_OK;
-}
-
-static marlin_status generate_many(struct ml_bench *b, const struct ml_bench_run *r, size_t tokens,
-                                   struct marlin_error *err) {
-    for (size_t i = 0; i < tokens; i++) {
-        for (size_t j = 0; j < r->batch; j++)
+        for (size_t j = 0; j < r->batch; j++) {
             b->ids[j] = token_id(b, i, j);
-        ml_lanes_forward(b->runtime.model, b->state, r->start + r->tokens, b->ids, r->batch, r->start + i,
-                         b->logits, NULL, NULL);
+            b->batch_runs[j] =
+                (struct ml_run){.sequence = b->sequences[j], .first = j, .n = 1, .logits = ML_LOGITS_LAST};
+        }
+        struct ml_batch step = {.n = r->batch, .ids = b->ids, .runs = b->batch_runs, .n_runs = r->batch};
+        const marlin_status st = ml_forward(b->work, &step, b->logits, err);
+        if (st != MARLIN_OK) return st;
     }
     return ml_model_check(b->runtime.model, err);
 }
 
-/* A generation test after a prompt follows the test that fed it: what the prompt left in the cache counts. */
 static marlin_status do_run(struct ml_bench *b, const struct ml_bench_run *r, size_t tokens, double *seconds,
                             struct marlin_error *err) {
-    marlin_status st;
-    ml_state_assume(b->state, r->start);
+    marlin_status st = reset_sequences(b, r, err);
+    if (st != MARLIN_OK) return st;
     const double start = ml_clock_seconds();
-    if (r->prompt)
-        st = feed_prompt(b, tokens, err);
-    else
-        st = r->batch == 1 ? generate(b, tokens, err) : generate_many(b, r, tokens, err);
+    st = r->prompt ? feed_prompt(b, tokens, err) : generate(b, r, tokens, err);
     *seconds = ml_clock_seconds() - start;
     return st;
 }
@@ -206,7 +243,8 @@ static double cache_bytes(const struct ml_bench *b, const struct ml_bench_run *r
     for (size_t at = 0; at < r->tokens; at += step) {
         const size_t left = r->tokens - at;
         sum += (double)r->batch *
-               (double)ml_state_cache_bytes(b->state, r->start + at, left < step ? left : step);
+               (double)ml_model_cache_bytes(b->runtime.model, ml_model_kv_dtype(b->runtime.model), r->start + at,
+                                            left < step ? left : step);
     }
     return sum;
 }
@@ -263,7 +301,7 @@ static marlin_status run_profiled(struct ml_bench *b, struct ml_profile *p, stru
     bool generated = false;
     marlin_status st = MARLIN_OK;
     double seconds;
-    ml_state_profile(b->state, p);
+    ml_work_profile(b->work, p);
     for (size_t i = 0; i < b->n_runs && !generated; i++) {
         struct ml_bench_run r = b->runs[i];
         if (b->deep && r.start != start) break;
@@ -272,7 +310,7 @@ static marlin_status run_profiled(struct ml_bench *b, struct ml_profile *p, stru
         ML_TRY(do_run(b, &r, r.tokens, &seconds, err));
     }
 out:
-    ml_state_profile(b->state, NULL);
+    ml_work_profile(b->work, NULL);
     return st;
 }
 

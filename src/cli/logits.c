@@ -70,20 +70,24 @@ out:
 static marlin_status forward(const struct ml_runtime *r, const int32_t *ids, size_t n, size_t chunk,
                              size_t decode_from, float *logits, struct marlin_error *err) {
     const size_t vocab = (size_t)ml_model_config(r->model)->vocab_size;
-    struct ml_state *s = NULL;
+    const struct ml_work_sizes sizes = {.rows = chunk < n ? chunk : n, .runs = 1, .positions = n};
+    struct ml_sequence *s = NULL;
+    struct ml_work *w = NULL;
     marlin_status st = MARLIN_OK;
     if (chunk > n) chunk = n;
-    ML_TRY(ml_state_create(r->model, r->pool, n, chunk, &s, err));
+    ML_TRY(ml_work_create(r->model, r->pool, &sizes, &w, err));
+    ML_TRY(ml_sequence_create_alone(r->model, n, chunk, &s, err));
     for (size_t at = 0; at < n;) {
         size_t step = at < decode_from ? decode_from - at : 1;
         if (step > chunk) step = chunk;
         if (step > n - at) step = n - at;
-        ML_TRY(ml_model_forward(r->model, s, ids + at, step, ML_LOGITS_ALL, logits + at * vocab, err));
+        ML_TRY(ml_feed(w, s, ids + at, step, ML_LOGITS_ALL, logits + at * vocab, err));
         at += step;
     }
     st = ml_model_check(r->model, err);
 out:
-    if (s) ml_state_free(s);
+    ml_sequence_free(s);
+    ml_work_free(w);
     return st;
 }
 

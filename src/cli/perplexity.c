@@ -68,7 +68,7 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
     ML_TRY(ml_runtime_open(dir, &ro, &r, err));
     if (name) {
         const struct ml_model_options mo = {
-            .device = r.device, .pool = r.pool, .kv_dtype = ML_F32, .exact = true};
+            .devices = &r.device, .n_devices = 1, .pool = r.pool, .kv_dtype = ML_F32, .exact = true};
         ML_TRY(ml_model_load(name, &mo, &reference, err));
     }
     ML_TRY(ml_tokenizer_encode(r.tokenizer, text, len, ML_ENCODE_SPECIAL, &ids, err));

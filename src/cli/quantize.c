@@ -2,7 +2,7 @@
  *
  * `marlin quantize`: makes a smaller model directory out of a plain one.
  */
-#include "quantization/pipeline.h"
+#include "quantization/job/pipeline.h"
 
 #include "base/clock.h"
 #include "base/file.h"

@@ -233,7 +233,6 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
                                           .cache_type = ml_args_string(j->args, "cache-type"),
                                           .exact = ml_args_flag(j->args, "exact")};
     const bool trace = ml_args_given(j->args, "trace");
-    const struct ml_feeder_options fo = {0};
     marlin_status st;
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
     read_sampling(j);
@@ -241,9 +240,9 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
         ML_TRY(ml_profile_create(&j->profile, trace ? MAX_EVENTS : 0, err));
     const struct ml_timeline_options to = {
         .sampling = j->sampling,
-        .profile = j->profile,
         .context = ml_args_given(j->args, "ctx") ? (size_t)ml_args_int(j->args, "ctx") : 0,
     };
+    const struct ml_feeder_options fo = {.context = to.context, .profile = j->profile};
     ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len, ML_ENCODE_BOS, &ids, err));
     ML_TRY(ml_timeline_create(&j->runtime, &to, &t, err));
     ML_TRY(ml_feeder_create(&j->runtime, &fo, &f, err));

@@ -218,8 +218,8 @@ out:
     return st;
 }
 
-/* Every tensor that the architecture needs is there, with the shape, type, bits and code that it must have.
- */
+/* Every tensor that the architecture needs is there, with the shape, type, bits and code that
+ * it must have. */
 static marlin_status check_binding(struct verification *v) {
     const struct ml_model_options dry = {.headers_only = true};
     struct marlin_error err = {0};

@@ -65,7 +65,7 @@ static marlin_status read_names(struct ml_hf *h) {
     struct ml_config *c = h->out;
     const struct ml_json *dtype = ml_hf_any(h, "dtype");
     marlin_status st;
-    (void)snprintf(c->model_type, sizeof c->model_type, "%s", h->family->model_type);
+    (void)snprintf(c->model_type, sizeof c->model_type, "%s", ml_hf_family_name(h->family));
     ML_TRY(ml_hf_text(h, ml_json_first(ml_hf_get(h->outer, "architectures")), "architectures",
                       c->architecture, sizeof c->architecture));
     ML_TRY(ml_hf_text(h, dtype ? dtype : ml_hf_any(h, "torch_dtype"), "dtype", c->dtype, sizeof c->dtype));

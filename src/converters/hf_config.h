@@ -83,7 +83,22 @@ struct ml_config {
     void *arena; /* owns the arrays above */
 };
 
-/* Supported model_type values, NULL-terminated, for messages. */
+/* The model families, by model_type: the one list of them. Each has a row of what config.json may leave out
+ * (hf_family.c) and an architecture (models/arch/). */
+#define ML_FAMILIES(X)                                                                                       \
+    X(llama)                                                                                                 \
+    X(qwen2)                                                                                                 \
+    X(qwen3)                                                                                                 \
+    X(qwen3_moe)                                                                                             \
+    X(mistral)                                                                                               \
+    X(mixtral)                                                                                               \
+    X(phi3)                                                                                                  \
+    X(olmo2)                                                                                                 \
+    X(smollm3)                                                                                               \
+    X(gemma2)                                                                                                \
+    X(gemma3_text)
+
+/* Their model_type values, NULL-terminated. */
 const char *const *ml_config_supported(void);
 
 /* Reads dir/config.json and, when present, dir/generation_config.json (whose values win for eos and

@@ -40,7 +40,6 @@ enum ml_hf_bias { ML_HF_BIAS_NO, ML_HF_BIAS_YES, ML_HF_BIAS_KEY };
 /* Values of absent keys, as transformers has them; 0 = the key must be there unless a comment says
  * otherwise. */
 struct ml_hf_family {
-    const char *model_type;
     int64_t vocab_size, num_heads;
     int64_t num_kv_heads; /* 0 = num_heads */
     int64_t head_dim;     /* 0 = hidden_size / num_heads */
@@ -64,6 +63,7 @@ struct ml_hf_family {
 
 /* NULL when not supported. */
 const struct ml_hf_family *ml_hf_family(const char *model_type);
+const char *ml_hf_family_name(const struct ml_hf_family *family); /* its model_type */
 
 struct ml_hf {
     const char *where;

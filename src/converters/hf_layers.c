@@ -140,7 +140,7 @@ static marlin_status listed_kinds(const struct ml_hf *h, const struct ml_json *l
         if (st == MARLIN_OK && !h->family->uses_layer_types && listed != *kind)
             return ml_fail(h->err, MARLIN_ERR_UNSUPPORTED,
                            "%s: layer_types: layer %td differs from what a %s model does", h->where,
-                           kind - h->out->layer_kind, h->family->model_type);
+                           kind - h->out->layer_kind, ml_hf_family_name(h->family));
         if (st == MARLIN_OK) *kind = listed;
     }
     return st;

@@ -83,8 +83,7 @@ static marlin_status open_shard(struct ml_tensors *t, const char *dir, const cha
 }
 
 /* Not: results kept beside a model, and the second copy of the weights that Mistral ships in a naming of its
- * own.
- */
+ * own. */
 static bool part_of_model(const char *name) {
     return name[0] != '.' && ends_with(name, ".safetensors") && strncmp(name, "reference", 9) != 0 &&
            strncmp(name, "consolidated", 12) != 0;

@@ -227,8 +227,8 @@ marlin_status ml_tensors_writer_put(struct ml_tensors_writer *w, const char *nam
     return st;
 }
 
-/* A rename is durable once its directory is. Some file systems refuse to sync a directory; the rename stands.
- */
+/* A rename is durable once its directory is. Some file systems refuse to sync a directory;
+ * the rename stands. */
 static void sync_folder(const char *path) {
     char folder[PATH_MAX];
     (void)snprintf(folder, sizeof folder, "%s", path);

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The CPU as a device: host memory, copies that are done when they return, and the choice of a device by
- * name.
+ * name. Streams and events have nothing to do: everything happens at once, in order.
  */
-#include "device/device.h"
-
 #include "base/mem.h"
+#include "device/device.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -17,63 +16,59 @@ static marlin_status cpu_alloc(struct ml_device *d, size_t bytes, struct ml_buff
     if (!p) {
         return ml_fail(err, MARLIN_ERR_MEMORY, "cannot allocate %zu bytes on the CPU: out of memory", bytes);
     }
-    *out = (struct ml_buffer){.host = p, .handle = p, .bytes = bytes};
+    *out = (struct ml_buffer){.address = p, .bytes = bytes};
     return MARLIN_OK;
 }
 
 static void cpu_free(struct ml_device *d, struct ml_buffer *b) {
     (void)d;
-    if (!b->borrowed) ml_free_aligned(b->host);
+    if (!b->borrowed) ml_free_aligned(b->address);
     *b = (struct ml_buffer){0};
 }
 
-static marlin_status cpu_wrap(struct ml_device *d, void *host, size_t bytes, struct ml_buffer *out,
+static marlin_status cpu_wrap(struct ml_device *d, const void *host, size_t bytes, struct ml_buffer *out,
                               struct marlin_error *err) {
     (void)d;
     (void)err;
-    *out = (struct ml_buffer){.host = host, .handle = host, .bytes = bytes, .borrowed = true};
+    *out = (struct ml_buffer){.address = (void *)(uintptr_t)host, .bytes = bytes, .borrowed = true};
     return MARLIN_OK;
 }
 
-static marlin_status check_range(const struct ml_buffer *b, size_t offset, size_t bytes,
-                                 struct marlin_error *err) {
-    if (offset <= b->bytes && bytes <= b->bytes - offset) return MARLIN_OK;
-    return ml_fail(err, MARLIN_ERR_ARGUMENT, "copy of %zu bytes at offset %zu leaves a buffer of %zu bytes",
-                   bytes, offset, b->bytes);
-}
-
-static marlin_status cpu_upload(struct ml_device *d, struct ml_buffer *dst, size_t offset, const void *src,
-                                size_t bytes, struct marlin_error *err) {
-    (void)d;
-    const marlin_status st = check_range(dst, offset, bytes, err);
-    if (st == MARLIN_OK && bytes > 0) memcpy((char *)dst->host + offset, src, bytes);
-    return st;
-}
-
-static marlin_status cpu_download(struct ml_device *d, void *dst, const struct ml_buffer *src, size_t offset,
-                                  size_t bytes, struct marlin_error *err) {
-    (void)d;
-    const marlin_status st = check_range(src, offset, bytes, err);
-    if (st == MARLIN_OK && bytes > 0) memcpy(dst, (const char *)src->host + offset, bytes);
-    return st;
-}
-
-/* The two ranges may overlap. */
-static marlin_status cpu_copy(struct ml_device *d, struct ml_buffer *dst, size_t dst_offset,
-                              const struct ml_buffer *src, size_t src_offset, size_t bytes,
-                              struct marlin_error *err) {
-    (void)d;
-    marlin_status st = check_range(dst, dst_offset, bytes, err);
-    if (st == MARLIN_OK) st = check_range(src, src_offset, bytes, err);
-    if (st != MARLIN_OK || bytes == 0) return st;
-    memmove((char *)dst->host + dst_offset, (const char *)src->host + src_offset, bytes);
+static marlin_status cpu_stream_open(struct ml_device *d, struct ml_stream *out, struct marlin_error *err) {
+    (void)err;
+    *out = (struct ml_stream){.device = d};
     return MARLIN_OK;
 }
 
-static marlin_status cpu_sync(struct ml_device *d, struct marlin_error *err) {
-    (void)d;
+static void cpu_stream_close(struct ml_stream *s) {
+    *s = (struct ml_stream){0};
+}
+
+static marlin_status cpu_stream_sync(struct ml_stream *s, struct marlin_error *err) {
+    (void)s;
     (void)err;
     return MARLIN_OK;
+}
+
+/* All three copies are one on the CPU; ranges may overlap. */
+static void cpu_move(struct ml_stream *s, void *to, const void *from, size_t bytes) {
+    (void)s;
+    if (bytes > 0) memmove(to, from, bytes);
+}
+
+static marlin_status cpu_event_create(struct ml_device *d, struct ml_event *out, struct marlin_error *err) {
+    (void)err;
+    *out = (struct ml_event){.device = d};
+    return MARLIN_OK;
+}
+
+static void cpu_event_free(struct ml_event *e) {
+    *e = (struct ml_event){0};
+}
+
+static void cpu_event_nothing(struct ml_event *e, struct ml_stream *s) {
+    (void)e;
+    (void)s;
 }
 
 static uint64_t pages(int name) {
@@ -101,10 +96,16 @@ static const struct ml_device_ops cpu_ops = {
     .alloc = cpu_alloc,
     .free = cpu_free,
     .wrap = cpu_wrap,
-    .upload = cpu_upload,
-    .download = cpu_download,
-    .copy = cpu_copy,
-    .sync = cpu_sync,
+    .stream_open = cpu_stream_open,
+    .stream_close = cpu_stream_close,
+    .stream_sync = cpu_stream_sync,
+    .upload = cpu_move,
+    .download = cpu_move,
+    .copy = cpu_move,
+    .event_create = cpu_event_create,
+    .event_free = cpu_event_free,
+    .event_record = cpu_event_nothing,
+    .event_wait = cpu_event_nothing,
     .memory = cpu_memory,
     .destroy = cpu_destroy,
 };
@@ -116,7 +117,7 @@ marlin_status ml_device_open(const char *spec, struct ml_device **out, struct ma
     }
     struct ml_device *d = ml_alloc(sizeof(*d));
     if (!d) return ml_fail(err, MARLIN_ERR_MEMORY, "cannot open device cpu: out of memory");
-    d->ops = &cpu_ops;
+    *d = (struct ml_device){.ops = &cpu_ops, .is_host = true};
     *out = d;
     return MARLIN_OK;
 }

@@ -4,13 +4,13 @@
  */
 #include "marlin/marlin.h"
 
+#include "base/lock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/status.h"
 #include "engine/feeder.h"
 #include "engine/runtime.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -24,7 +24,7 @@ enum { TEXT_LIMIT = 1 << 30 }; /* bytes of one text */
 
 struct marlin_model {
     struct ml_runtime runtime;
-    pthread_mutex_t gate; /* the pool serves one forward pass at a time */
+    struct ml_lock gate; /* the pool serves one forward pass at a time */
 };
 
 struct marlin_session {
@@ -78,7 +78,7 @@ API marlin_status marlin_model_open(const char *dir, const struct marlin_model_o
         ml_free(m);
         return st;
     }
-    pthread_mutex_init(&m->gate, NULL);
+    ml_lock_init(&m->gate);
     *out = m;
     return MARLIN_OK;
 }
@@ -86,7 +86,7 @@ API marlin_status marlin_model_open(const char *dir, const struct marlin_model_o
 API void marlin_model_close(marlin_model *m) {
     if (!m) return;
     ml_runtime_close(&m->runtime);
-    pthread_mutex_destroy(&m->gate);
+    ml_lock_destroy(&m->gate);
     ml_free(m);
 }
 
@@ -183,8 +183,8 @@ API marlin_status marlin_session_open(marlin_model *m, const struct marlin_sessi
     if (!s) return ml_fail(err, MARLIN_ERR_MEMORY, "marlin_session_open: out of memory");
     s->model = m;
     atomic_init(&s->cancel, false);
-    const struct ml_feeder_options fo = {.gate = &m->gate};
     ML_TRY(ml_timeline_create(&m->runtime, &to, &s->timeline, err));
+    const struct ml_feeder_options fo = {.context = ml_timeline_context(s->timeline), .gate = &m->gate};
     ML_TRY(ml_feeder_create(&m->runtime, &fo, &s->feeder, err));
     *out = s;
     s = NULL;
@@ -336,7 +336,11 @@ API marlin_status marlin_run_many(struct marlin_job *jobs, size_t n, struct marl
     }
     ML_TRY(check_jobs(jobs, n, err));
     marlin_model *m = jobs[0].session->model;
-    const struct ml_feeder_options o = {.timelines = n, .gate = &m->gate};
+    struct ml_feeder_options o = {.timelines = n, .gate = &m->gate};
+    for (size_t i = 0; i < n; i++) {
+        const size_t context = ml_timeline_context(jobs[i].session->timeline);
+        if (context > o.context) o.context = context;
+    }
     ML_TRY(ml_feeder_create(&m->runtime, &o, &f, err));
     t = ml_calloc(n, sizeof(struct ml_timeline *));
     st = t ? run_jobs(f, t, jobs, n, err) : ml_fail(err, MARLIN_ERR_MEMORY, "marlin_run_many: out of memory");

@@ -27,7 +27,7 @@ struct ml_request {
     int32_t *generated; /* [limit] */
     size_t n, limit;
 
-    struct ml_stream stream;
+    struct ml_text_stream stream;
     struct ml_stop stop;
     struct ml_buf text;  /* of one token */
     struct ml_buf shown; /* what of it, and of what was held back, goes to the callback */

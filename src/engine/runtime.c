@@ -21,7 +21,7 @@ static marlin_status open_machine(const struct ml_runtime_options *o, struct ml_
 static marlin_status model_options(const struct ml_runtime *r, const struct ml_runtime_options *o,
                                    struct ml_model_options *out, struct marlin_error *err) {
     *out = (struct ml_model_options){
-        .device = r->device, .pool = r->pool, .kv_dtype = ML_KV_DEFAULT, .exact = o->exact};
+        .devices = &r->device, .n_devices = 1, .pool = r->pool, .kv_dtype = ML_KV_DEFAULT, .exact = o->exact};
     if (!o->cache_type || ml_kv_type_parse(o->cache_type, &out->kv_dtype)) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_ARGUMENT, "no type of cache is called '%.80s': use one of " ML_KV_TYPES,
                    o->cache_type);

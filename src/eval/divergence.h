@@ -22,8 +22,8 @@ size_t ml_argmax(const float *v, size_t n);
  * p_ref = 0 count as 0. */
 double ml_kl_divergence(const float *reference, const float *model, size_t n);
 
-/* Linear interpolation between closest ranks, as numpy.percentile: q in [0, 100] of n > 0 ascending values.
- */
+/* Linear interpolation between closest ranks, as numpy.percentile: q in [0, 100] of n >
+ * 0 ascending values. */
 double ml_percentile(const double *sorted, size_t n, double q);
 
 struct ml_divergence {

@@ -16,7 +16,8 @@ enum { CHUNK_LOGITS = 16 << 20, CHUNK_TOKENS = 256 };
 /* One of the two models. */
 struct side {
     const struct ml_model *model;
-    struct ml_state *state;
+    struct ml_sequence *sequence;
+    struct ml_work *work;
     float *logits; /* [chunk, vocab] */
     double *nll;   /* [chunk] */
     double sum;    /* over all scored tokens */
@@ -44,11 +45,14 @@ static marlin_status side_init(struct side *s, const struct walk *w, const struc
     if (!s->logits || !s->nll)
         return ml_fail(err, MARLIN_ERR_MEMORY, "perplexity: out of memory for logits [%zu, %zu]", w->chunk,
                        w->vocab);
-    return ml_state_create(model, w->pool, w->ctx, w->chunk, &s->state, err);
+    const struct ml_work_sizes sizes = {.rows = w->chunk, .runs = 1, .positions = w->ctx};
+    const marlin_status st = ml_work_create(model, w->pool, &sizes, &s->work, err);
+    return st == MARLIN_OK ? ml_sequence_create_alone(model, w->ctx, w->chunk, &s->sequence, err) : st;
 }
 
 static void side_free(struct side *s) {
-    if (s->state) ml_state_free(s->state);
+    ml_sequence_free(s->sequence);
+    ml_work_free(s->work);
     ml_free_aligned(s->logits);
     ml_free(s->nll);
 }
@@ -79,7 +83,7 @@ static void gather(struct walk *w) {
 
 static marlin_status walk_row(struct walk *w, const int32_t *row, struct marlin_error *err) {
     for (int k = 0; k < w->sides; k++)
-        ml_state_truncate(w->side[k].state, 0);
+        (void)ml_sequence_rewind(w->side[k].sequence, 0);
     for (size_t at = 0; at + 1 < w->ctx; at += w->chunk) {
         /* The row's last token predicts nothing inside the row, so it need not be fed. */
         const size_t left = w->ctx - 1 - at;
@@ -88,7 +92,7 @@ static marlin_status walk_row(struct walk *w, const int32_t *row, struct marlin_
         for (int k = 0; k < w->sides; k++) {
             struct side *s = &w->side[k];
             const marlin_status st =
-                ml_model_forward(s->model, s->state, row + at, w->scored, ML_LOGITS_ALL, s->logits, err);
+                ml_feed(s->work, s->sequence, row + at, w->scored, ML_LOGITS_ALL, s->logits, err);
             if (st != MARLIN_OK) return st;
         }
         gather(w);

@@ -35,7 +35,7 @@ struct ml_perplexity {
     struct ml_divergence_result divergence; /* of the model from the reference */
 };
 
-/* reference may be NULL; both models must have the same vocabulary size. pool: see ml_state_create.
+/* reference may be NULL; both models must have the same vocabulary size. pool: see ml_work_create.
  * MARLIN_ERR_ARGUMENT with both numbers when ids do not fill one row. */
 marlin_status ml_perplexity_run(const struct ml_model *model, const struct ml_model *reference,
                                 struct ml_pool *pool, const int32_t *ids, size_t n,

@@ -5,6 +5,7 @@
  */
 #include "kernels/quant.h"
 
+#include "base/assert.h"
 #include "base/mem.h"
 #include "kernels/tiers.h"
 
@@ -37,6 +38,15 @@ static size_t strip_bytes(const struct ml_quant_matrix *m) {
     return m->k / 16 * 32 * (size_t)m->bits;
 }
 
+/* What bind and the quantizer see to: sizes that formats are made of, pointers that they need. */
+static bool is_whole(const struct ml_quant_matrix *m) {
+    if (m->rows == 0 || m->cols == 0 || m->n < m->rows || m->k < m->cols || !m->sv) return false;
+    if (m->format == ML_QUANT_INT8) return true;
+    if (m->n % B || m->k % B || m->bits < 1 || m->bits > ML_EXL3_MAX_BITS || !m->su) return false;
+    return m->format == ML_QUANT_EXL3 ? m->codebook < ML_EXL3_CODEBOOKS
+                                      : m->code && (int)m->code->bits == m->bits;
+}
+
 size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m) {
     if (!k->quant.arrange || m->format == ML_QUANT_INT8) return 0;
     return m->n / 16 * strip_bytes(m);
@@ -61,6 +71,7 @@ static void interleave_group(const struct ml_quant_matrix *m, size_t s, size_t g
 
 void ml_quant_interleave(const struct ml_quant_matrix *m, void *to, size_t begin, size_t end) {
     const size_t group = (size_t)32 * (size_t)m->bits; /* words */
+    ML_ASSERT(begin <= end && end <= m->n / 16);
     for (size_t s = begin; s < end; s++) {
         uint64_t *strip = (uint64_t *)((char *)to + s * strip_bytes(m));
         for (size_t g = 0; g < m->k / 128; g++)
@@ -107,6 +118,7 @@ static void restore_block(const struct ml_quant_matrix *m, struct block *b, size
 }
 
 marlin_status ml_quant_restore(const struct ml_quant_matrix *m, float *w, struct marlin_error *err) {
+    ML_ASSERT(is_whole(m) && m->data);
     if (m->format == ML_QUANT_INT8) {
         for (size_t i = 0; i < m->rows * m->cols; i++)
             w[i] = m->sv[i / m->cols] * (float)(int8_t)m->data[i];

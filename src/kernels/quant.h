@@ -27,8 +27,11 @@
  *   EXL3 others  whole(low half) + whole(high half), see             1 / 128         -510..510
  *                ml_quant_half
  *
- * MUL1 leaves its values unrounded (as the public engine's own int8 path does); 510 is not quite where they
- * are zero, which base = sum over q of s[q] * (sum of a in run q) * (510 * 0x1eee - 3.453125) mends.
+ * MUL1's values are not rounded to float16 here (the int8 path of exllamav3 does not round them either). A
+ * weight is zero at a sum of bytes that is not exactly 510, so subtracting 510 shifts every weight by the same
+ * small amount. The base takes this shift out again:
+ *
+ *   base = sum over q of s[q] * (sum of a in run q) * (510 * 0x1eee - 3.453125)
  *
  * Every tier computes FAST bit for bit as the reference does, for any number of threads and any n: a token's
  * result does not depend on its neighbours.
@@ -90,8 +93,8 @@ static inline void ml_quant_set_code(struct ml_quant_matrix *m, const struct ml_
 
 /* Bytes that ml_quant_arrange wants for m on this machine, 64-byte aligned; 0 when kernels read `data`. */
 size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m);
-/* Fills `to` (first touched here: call it from the pool's threads through `arrange` of the table, or alone).
- */
+/* Fills `to` (first touched here: call it from the pool's threads through `arrange` of the
+ * table, or alone). */
 void ml_quant_arrange(const struct ml_kernels *k, const struct ml_quant_matrix *m, void *to);
 
 /* The slow twin: W [rows, cols] in float32, from `data`, in the basis of the model. MARLIN_ERR_MEMORY. */
@@ -122,8 +125,8 @@ struct ml_quant_x {
 };
 size_t ml_quant_x_bytes(size_t k);
 
-/* Which order of `a` a product wants: one row of x (`dot`), up to ML_QUANT_FEW_ROWS (`few`) or many (`dots`).
- */
+/* Which order of `a` a product wants: one row of x (`dot`), up to ML_QUANT_FEW_ROWS (`few`)
+ * or many (`dots`). */
 enum ml_quant_rows { ML_QUANT_ONE, ML_QUANT_FEW, ML_QUANT_MANY };
 
 struct ml_quant_kernels {

@@ -30,8 +30,8 @@ static const float *values_of(enum ml_exl3_codebook cb) {
     return exl3_values[cb];
 }
 
-/* 32-bit words of the stream with the last one in front: the window of weight t ends at bit (t + 1) K + 32.
- */
+/* 32-bit words of the stream with the last one in front: the window of weight t ends at bit (t + 1)
+ * K + 32. */
 static void exl3_tile(const struct ml_quant_matrix *m, const uint8_t *tile, float *q) {
     const unsigned K = (unsigned)m->bits;
     const float *value = values_of(m->codebook);

@@ -2,41 +2,48 @@
  *
  * Products with quantized matrices spread over the pool.
  *
- *   gemv, of a few rows of x pieces are a few strips of 16 rows, numbered through all jobs; whoever finishes
+ * A task is one matrix and up to 512 rows of x; a dispatch is one fork-join over the tasks that fit into the
+ * room: q, k and v over the same rows, or the matrices of all experts over the rows of each.
+ *
+ *   gemv, of a few rows of x pieces are a few strips of 16 rows, numbered through all tasks; whoever finishes
  *                            the last strip of a block of 128 rows rotates the block back. Until then its z
  *                            stands in y
- *   gemm                     pieces are blocks of 128 rows, whose products stay with one worker. Rows of x go
- *                            in chunks, to bound the memory
+ *   gemm                     pieces are blocks of 128 rows, whose products stay with one worker
  *
- * Rows of x are prepared before, a row of a job a piece (one row: by the caller).
+ * Rows of x are prepared before, a row of a task a piece (a few single rows: by the caller).
  *
  * Who computes what is left to chance, what is computed is not: every sum belongs to one piece.
  */
 #include "base/checked.h"
 #include "base/mem.h"
-#include "kernels/ops.h"
+#include "kernels/exec.h"
 #include "kernels/tiers.h"
 
 #include <stdatomic.h>
 #include <string.h>
 
 enum {
-    FAST_ROWS = ML_GEMM_ROWS, /* of x in a chunk */
+    FAST_ROWS = ML_GEMM_ROWS, /* of x in a task */
     EXACT_ROWS = ML_GEMM_EXACT_ROWS,
-    PIECE = 48 * 1024,   /* bytes of weights worth a visit to the shared counter */
-    MAX_GROUP_JOBS = 16, /* of a call, more go in several */
+    PIECE = 48 * 1024,  /* bytes of weights worth a visit to the shared counter */
+    TASKS = 256,        /* of a dispatch */
+    ALONE = 4,          /* single rows that the caller prepares by itself */
+    LAST_BLOCKS = 4,    /* cut-off last blocks of a dispatch, for each job over the same x */
+    LEAST_LEFT = 4096,  /* blocks of 128 rows of a dispatch whose strips are counted, at least */
     STRIP = ML_QUANT_STRIP,
     BLOCK = ML_QUANT_BLOCK,
     FEW = ML_QUANT_FEW_ROWS
 };
 
+/* Memory of a dispatch, which tasks take from the front; and of each worker. */
 struct ml_quant_scratch {
-    size_t max_k, max_n, max_jobs, rows; /* rows of x prepared at a time */
-    size_t x_stride, job_stride;         /* bytes of an int8 row; of all rows of a job */
-    uint8_t *x;                          /* [max_jobs][job_stride]: rows of int8 or of float32 */
-    struct ml_quant_x *info;             /* [max_jobs][rows] */
-    float *last;                         /* [max_jobs][8][128]: z of a last block that y cuts off, few rows */
-    atomic_uint *left;                   /* [max_jobs][max_n / 128] strips to come, few rows */
+    size_t max_k, max_n, max_jobs, rows; /* rows of x of a task */
+    size_t x_stride;                     /* bytes of a row of int8 */
+    size_t x_bytes, infos, lasts, lefts; /* how much there is of each */
+    uint8_t *x;                          /* rows of int8 or of float32 */
+    struct ml_quant_x *info;             /* of a row of x */
+    float *last;                         /* [8][128]: z of a last block that y cuts off, few rows */
+    atomic_uint *left;                   /* of a block of 128 rows: strips to come, few rows */
     uint8_t *worker;                     /* per worker: z [rows][128], then rotated x or what dots wants */
     size_t worker_stride;
 };
@@ -69,108 +76,139 @@ static void *take(size_t count, size_t a, size_t b) {
     return ml_alloc_aligned(bytes);
 }
 
-static void set_sizes(struct ml_quant_scratch *q, size_t max_k, size_t max_n, size_t max_jobs,
-                      size_t max_batch) {
-    q->max_k = round_up(max_k, BLOCK);
-    q->max_n = round_up(max_n, BLOCK);
-    q->max_jobs = larger(1, smaller(max_jobs, MAX_GROUP_JOBS));
-    q->rows = larger(1, smaller(max_batch, FAST_ROWS));
-    const size_t exact = smaller(q->rows, EXACT_ROWS) * q->max_k * sizeof(float);
+/* Bytes of prepared rows of a task; in EXACT they are float32, of which fewer go at a time. */
+static size_t x_bytes_of(const struct ml_quant_scratch *q, size_t rows, size_t k, bool fast) {
+    return round_up(fast ? rows * q->x_stride : rows * k * sizeof(float), 64);
+}
+
+static void set_sizes(struct ml_quant_scratch *q, const struct ml_quant_room *room) {
+    q->max_k = round_up(room->max_k, BLOCK);
+    q->max_n = round_up(room->max_n, BLOCK);
+    q->max_jobs = larger(1, smaller(room->max_jobs, ML_EXEC_SAME_X));
+    q->rows = larger(1, smaller(room->max_batch, FAST_ROWS));
     q->x_stride = ml_quant_x_bytes(q->max_k);
-    q->job_stride = round_up(larger(q->rows * q->x_stride, exact), 64);
+    q->x_bytes = q->max_jobs * larger(x_bytes_of(q, q->rows, q->max_k, true),
+                                      x_bytes_of(q, smaller(q->rows, EXACT_ROWS), q->max_k, false));
+    q->infos = q->max_jobs * q->rows;
+    q->lasts = q->max_jobs * LAST_BLOCKS;
+    q->lefts = larger(q->max_jobs * (q->max_n / BLOCK), LEAST_LEFT);
     const size_t panel = STRIP * q->max_k * sizeof(float); /* of EXACT; a rotated row is less */
     q->worker_stride =
         round_up(q->rows * BLOCK * sizeof(float) + larger(panel, ml_quant_dots_scratch(q->max_k)), 4096);
 }
 
-size_t ml_exec_quant_bytes(size_t workers, size_t max_k, size_t max_n, size_t max_jobs, size_t max_batch) {
+size_t ml_exec_quant_bytes(size_t workers, const struct ml_quant_room *room) {
     struct ml_quant_scratch q = {0};
-    set_sizes(&q, max_k, max_n, max_jobs, max_batch);
-    const size_t job = q.job_stride + q.rows * sizeof *q.info + FEW * BLOCK * sizeof *q.last +
-                       q.max_n / BLOCK * sizeof *q.left;
-    return q.max_jobs * job + workers * q.worker_stride;
+    set_sizes(&q, room);
+    return q.x_bytes + q.infos * sizeof *q.info + q.lasts * FEW * BLOCK * sizeof *q.last +
+           q.lefts * sizeof *q.left + workers * q.worker_stride;
 }
 
-marlin_status ml_exec_reserve_quant(struct ml_exec *e, size_t max_k, size_t max_n, size_t max_jobs,
-                                    size_t max_batch, struct marlin_error *err) {
+marlin_status ml_exec_reserve_quant(struct ml_exec *e, const struct ml_quant_room *room,
+                                    struct marlin_error *err) {
     struct ml_quant_scratch *q = ml_calloc(1, sizeof *q);
     if (!q) return ml_fail(err, MARLIN_ERR_MEMORY, "products of quantized matrices: out of memory");
-    set_sizes(q, max_k, max_n, max_jobs, max_batch);
-    q->x = take(q->max_jobs, q->job_stride, 1);
-    q->info = take(q->max_jobs, q->rows, sizeof *q->info);
-    q->last = take(q->max_jobs, (size_t)FEW * BLOCK, sizeof *q->last);
-    q->left = take(q->max_jobs, q->max_n / BLOCK, sizeof *q->left);
+    set_sizes(q, room);
+    q->x = take(q->x_bytes, 1, 1);
+    q->info = take(q->infos, 1, sizeof *q->info);
+    q->last = take(q->lasts, (size_t)FEW * BLOCK, sizeof *q->last);
+    q->left = take(q->lefts, 1, sizeof *q->left);
     q->worker = take((size_t)ml_pool_size(e->pool), q->worker_stride, 1);
     if (!q->x || !q->info || !q->last || !q->left || !q->worker) {
         ml_quant_scratch_free(q);
         return ml_fail(err, MARLIN_ERR_MEMORY, "products of quantized matrices of %zu columns: out of memory",
-                       max_k);
+                       room->max_k);
     }
     ml_quant_scratch_free(e->quant);
     e->quant = q;
     return MARLIN_OK;
 }
 
-struct call {
+/* One matrix and up to 512 rows of x, and what it has of the dispatch's memory. */
+struct task {
+    const struct ml_quant_matrix *w;
+    float *y;
+    size_t ldy;
+    const float *x;
+    size_t ldx, n;
+    enum ml_quant_rows rows;
+    size_t prepared; /* bytes from the start of the scratch's x */
+    size_t left;
+    float *last;
+};
+
+struct dispatch {
     const struct ml_exec *e;
     struct ml_quant_scratch *q;
     enum ml_quant_mode mode;
-    enum ml_quant_rows rows;
-    const struct ml_quant_job *jobs;
-    size_t n_jobs;
-    const float *x; /* of this chunk */
-    size_t ldx, n, row;
-    size_t first[MAX_GROUP_JOBS + 1]; /* pieces before job j */
+    size_t n_tasks, x_bytes, lasts, lefts;
+    bool any_gemm;
+    struct task task[TASKS];
+    size_t row[TASKS + 1];   /* rows of x before task j, which is where its infos are */
+    size_t first[TASKS + 1]; /* pieces before task j */
 };
 
-static const struct ml_quant_kernels *kernels_of(const struct call *c) {
-    return &c->e->k->quant;
+static const struct ml_quant_kernels *kernels_of(const struct dispatch *d) {
+    return &d->e->k->quant;
 }
 
-static bool is_fast(const struct call *c, const struct ml_quant_matrix *m) {
-    return c->mode == ML_QUANT_FAST && m->k <= ML_QUANT_MAX_COLS;
+static bool is_fast(enum ml_quant_mode mode, const struct ml_quant_matrix *m) {
+    return mode == ML_QUANT_FAST && m->k <= ML_QUANT_MAX_COLS;
 }
 
 /* What a tier reads is there. */
-static bool is_arranged(const struct call *c, const struct ml_quant_matrix *m) {
-    return m->format == ML_QUANT_INT8 || !kernels_of(c)->arrange || m->arranged;
+static bool is_arranged(const struct dispatch *d, const struct ml_quant_matrix *m) {
+    return m->format == ML_QUANT_INT8 || !kernels_of(d)->arrange || m->arranged;
 }
 
-static float *worker_z(const struct call *c, int worker) {
-    return (float *)(void *)(c->q->worker + (size_t)worker * c->q->worker_stride);
+static float *worker_z(const struct dispatch *d, int worker) {
+    return (float *)(void *)(d->q->worker + (size_t)worker * d->q->worker_stride);
 }
 
-static void *worker_space(const struct call *c, int worker) {
-    return worker_z(c, worker) + c->q->rows * BLOCK;
+static void *worker_space(const struct dispatch *d, int worker) {
+    return worker_z(d, worker) + d->q->rows * BLOCK;
 }
 
-static float *rotated_at(const struct call *c, size_t job, size_t t) {
-    return (float *)(void *)(c->q->x + job * c->q->job_stride) + t * c->q->max_k;
+static float *rotated_at(const struct dispatch *d, const struct task *a, size_t t) {
+    return (float *)(void *)(d->q->x + a->prepared) + t * a->w->k;
 }
 
-/* ---- x of job j, row t ---- */
+/* ---- x of a task, row t ---- */
 
-static void prepare(const struct call *c, size_t j, size_t t, int worker) {
-    const struct ml_quant_matrix *m = c->jobs[j].w;
-    const struct ml_quant_kernels *k = kernels_of(c);
-    const float *x = c->x + t * c->ldx;
-    const bool fast = is_fast(c, m);
-    float *rotated = fast ? worker_space(c, worker) : rotated_at(c, j, t);
+static void prepare(const struct dispatch *d, size_t j, size_t t, int worker) {
+    const struct task *a = &d->task[j];
+    const struct ml_quant_matrix *m = a->w;
+    const struct ml_quant_kernels *k = kernels_of(d);
+    const float *x = a->x + t * a->ldx;
+    const bool fast = is_fast(d->mode, m);
+    float *rotated = fast ? worker_space(d, worker) : rotated_at(d, a, t);
     if (m->format != ML_QUANT_INT8)
         k->rotate(rotated, x, m->su, m->cols, m->k);
     else if (!fast)
         memcpy(rotated, x, m->k * sizeof *rotated);
     if (!fast) return;
-    struct ml_quant_x *info = &c->q->info[j * c->q->rows + t];
-    info->a = (int8_t *)c->q->x + j * c->q->job_stride + t * c->q->x_stride;
-    (is_arranged(c, m) ? k->round : ml_quant_round_reference)(info, m, c->rows,
+    struct ml_quant_x *info = &d->q->info[d->row[j] + t];
+    info->a = (int8_t *)d->q->x + a->prepared + t * d->q->x_stride;
+    (is_arranged(d, m) ? k->round : ml_quant_round_reference)(info, m, a->rows,
                                                               m->format == ML_QUANT_INT8 ? x : rotated);
 }
 
 static void prepare_range(void *arg, size_t begin, size_t end, int worker) {
-    const struct call *c = arg;
-    for (size_t i = begin; i < end; i++)
-        prepare(c, i / c->n, i % c->n, worker);
+    const struct dispatch *d = arg;
+    size_t j = 0;
+    for (size_t i = begin; i < end; i++) {
+        while (i >= d->row[j + 1])
+            j++;
+        prepare(d, j, i - d->row[j], worker);
+    }
+}
+
+static void prepare_all(struct dispatch *d) {
+    const size_t rows = d->row[d->n_tasks];
+    if (rows == d->n_tasks && rows <= ALONE)
+        prepare_range(d, 0, rows, 0);
+    else
+        ml_pool_for(d->e->pool, rows, 1, prepare_range, d);
 }
 
 /* ---- one to eight rows of x ---- */
@@ -180,111 +218,79 @@ static size_t strips_of(const struct ml_quant_matrix *m) {
 }
 
 /* Where z of a block and the first row of x stands; *ld floats further that of the next. */
-static float *z_of_block(const struct call *c, size_t j, size_t block, size_t *ld) {
-    const struct ml_quant_job *job = &c->jobs[j];
-    const bool whole = job->w->format == ML_QUANT_INT8 || (block + 1) * BLOCK <= job->w->rows;
-    *ld = whole ? job->ldy : BLOCK;
-    return whole ? job->y + c->row * job->ldy + block * BLOCK : c->q->last + j * FEW * BLOCK;
+static float *z_of_block(const struct task *a, size_t block, size_t *ld) {
+    const bool whole = a->w->format == ML_QUANT_INT8 || (block + 1) * BLOCK <= a->w->rows;
+    *ld = whole ? a->ldy : BLOCK;
+    return whole ? a->y + block * BLOCK : a->last;
 }
 
-static void finish_int8(const struct call *c, size_t j, size_t s) {
-    const struct ml_quant_job *job = &c->jobs[j];
-    for (size_t t = 0; t < c->n; t++) {
-        float *y = job->y + (c->row + t) * job->ldy;
-        for (size_t r = s * STRIP; r < smaller((s + 1) * STRIP, job->w->rows); r++)
-            y[r] = job->w->sv[r] * y[r];
+static void finish_int8(const struct task *a, size_t s) {
+    for (size_t t = 0; t < a->n; t++) {
+        float *y = a->y + t * a->ldy;
+        for (size_t r = s * STRIP; r < smaller((s + 1) * STRIP, a->w->rows); r++)
+            y[r] = a->w->sv[r] * y[r];
     }
 }
 
-static void finish_strip(const struct call *c, size_t j, size_t s) {
-    const struct ml_quant_job *job = &c->jobs[j];
-    const struct ml_quant_matrix *m = job->w;
+static void finish_strip(const struct dispatch *d, const struct task *a, size_t s) {
+    const struct ml_quant_matrix *m = a->w;
     const size_t block = s * STRIP / BLOCK, at = block * BLOCK;
-    atomic_uint *left = &c->q->left[j * (c->q->max_n / BLOCK) + block];
+    atomic_uint *left = &d->q->left[a->left + block];
     if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) != 1 || at >= m->rows) return;
     size_t ld;
-    float *z = z_of_block(c, j, block, &ld);
-    for (size_t t = 0; t < c->n; t++)
-        kernels_of(c)->unrotate(job->y + (c->row + t) * job->ldy + at, z + t * ld, m->sv + at,
-                                smaller(BLOCK, m->rows - at));
+    float *z = z_of_block(a, block, &ld);
+    for (size_t t = 0; t < a->n; t++)
+        kernels_of(d)->unrotate(a->y + t * a->ldy + at, z + t * ld, m->sv + at, smaller(BLOCK, m->rows - at));
 }
 
-static void gemv_strip(const struct call *c, size_t j, size_t s, int worker) {
-    const struct ml_quant_matrix *m = c->jobs[j].w;
-    const struct ml_quant_x *x = &c->q->info[j * c->q->rows];
+static void gemv_strip(const struct dispatch *d, size_t j, size_t s, int worker) {
+    const struct task *a = &d->task[j];
+    const struct ml_quant_matrix *m = a->w;
+    const struct ml_quant_x *x = &d->q->info[d->row[j]];
     size_t ld;
-    float *z = z_of_block(c, j, s * STRIP / BLOCK, &ld) + s * STRIP % BLOCK;
-    if (c->rows == ML_QUANT_ONE)
-        (is_arranged(c, m) ? kernels_of(c)->dot : ml_quant_dot_reference)(z, m, s, x);
+    float *z = z_of_block(a, s * STRIP / BLOCK, &ld) + s * STRIP % BLOCK;
+    if (a->rows == ML_QUANT_ONE)
+        (is_arranged(d, m) ? kernels_of(d)->dot : ml_quant_dot_reference)(z, m, s, x);
     else
-        (is_arranged(c, m) ? kernels_of(c)->few : ml_quant_few_reference)(z, ld, m, s, x, c->n,
-                                                                          worker_space(c, worker));
+        (is_arranged(d, m) ? kernels_of(d)->few : ml_quant_few_reference)(z, ld, m, s, x, a->n,
+                                                                          worker_space(d, worker));
     if (m->format == ML_QUANT_INT8)
-        finish_int8(c, j, s);
+        finish_int8(a, s);
     else
-        finish_strip(c, j, s);
-}
-
-static void gemv_range(void *arg, size_t begin, size_t end, int worker) {
-    const struct call *c = arg;
-    size_t j = 0;
-    for (size_t i = begin; i < end; i++) {
-        while (i >= c->first[j + 1])
-            j++;
-        gemv_strip(c, j, i - c->first[j], worker);
-    }
-}
-
-static size_t gemv_grain(const struct call *c) {
-    size_t bytes = 0;
-    for (size_t j = 0; j < c->n_jobs; j++)
-        bytes = larger(bytes, STRIP * c->jobs[j].w->k * (size_t)c->jobs[j].w->bits / 8);
-    return larger(1, PIECE / (bytes + 1));
-}
-
-static void gemv(struct call *c) {
-    for (size_t j = 0; j < c->n_jobs; j++) {
-        c->first[j + 1] = c->first[j] + strips_of(c->jobs[j].w);
-        for (size_t b = 0; b < c->jobs[j].w->n / BLOCK; b++)
-            atomic_init(&c->q->left[j * (c->q->max_n / BLOCK) + b], BLOCK / STRIP);
-    }
-    if (c->n > 1) ml_pool_for(c->e->pool, c->n_jobs * c->n, 1, prepare_range, c);
-    for (size_t j = 0; c->n == 1 && j < c->n_jobs; j++)
-        prepare(c, j, 0, 0);
-    ml_pool_for_runs(c->e->pool, c->first, c->n_jobs, gemv_grain(c), gemv_range, c);
+        finish_strip(d, a, s);
 }
 
 /* ---- more rows of x ---- */
 
-static void exact_block(const struct call *c, size_t j, size_t s, size_t strips, int worker) {
-    const struct ml_quant_matrix *m = c->jobs[j].w;
-    const struct ml_exec *e = c->e;
-    float *z = worker_z(c, worker), *panel = worker_space(c, worker);
+static void exact_block(const struct dispatch *d, const struct task *a, size_t s, size_t strips, int worker) {
+    const struct ml_quant_matrix *m = a->w;
+    const struct ml_exec *e = d->e;
+    float *z = worker_z(d, worker), *panel = worker_space(d, worker);
     void *scratch = (char *)e->scratch + (size_t)worker * e->scratch_stride;
     for (size_t i = 0; i < strips; i++) {
         const size_t rows = smaller(STRIP, m->n - (s + i) * STRIP);
-        kernels_of(c)->decode(panel, m, s + i);
-        e->k->gemm[ML_F32](z + i * STRIP, BLOCK, panel, m->k, rotated_at(c, j, 0), c->q->max_k, c->n, rows,
-                           m->k, scratch);
+        kernels_of(d)->decode(panel, m, s + i);
+        e->k->gemm[ML_F32](z + i * STRIP, BLOCK, panel, m->k, rotated_at(d, a, 0), m->k, a->n, rows, m->k,
+                           scratch);
     }
 }
 
-static void fast_block(const struct call *c, size_t j, size_t s, size_t strips, int worker) {
-    const struct ml_quant_matrix *m = c->jobs[j].w;
-    const struct ml_quant_x *x = &c->q->info[j * c->q->rows];
-    (is_arranged(c, m) ? kernels_of(c)->dots : ml_quant_dots_reference)(
-        worker_z(c, worker), BLOCK, m, s, strips, x, c->n, worker_space(c, worker));
+static void fast_block(const struct dispatch *d, size_t j, size_t s, size_t strips, int worker) {
+    const struct task *a = &d->task[j];
+    const struct ml_quant_x *x = &d->q->info[d->row[j]];
+    (is_arranged(d, a->w) ? kernels_of(d)->dots : ml_quant_dots_reference)(
+        worker_z(d, worker), BLOCK, a->w, s, strips, x, a->n, worker_space(d, worker));
 }
 
-static void finish_block(const struct call *c, size_t j, size_t block, float *z) {
-    const struct ml_quant_matrix *m = c->jobs[j].w;
+static void finish_block(const struct dispatch *d, const struct task *a, size_t block, float *z) {
+    const struct ml_quant_matrix *m = a->w;
     const size_t at = block * BLOCK;
     if (at >= m->rows) return;
     const size_t rows = smaller(BLOCK, m->rows - at);
-    for (size_t t = 0; t < c->n; t++) {
-        float *y = c->jobs[j].y + (c->row + t) * c->jobs[j].ldy + at;
+    for (size_t t = 0; t < a->n; t++) {
+        float *y = a->y + t * a->ldy + at;
         if (m->format != ML_QUANT_INT8) {
-            kernels_of(c)->unrotate(y, z + t * BLOCK, m->sv + at, rows);
+            kernels_of(d)->unrotate(y, z + t * BLOCK, m->sv + at, rows);
             continue;
         }
         for (size_t r = 0; r < rows; r++)
@@ -292,56 +298,133 @@ static void finish_block(const struct call *c, size_t j, size_t block, float *z)
     }
 }
 
-static void gemm_range(void *arg, size_t begin, size_t end, int worker) {
-    const struct call *c = arg;
+static void gemm_block(const struct dispatch *d, size_t j, size_t block, int worker) {
+    const struct task *a = &d->task[j];
+    const size_t s = block * (BLOCK / STRIP), strips = smaller(BLOCK / STRIP, strips_of(a->w) - s);
+    if (is_fast(d->mode, a->w))
+        fast_block(d, j, s, strips, worker);
+    else
+        exact_block(d, a, s, strips, worker);
+    finish_block(d, a, block, worker_z(d, worker));
+}
+
+/* ---- a dispatch ---- */
+
+/* A piece is a strip where all tasks are products of few rows, else a block of 128 rows of any kind of task. */
+static void product_range(void *arg, size_t begin, size_t end, int worker) {
+    const struct dispatch *d = arg;
+    const size_t strips = d->any_gemm ? BLOCK / STRIP : 1;
     size_t j = 0;
     for (size_t i = begin; i < end; i++) {
-        while (i >= c->first[j + 1])
+        while (i >= d->first[j + 1])
             j++;
-        const struct ml_quant_matrix *m = c->jobs[j].w;
-        const size_t block = i - c->first[j], s = block * (BLOCK / STRIP);
-        const size_t strips = smaller(BLOCK / STRIP, strips_of(m) - s);
-        if (is_fast(c, m))
-            fast_block(c, j, s, strips, worker);
+        const struct task *a = &d->task[j];
+        const size_t at = i - d->first[j], last = smaller((at + 1) * strips, strips_of(a->w));
+        if (a->rows == ML_QUANT_MANY)
+            gemm_block(d, j, at, worker);
         else
-            exact_block(c, j, s, strips, worker);
-        finish_block(c, j, block, worker_z(c, worker));
+            for (size_t s = at * strips; s < last; s++)
+                gemv_strip(d, j, s, worker);
     }
 }
 
-static void gemm(struct call *c) {
-    for (size_t j = 0; j < c->n_jobs; j++)
-        c->first[j + 1] = c->first[j] + round_up(c->jobs[j].w->n, BLOCK) / BLOCK;
-    ml_pool_for(c->e->pool, c->n_jobs * c->n, 1, prepare_range, c);
-    ml_pool_for(c->e->pool, c->first[c->n_jobs], 1, gemm_range, c);
+static size_t gemv_grain(const struct dispatch *d) {
+    size_t bytes = 0;
+    for (size_t j = 0; j < d->n_tasks; j++)
+        bytes = larger(bytes, STRIP * d->task[j].w->k * (size_t)d->task[j].w->bits / 8);
+    return larger(1, PIECE / (bytes + 1));
 }
 
-static struct ml_choice choose(const struct call *c, size_t rows) {
-    struct ml_product products[MAX_GROUP_JOBS];
-    for (size_t j = 0; j < c->n_jobs; j++) {
-        const struct ml_quant_matrix *m = c->jobs[j].w;
-        products[j] = (struct ml_product){ml_kind_of_quant(m), !is_fast(c, m), m->n, m->k};
+static void number_pieces(struct dispatch *d) {
+    for (size_t j = 0; j < d->n_tasks; j++) {
+        const struct task *a = &d->task[j];
+        const size_t unit = d->any_gemm ? BLOCK / STRIP : 1;
+        d->first[j + 1] = d->first[j] + (strips_of(a->w) + unit - 1) / unit;
+        for (size_t b = 0; a->rows != ML_QUANT_MANY && b < a->w->n / BLOCK; b++)
+            atomic_init(&d->q->left[a->left + b], BLOCK / STRIP);
     }
-    return ml_select(&c->e->select, products, c->n_jobs, rows);
 }
 
-static void group(const struct ml_exec *e, enum ml_quant_mode mode, const struct ml_quant_job *jobs,
-                  size_t n_jobs, const float *x, size_t ldx, size_t n) {
+static void run(struct dispatch *d) {
+    if (d->n_tasks == 0) return;
+    number_pieces(d);
+    prepare_all(d);
+    if (d->any_gemm)
+        ml_pool_for(d->e->pool, d->first[d->n_tasks], 1, product_range, d);
+    else
+        ml_pool_for_runs(d->e->pool, d->first, d->n_tasks, gemv_grain(d), product_range, d);
+    d->n_tasks = d->x_bytes = d->lasts = d->lefts = 0;
+    d->any_gemm = false;
+}
+
+/* A dispatch has room for any one task. */
+static void add(struct dispatch *d, const struct task *a) {
+    const struct ml_quant_scratch *q = d->q;
+    const size_t x_bytes = x_bytes_of(q, a->n, a->w->k, is_fast(d->mode, a->w));
+    const bool many = a->rows == ML_QUANT_MANY, cut = !many && a->w->rows % BLOCK != 0;
+    const size_t lefts = many ? 0 : a->w->n / BLOCK;
+    if (d->n_tasks == TASKS || d->x_bytes + x_bytes > q->x_bytes || d->row[d->n_tasks] + a->n > q->infos ||
+        d->lasts + cut > q->lasts || d->lefts + lefts > q->lefts)
+        run(d);
+    struct task *to = &d->task[d->n_tasks];
+    *to = *a;
+    to->prepared = d->x_bytes;
+    to->left = d->lefts;
+    to->last = q->last + d->lasts * FEW * BLOCK;
+    d->x_bytes += x_bytes;
+    d->lasts += cut;
+    d->lefts += lefts;
+    d->any_gemm = d->any_gemm || many;
+    d->row[d->n_tasks + 1] = d->row[d->n_tasks] + a->n;
+    d->n_tasks++;
+}
+
+static struct ml_choice choose(const struct dispatch *d, const struct ml_quant_job *jobs, size_t n_jobs,
+                               size_t rows) {
+    struct ml_product products[ML_EXEC_SAME_X];
+    for (size_t j = 0; j < n_jobs; j++) {
+        const struct ml_quant_matrix *m = jobs[j].w;
+        products[j] = (struct ml_product){ml_kind_of_quant(m), !is_fast(d->mode, m), m->n, m->k};
+    }
+    return ml_select(&d->e->select, products, n_jobs, rows);
+}
+
+/* Jobs over the same rows of x, whose way is chosen together. Blocks of rows of a prompt go one after the other:
+ * all matrices over the first 512, then over the next. */
+static void add_group(struct dispatch *d, const struct ml_quant_job *jobs, size_t n_jobs) {
     static const enum ml_quant_rows order[] = {ML_QUANT_ONE, ML_QUANT_FEW, ML_QUANT_MANY};
-    struct call c = {.e = e, .q = e->quant, .mode = mode, .jobs = jobs, .n_jobs = n_jobs, .ldx = ldx};
-    for (size_t t = 0; t < n; t += c.n) {
-        const struct ml_choice choice = choose(&c, smaller(c.q->rows, n - t));
-        c.x = x + t * ldx;
-        c.n = choice.block;
-        c.row = t;
-        c.rows = order[choice.path];
-        (c.rows == ML_QUANT_MANY ? gemm : gemv)(&c);
+    const size_t n = jobs[0].n;
+    for (size_t t = 0, block; t < n; t += block) {
+        const struct ml_choice choice = choose(d, jobs, n_jobs, smaller(d->q->rows, n - t));
+        block = choice.block;
+        for (size_t j = 0; j < n_jobs; j++) {
+            const struct task a = {.w = jobs[j].w,
+                                   .y = jobs[j].y + t * jobs[j].ldy,
+                                   .ldy = jobs[j].ldy,
+                                   .x = jobs[j].x + t * jobs[j].ldx,
+                                   .ldx = jobs[j].ldx,
+                                   .n = block,
+                                   .rows = order[choice.path]};
+            add(d, &a);
+        }
+        if (t + block < n && choice.path == ML_PATH_GEMM) run(d);
     }
 }
 
 void ml_quant_matmul_many(const struct ml_exec *e, enum ml_quant_mode mode, const struct ml_quant_job *jobs,
-                          size_t n_jobs, const float *x, size_t ldx, size_t n) {
-    const size_t most = e->quant->max_jobs;
-    for (size_t j = 0; j < n_jobs && n > 0; j += most)
-        group(e, mode, jobs + j, smaller(most, n_jobs - j), x, ldx, n);
+                          size_t n_jobs) {
+    struct dispatch d;
+    d.e = e;
+    d.q = e->quant;
+    d.mode = mode;
+    d.n_tasks = d.x_bytes = d.lasts = d.lefts = 0;
+    d.any_gemm = false;
+    d.row[0] = d.first[0] = 0;
+    for (size_t j = 0, end; j < n_jobs; j = end) {
+        for (end = j + 1; end < n_jobs && end - j < e->quant->max_jobs && jobs[end].x == jobs[j].x &&
+                          jobs[end].n == jobs[j].n;)
+            end++;
+        add_group(&d, jobs + j, end - j);
+    }
+    run(&d);
 }

@@ -4,6 +4,8 @@
  */
 #include "kernels/selection.h"
 
+#include "base/assert.h"
+
 #include <stdio.h>
 
 enum { KIND_NAME = 16 };
@@ -26,6 +28,7 @@ const char *ml_kind_name(int kind) {
         "exl3-mcg-2",   "exl3-mcg-3",   "exl3-mcg-4",   "exl3-mcg-5",   "exl3-mcg-6",   "exl3-mcg-7",
         "exl3-mcg-8",   "exl3-mul1-1",  "exl3-mul1-2",  "exl3-mul1-3",  "exl3-mul1-4",  "exl3-mul1-5",
         "exl3-mul1-6",  "exl3-mul1-7",  "exl3-mul1-8"};
+    ML_ASSERT(kind >= 0 && kind < ML_KINDS);
     return names[kind];
 }
 
@@ -65,11 +68,13 @@ struct ml_choice ml_select(const struct ml_selection *s, const struct ml_product
                            size_t rows) {
     struct ml_choice c = {.path = ML_PATH_GEMM, .block = rows, .why = ML_WHY_EXACT};
     const size_t few = few_of(s, products, count), passes = (rows + few - 1) / few;
+    ML_ASSERT(count > 0 && rows > 0);
     const bool exact = any_exact(products, count);
     const size_t most = exact ? ML_GEMM_EXACT_ROWS : ML_GEMM_ROWS;
     float one = 0, gemv = 0, gemm = 0;
 
     for (size_t i = 0; i < count; i++) {
+        ML_ASSERT(products[i].kind >= 0 && products[i].kind < ML_KINDS);
         const struct ml_cost *cost = &s->cost[products[i].kind];
         const float weights = (float)products[i].n * (float)products[i].k;
         one += weights * cost->one;

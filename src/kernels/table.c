@@ -46,7 +46,6 @@ ml_attention_fn *ml_attention_of(const struct ml_kernels *k, enum ml_dtype kv_ty
     return attention;
 }
 
-size_t ml_gemm_scratch(size_t cols) {
-    (void)cols;
+size_t ml_gemm_scratch(void) {
     return (size_t)ML_GEMM_PANEL * ML_GEMM_PANEL_STRIDE * sizeof(float);
 }

@@ -13,8 +13,7 @@ enum {
     ML_GEMM_BLOCK = 1024, /* columns of a panel */
     ML_GEMM_PANEL = 64,   /* rows of a panel */
     /* Rows of the panel are not a multiple of 4 KiB apart: they would fall into the same sets of L1. */
-    ML_GEMM_PANEL_STRIDE = ML_GEMM_BLOCK + 16,
-    ML_ATTENTION_MAX_DIM = 512
+    ML_GEMM_PANEL_STRIDE = ML_GEMM_BLOCK + 16
 };
 
 /* Each overwrites the entries that the tier has. Only on a CPU that has the tier. */

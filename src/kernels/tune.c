@@ -9,7 +9,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "kernels/ops.h"
+#include "kernels/exec.h"
 #include "packing/codes.h"
 
 enum {
@@ -67,8 +67,10 @@ static marlin_status prepare(struct tune *t, const struct ml_kernels *k, struct 
     t->pool = pool;
     t->rows = larger(LEAST_ROWS, 2 * ML_QUANT_BLOCK * threads);
     t->bytes = larger(larger(LEAST_BYTES, 2 * ml_cpu()->l3), 2 * t->rows * COLS * sizeof(float));
-    ML_TRY(ml_exec_create(&t->exec, k, pool, COLS, err));
-    ML_TRY(ml_exec_reserve_quant(&t->exec, COLS, t->rows, 1, HIGH, err));
+    ML_TRY(ml_exec_create(&t->exec, k, pool, err));
+    ML_TRY(ml_exec_reserve_quant(
+        &t->exec,
+        &(struct ml_quant_room){.max_k = COLS, .max_n = t->rows, .max_jobs = 1, .max_batch = HIGH}, err));
     t->weights = ml_alloc_aligned(t->bytes);
     t->x = ml_alloc_aligned((size_t)HIGH * COLS * sizeof *t->x);
     t->y = ml_alloc_aligned(HIGH * t->rows * sizeof *t->y);
@@ -125,8 +127,8 @@ static void multiply_quant(struct tune *t, int kind, size_t n) {
     }
     m.data = window(t, t->rows * COLS / 8 * (size_t)m.bits);
     if (ml_quant_arranged_bytes(t->exec.k, &m)) m.arranged = m.data; /* any bits are weights in any order */
-    const struct ml_quant_job job = {&m, t->y, t->rows};
-    ml_quant_matmul_many(&t->exec, ML_QUANT_FAST, &job, 1, t->x, COLS, n);
+    const struct ml_quant_job job = {&m, t->y, t->rows, t->x, COLS, n};
+    ml_quant_matmul_many(&t->exec, ML_QUANT_FAST, &job, 1);
 }
 
 static double multiply(struct tune *t, int kind, size_t n) {

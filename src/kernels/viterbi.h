@@ -117,8 +117,8 @@ struct ml_viterbi_kernels {
     ml_viterbi_search_fn *wide; /* the same with 32-bit costs, for rings where `search` cut one off */
 };
 
-/* Fills the table for a tier that this CPU can run; a tier without a version of its own keeps the one below.
- */
+/* Fills the table for a tier that this CPU can run; a tier without a version of its own keeps
+ * the one below. */
 void ml_viterbi_kernels_init(struct ml_viterbi_kernels *k, enum ml_cpu_tier tier);
 
 /* One ring: target and value are in the units of the table (unit variance is not required, but distortion is

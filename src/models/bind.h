@@ -88,6 +88,10 @@ marlin_status ml_bind_matrix(struct ml_binder *b, const char *tensor, size_t dep
 
 /* ---- blocks.c: what most architectures share; LAYER is "model.layers.N." ---- */
 
+/* Appends `n` linears to the layer's sites (copied). The blocks below do so for theirs. */
+marlin_status ml_bind_sites(struct ml_binder *b, struct ml_layer *l, const struct ml_site *sites, size_t n,
+                            struct marlin_error *err) MARLIN_MUST_CHECK;
+
 /* "LAYER<suffix>" into dst. */
 void ml_layer_name(const struct ml_layer *l, const char *suffix, char dst[ML_BIND_NAME]);
 marlin_status ml_bind_layer_norm(struct ml_binder *b, const struct ml_layer *l, const char *suffix, size_t n,
@@ -110,6 +114,13 @@ struct ml_moe_names {
 /* <block>gate and <block>experts.E.{gate,up,down}, or fused <block>experts.{gate_up,down}_proj. */
 marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
                           bool normalise, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* ---- place.c ---- */
+
+/* Deals layers out over the model's devices and copies weights to those that are not the host. */
+marlin_status ml_model_place(struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Releases the copies. */
+void ml_model_displace(struct ml_model *m);
 
 /* ---- random.c ---- */
 

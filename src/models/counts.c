@@ -34,40 +34,23 @@ static void add(struct count *sum, const struct ml_linear *l) {
     sum->products += (uint64_t)l->in * l->out;
 }
 
-static marlin_status add_linear(void *user, struct ml_linear *l, struct marlin_error *err) {
-    (void)err;
-    add(user, l);
-    return MARLIN_OK;
-}
-
 /* Of the experts, those of one token are read: the mean expert's bytes count, as they may differ. */
-static marlin_status add_layer(struct count *sum, struct ml_layer *l, struct marlin_error *err) {
-    struct count all = {.m = sum->m}, experts = all;
-    const marlin_status st = ml_layer_linears(l, add_linear, &all, err);
-    if (st != MARLIN_OK) return st;
-    for (size_t e = 0; l->moe.experts && e < l->moe.n_experts; e++) {
-        add(&experts, &l->moe.experts[e].gate);
-        add(&experts, &l->moe.experts[e].up);
-        add(&experts, &l->moe.experts[e].down);
-    }
-    sum->bytes += all.bytes - experts.bytes;
-    sum->products += all.products - experts.products;
-    if (!l->moe.experts || l->moe.n_experts == 0) return MARLIN_OK;
-    sum->bytes += experts.bytes / l->moe.n_experts * l->moe.top_k;
-    sum->products += experts.products / l->moe.n_experts * l->moe.top_k;
-    return MARLIN_OK;
+static void add_layer(struct count *sum, const struct ml_layer *l) {
+    struct count experts = {.m = sum->m};
+    for (size_t i = 0; i < l->n_sites; i++)
+        add(l->sites[i].expert == ML_NO_EXPERT ? sum : &experts, l->sites[i].linear);
+    if (l->ffn.kind != ML_FFN_MOE || l->ffn.moe.choose.experts == 0) return;
+    sum->bytes += experts.bytes / l->ffn.moe.choose.experts * l->ffn.moe.choose.top_k;
+    sum->products += experts.products / l->ffn.moe.choose.experts * l->ffn.moe.choose.top_k;
 }
 
-marlin_status ml_model_count(struct ml_model *m, struct marlin_error *err) {
+void ml_model_count(struct ml_model *m) {
     struct count sum = {.m = m};
-    marlin_status st = MARLIN_OK;
     add(&sum, &m->head);
     for (size_t i = 0; i < (size_t)m->config->num_layers; i++)
-        ML_TRY(add_layer(&sum, &m->layers[i], err));
+        add_layer(&sum, &m->layers[i]);
     m->bytes_per_token = sum.bytes;
     m->products_per_token = sum.products;
-out:
-    return st;
 }
 
 /* ---- bits ---- */
@@ -92,20 +75,9 @@ static void add_bits(struct bits *sum, const struct ml_linear *l) {
     }
 }
 
-static void add_mlp(struct bits *sum, const struct ml_mlp *mlp) {
-    add_bits(sum, &mlp->gate);
-    add_bits(sum, &mlp->up);
-    add_bits(sum, &mlp->down);
-}
-
 static void add_layer_bits(struct bits *sum, const struct ml_layer *l) {
-    add_bits(sum, &l->attn.q);
-    add_bits(sum, &l->attn.k);
-    add_bits(sum, &l->attn.v);
-    add_bits(sum, &l->attn.o);
-    if (!l->moe.experts) add_mlp(sum, &l->mlp);
-    for (size_t e = 0; l->moe.experts && e < l->moe.n_experts; e++)
-        add_mlp(sum, &l->moe.experts[e]);
+    for (size_t i = 0; i < l->n_sites; i++)
+        if (l->sites[i].role != ML_ROLE_ROUTER) add_bits(sum, l->sites[i].linear);
 }
 
 void ml_model_bits(const struct ml_model *m, struct ml_model_bits *out) {
@@ -127,6 +99,10 @@ marlin_status ml_model_check(const struct ml_model *m, struct marlin_error *err)
 
 const struct ml_config *ml_model_config(const struct ml_model *m) {
     return m->config;
+}
+
+enum ml_dtype ml_model_kv_dtype(const struct ml_model *m) {
+    return m->kv_dtype;
 }
 
 uint64_t ml_model_weight_bytes(const struct ml_model *m) {

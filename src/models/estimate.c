@@ -1,11 +1,42 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How much memory a run takes, from the config alone. The same layouts as in state.c, so that the figures
- * cannot drift apart.
+ * How much memory a run takes, from the config alone. The same layouts as those that are allocated, so that the
+ * figures cannot drift apart.
  */
 #include "base/checked.h"
 #include "base/cpu.h"
-#include "models/model_int.h"
+#include "models/work.h"
+
+marlin_status ml_config_cache_bytes(const struct ml_config *c, size_t first, size_t n, enum ml_dtype dtype,
+                                    const struct ml_pages_sizes *sizes, size_t *bytes,
+                                    struct marlin_error *err) {
+    struct ml_memory_layout layout;
+    struct ml_arena arena;
+    marlin_status st;
+    ml_arena_init(&arena, 0);
+    ML_TRY(ml_config_layout(c, first, n, 1, dtype, &arena, &layout, err));
+    ML_TRY(ml_pages_bytes(&layout, sizes, bytes, err));
+out:
+    ml_arena_free(&arena);
+    return st;
+}
+
+static size_t groups_of(const struct ml_config *c) {
+    bool full = false, slides = false;
+    for (size_t i = 0; i < (size_t)c->num_layers; i++) {
+        const bool window = ml_config_memory(c, i, 0).kind == ML_MEMORY_WINDOW;
+        full = full || !window;
+        slides = slides || window;
+    }
+    return (size_t)full + slides;
+}
+
+marlin_status ml_config_work_bytes(const struct ml_config *c, const struct ml_work_sizes *sizes, size_t *bytes,
+                                   struct marlin_error *err) {
+    if (ml_step_layout(c, sizes, groups_of(c), true, NULL, NULL, NULL, bytes)) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_LIMIT, "working memory for %zu rows a pass passes the address space",
+                   sizes->rows);
+}
 
 static marlin_status too_large(struct marlin_error *err) {
     return ml_fail(err, MARLIN_ERR_LIMIT, "the memory estimate passes 2^64 bytes");
@@ -16,26 +47,25 @@ static bool add_up(struct ml_memory_estimate *e) {
            ml_add_u64(e->total, e->scratch, &e->total);
 }
 
-marlin_status ml_model_estimate(const struct ml_config *c, uint64_t weight_bytes, size_t ctx,
-                                size_t max_batch, enum ml_dtype kv_dtype, struct ml_memory_estimate *out,
-                                struct marlin_error *err) {
-    const struct ml_kv_shape shape = {.layers = (size_t)c->num_layers,
-                                      .kv_heads = (size_t)c->num_kv_heads,
-                                      .head_dim = (size_t)c->head_dim,
-                                      .max_positions = ctx,
-                                      .dtype = kv_dtype};
-    size_t kv = 0, work = 0, kernels = 0;
+/* quant: what the model's matrices add to the operations' sizes; all 0 from a config alone. */
+static marlin_status estimate(const struct ml_model *like, uint64_t weight_bytes, size_t ctx, size_t max_batch,
+                              enum ml_dtype kv_dtype, struct ml_memory_estimate *out,
+                              struct marlin_error *err) {
+    const size_t rows = max_batch < ctx ? max_batch : ctx;
+    const struct ml_work_sizes sizes = {.rows = rows, .runs = 1, .positions = ctx};
+    const struct ml_pages_sizes pages = {.sequences = 1, .positions = ctx, .rows = rows};
+    const struct ml_ops_sizes ops = ml_model_ops_sizes(like, &sizes);
+    const struct ml_config *c = like->config;
+    size_t kv = 0, work = 0, products = 0;
     marlin_status st;
-
-    ML_TRY(ml_kv_bytes(&shape, &kv, err));
-    ML_TRY(ml_scratch_layout(c, max_batch < ctx ? max_batch : ctx, ctx, NULL, &work, err));
+    ML_TRY(ml_config_cache_bytes(c, 0, (size_t)c->num_layers, kv_dtype, &pages, &kv, err));
+    ML_TRY(ml_config_work_bytes(c, &sizes, &work, err));
+    struct ml_memory_estimate e = {.weights = weight_bytes,
+                                   .kv = kv,
+                                   .state = sizeof(struct ml_sequence) + sizeof(struct ml_work)};
     /* One scratch for each worker of a pool over all processors. */
-    if (!ml_mul_size(ml_gemm_scratch(ml_config_max_cols(c)), (size_t)ml_cpu()->cores, &kernels)) {
-        st = too_large(err);
-        goto out;
-    }
-    struct ml_memory_estimate e = {.weights = weight_bytes, .kv = kv, .state = sizeof(struct ml_state)};
-    if (!ml_add_u64(work, kernels, &e.scratch) || !add_up(&e)) {
+    if (!ml_ops_cpu.bytes(&ops, (size_t)ml_cpu()->cores, &products) ||
+        !ml_add_u64(work, products, &e.scratch) || !add_up(&e)) {
         st = too_large(err);
         goto out;
     }
@@ -44,28 +74,14 @@ out:
     return st;
 }
 
-/* What reserve_quant in state.c takes. */
-static bool quant_bytes(const struct ml_model *m, size_t max_batch, size_t *out) {
-    size_t partial;
-    if (m->quant_rows == 0) {
-        *out = 0;
-        return true;
-    }
-    const size_t products = ml_exec_quant_bytes((size_t)ml_cpu()->cores, m->quant_cols, m->quant_rows,
-                                                ml_config_quant_jobs(m->config), max_batch);
-    return ml_mul_size(m->sum_rows, max_batch, &partial) && ml_mul_size(partial, sizeof(float), &partial) &&
-           ml_add_size(products, partial, out);
+marlin_status ml_model_estimate(const struct ml_config *c, uint64_t weight_bytes, size_t ctx,
+                                size_t max_batch, enum ml_dtype kv_dtype, struct ml_memory_estimate *out,
+                                struct marlin_error *err) {
+    const struct ml_model like = {.config = c};
+    return estimate(&like, weight_bytes, ctx, max_batch, kv_dtype, out, err);
 }
 
 marlin_status ml_model_estimate_of(const struct ml_model *m, size_t ctx, size_t max_batch,
                                    struct ml_memory_estimate *out, struct marlin_error *err) {
-    size_t quant = 0;
-    const size_t batch = max_batch < ctx ? max_batch : ctx;
-    marlin_status st;
-
-    ML_TRY(ml_model_estimate(m->config, m->weight_bytes, ctx, max_batch, m->kv_dtype, out, err));
-    if (!quant_bytes(m, batch, &quant) || !ml_add_u64(out->scratch, quant, &out->scratch) || !add_up(out))
-        st = too_large(err);
-out:
-    return st;
+    return estimate(m, m->weight_bytes, ctx, max_batch, m->kv_dtype, out, err);
 }

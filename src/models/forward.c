@@ -1,122 +1,432 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The forward pass: arguments are checked, then nothing can fail, allocate or lock.
+ * The forward pass: runs are checked and get room in their memory one by one, then nothing can fail, allocate or
+ * lock.
  */
 #include "base/mem.h"
 #include "models/layers/layers.h"
+#include "models/work.h"
 
 #include <string.h>
 
-enum { ROW_GRAIN = 16 };
+/* ---- what a device is told of the rows ---- */
 
-/* ---- cosines of a call's positions ---- */
+/* How many nodes above a row of a draft tree are drafts too. */
+static int32_t depth_of(const struct ml_run *run, int32_t i) {
+    int32_t depth = 0;
+    for (int32_t p = run->parent[i]; p >= 0; p = run->parent[p])
+        depth++;
+    return depth;
+}
 
-struct angles {
-    const struct ml_rope *rope;
-    const float *inv;
-    float *cos, *sin;
-    size_t pos0, step; /* step 0: every row is at pos0 */
-};
+static void stage_node(const struct ml_run *run, int32_t i, size_t slot0, struct ml_tree_node *node) {
+    node->position = slot0 + (size_t)depth_of(run, i);
+    node->seen = 0;
+    for (int32_t p = i; p >= 0; p = run->parent[p])
+        node->seen |= (uint64_t)1 << p;
+}
 
-static void angle_rows(void *arg, size_t begin, size_t end, int worker) {
-    const struct angles *a = arg;
-    const size_t half = a->rope->half;
-    (void)worker;
-    for (size_t t = begin; t < end; t++) {
-        ml_rope_angles(a->rope, a->inv, a->pos0 + t * a->step, a->cos + t * half, a->sin + t * half);
+static void stage_row(const struct ml_batch *b, const struct ml_run *run, size_t slot0, size_t i,
+                      const struct ml_staged *to, size_t row) {
+    const size_t from = run->first + i;
+    to->ids[row] = b->ids ? b->ids[from] : ML_ROW_EMBEDDING;
+    if (run->parent) stage_node(run, (int32_t)i, slot0, &to->tree[row]);
+    const size_t own = run->parent ? (size_t)to->tree[row].position : slot0 + i;
+    for (size_t k = 0; k < 3; k++)
+        to->position[3 * row + k] = b->position ? b->position[from][k] : (int32_t)own;
+}
+
+static void stage_tables(const struct ml_work *w, size_t d, size_t r) {
+    const struct ml_sequence *s = w->runs[r]->sequence;
+    const struct ml_memory_layout *l = &s->cache->layout;
+    struct ml_stream *stream = w->streams[d];
+    for (size_t g = 0; g < l->n_groups; g++) {
+        const size_t at = (g * w->sizes.runs + r) * w->stride;
+        size_t n;
+        if (l->groups[g].device != d) continue;
+        const char *const *table = ml_memory_table(s->memory, g, &n);
+        memcpy(w->host[d].tables + at, table, n * sizeof *table);
+        w->steps[d].pages[g] =
+            (struct ml_page_table){.table = w->device[d].tables + g * w->sizes.runs * w->stride,
+                                   .stride = w->stride};
+        if (!stream->device->is_host)
+            stream->device->ops->upload(stream, w->device[d].tables + at, w->host[d].tables + at,
+                                        n * sizeof *table);
     }
 }
 
-static void compute_angles(struct ml_state *s, const struct ml_rope *rope, float *cos, float *sin) {
-    struct angles a = {rope, s->inv_freq, cos, sin, s->pos0, s->lane ? 0 : 1};
-    ml_rope_frequencies(rope, s->pos0 + (s->lane ? 1 : s->n), s->inv_freq);
-    if (s->n <= ROW_GRAIN)
-        angle_rows(&a, 0, s->n, 0);
-    else
-        ml_pool_for(s->exec.pool, s->n, ROW_GRAIN, angle_rows, &a);
+/* One run's rows, which begin at `row` of the pass. */
+static void stage_run(struct ml_work *w, const struct ml_batch *b, size_t d, size_t r, size_t row,
+                      size_t slot0) {
+    const struct ml_run *run = w->runs[r];
+    const struct ml_staged *to = &w->host[d];
+    const size_t half = w->model->rope.half, half_local = w->model->rope_local.half;
+    to->runs[r] = (struct ml_pass_run){.first = (int32_t)row,
+                                       .n = (int32_t)run->n,
+                                       .slot0 = (int64_t)slot0,
+                                       .tree = run->parent != NULL};
+    for (size_t i = 0; i < run->n; i++) {
+        to->run_of[row + i] = (int32_t)r;
+        stage_row(b, run, slot0, i, to, row + i);
+    }
+    memcpy(to->inv + r * half, run->sequence->inv, half * sizeof *to->inv);
+    memcpy(to->inv_local + r * half_local, run->sequence->inv_local, half_local * sizeof *to->inv);
+    stage_tables(w, d, r);
 }
 
-void ml_step_begin(struct ml_state *s, size_t n, size_t pos0) {
-    s->n = n;
-    s->pos0 = pos0;
-    compute_angles(s, &s->model->rope, s->cos, s->sin);
-    compute_angles(s, &s->model->rope_local, s->cos_local, s->sin_local);
+static void compute_angles(struct ml_step *s, const struct ml_rope *rope, const float *inv,
+                           const struct ml_angles *to) {
+    if (rope->half == 0) return;
+    s->ops->angles(&s->stream, &(struct ml_angles_op){.pass = &s->pass,
+                                                      .inv_freq = inv,
+                                                      .half = rope->half,
+                                                      .scale = rope->scale,
+                                                      .cos = to->cos,
+                                                      .sin = to->sin});
 }
 
-void ml_layer_forward(const struct ml_model *m, struct ml_state *s, size_t layer, float *hidden, size_t n,
-                      size_t pos0) {
+static void stage_device(struct ml_work *w, const struct ml_batch *b, size_t d, size_t slot0) {
+    struct ml_step *s = &w->steps[d];
+    const struct ml_staged *to = &w->device[d], *from = &w->host[d];
+    size_t row = 0;
+    for (size_t r = 0; r < w->n_runs; row += w->runs[r]->n, r++)
+        stage_run(w, b, d, r, row,
+                  slot0 == SIZE_MAX ? ml_memory_length(w->runs[r]->sequence->memory) : slot0);
+    if (!s->stream.device->is_host)
+        s->stream.device->ops->upload(&s->stream, to->ids, from->ids, from->bytes);
+    s->n = w->n;
+    s->memory = &w->runs[0]->sequence->cache->layout;
+    s->pass = (struct ml_pass){.n = w->n,
+                               .n_runs = w->n_runs,
+                               .ids = to->ids,
+                               .position = to->position,
+                               .run_of = to->run_of,
+                               .runs = to->runs,
+                               .host_runs = from->runs,
+                               .tree = to->tree};
+    compute_angles(s, &w->model->rope, to->inv, &s->global);
+    compute_angles(s, &w->model->rope_local, to->inv_local, &s->local);
+}
+
+/* slot0: of every run, or SIZE_MAX for the lengths of their sequences. */
+static void stage(struct ml_work *w, const struct ml_batch *b, size_t slot0) {
+    for (size_t d = 0; d < w->model->n_devices; d++)
+        stage_device(w, b, d, slot0);
+}
+
+/* ---- layers one by one, for the quantizer ---- */
+
+marlin_status ml_step_begin(struct ml_work *w, struct ml_sequence *s, size_t n, size_t pos0,
+                            struct marlin_error *err) {
+    struct ml_run run = {.sequence = s, .n = n};
+    const struct ml_batch batch = {.n = n, .runs = &run, .n_runs = 1};
+    const marlin_status st = ml_memory_reserve(s->memory, pos0 + n, w->streams, err);
+    if (st != MARLIN_OK) return st;
+    w->n = n;
+    w->n_runs = 1;
+    w->runs[0] = &run;
+    stage(w, &batch, pos0);
+    return MARLIN_OK;
+}
+
+marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden, size_t n,
+                               size_t pos0, struct marlin_error *err) {
+    const struct ml_layer *l = &w->model->layers[layer];
     ml_mem_guard_begin("layer forward");
-    ml_step_begin(s, n, pos0);
-    m->arch->layer(s, &m->layers[layer], hidden);
+    const marlin_status st = ml_step_begin(w, s, n, pos0, err);
+    if (st == MARLIN_OK) w->model->arch->layer(ml_work_step(w, l), l, hidden);
     ml_mem_guard_end();
+    return st;
 }
 
-/* ---- the whole model ---- */
+/* ---- which runs take part ---- */
 
-static marlin_status check_call(const struct ml_model *m, const struct ml_state *s, const int32_t *ids,
-                                size_t n, enum ml_logits which, const float *logits,
-                                struct marlin_error *err) {
-    const size_t room = ml_state_capacity(s) - ml_state_length(s);
-    if (s->model != m || n == 0 || n > s->max_batch || (which != ML_LOGITS_NONE && !logits)) {
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu tokens, between 1 and %zu are possible", n,
-                       s->max_batch);
+static bool wants_logits(const struct ml_batch *b, const struct ml_run *run, size_t row) {
+    if (b->wants_logits) return b->wants_logits[row];
+    return run->logits == ML_LOGITS_ALL || (run->logits == ML_LOGITS_LAST && row + 1 == run->first + run->n);
+}
+
+static marlin_status check_batch(const struct ml_work *w, const struct ml_batch *b, const float *logits,
+                                 struct marlin_error *err) {
+    size_t row = 0;
+    bool wanted = false;
+    for (size_t r = 0; r < b->n_runs; r++) {
+        const struct ml_run *run = &b->runs[r];
+        if (run->first != row || run->n == 0 || run->n > b->n - row)
+            return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: run %zu does not follow the one before", r);
+        if (run->sequence->cache->model != w->model ||
+            run->sequence->cache->layout.dtype != b->runs[0].sequence->cache->layout.dtype)
+            return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                           "forward: the sequence of run %zu is of another model or type of cache", r);
+        if (ml_sequence_capacity(run->sequence) > w->sizes.positions)
+            return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                           "forward: run %zu has room for %zu positions, %zu are possible", r,
+                           ml_sequence_capacity(run->sequence), w->sizes.positions);
+        for (size_t end = row + run->n; row < end; row++)
+            wanted = wanted || wants_logits(b, run, row);
     }
-    if (n > room) {
-        return ml_fail(err, MARLIN_ERR_LIMIT,
-                       "the context is full: %zu tokens after %zu of %zu: ask for a longer context", n,
-                       ml_state_length(s), ml_state_capacity(s));
-    }
-    for (size_t t = 0; t < n; t++) {
-        if (ids[t] >= 0 && (int64_t)ids[t] < m->config->vocab_size) continue;
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "token %zu has id %ld, the model knows 0 to %lld", t,
-                       (long)ids[t], (long long)m->config->vocab_size - 1);
+    if (row != b->n || b->n == 0 || b->n > w->sizes.rows || b->n_runs > w->sizes.runs || (wanted && !logits))
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu tokens, between 1 and %zu are possible", b->n,
+                       w->sizes.rows);
+    return MARLIN_OK;
+}
+
+static marlin_status check_ids(const struct ml_work *w, const struct ml_batch *b, const struct ml_run *run,
+                               struct marlin_error *err) {
+    const int64_t vocab = w->model->config->vocab_size;
+    for (size_t t = run->first; t < run->first + run->n; t++) {
+        const int32_t id = b->ids ? b->ids[t] : ML_ROW_EMBEDDING;
+        if (id >= 0 && (int64_t)id < vocab) continue;
+        if (id == ML_ROW_EMBEDDING && b->embeddings) continue;
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "token %zu has id %ld, the model knows 0 to %lld",
+                       t - run->first, (long)id, (long long)vocab - 1);
     }
     return MARLIN_OK;
 }
 
-static void run(const struct ml_model *m, struct ml_state *s, const int32_t *ids, size_t n,
-                enum ml_logits which, float *logits) {
-    const size_t hidden = (size_t)m->config->hidden_size;
-    if (s->profile) ml_profile_begin(s->profile, n);
-    ml_step_begin(s, n, s->kv.length);
-    ml_embed(m, s, ids, n, s->x);
-    ml_stage_done(s, ML_STAGE_EMBED);
-    for (size_t i = 0; i < (size_t)m->config->num_layers; i++) {
-        if (s->profile) s->profile->layer = (int)i;
-        m->arch->layer(s, &m->layers[i], s->x);
+/* The least window that a layer of the sequence has; SIZE_MAX without any. */
+static size_t least_window(const struct ml_memory_layout *l) {
+    size_t least = SIZE_MAX;
+    for (size_t g = 0; g < l->n_groups; g++) {
+        if (l->groups[g].recurrent) return 0;
+        if (l->groups[g].window && l->groups[g].window < least) least = l->groups[g].window;
     }
-    if (s->profile) s->profile->layer = -1;
-    if (which == ML_LOGITS_ALL) ml_head_forward(m, s, s->x, n, logits);
-    if (which == ML_LOGITS_LAST) ml_head_forward(m, s, s->x + (n - 1) * hidden, 1, logits);
-    if (s->profile) ml_profile_end(s->profile);
+    return least;
 }
 
-marlin_status ml_model_forward(const struct ml_model *m, struct ml_state *s, const int32_t *ids, size_t n,
-                               enum ml_logits which, float *logits, struct marlin_error *err) {
-    marlin_status st = check_call(m, s, ids, n, which, logits, err);
-    if (st != MARLIN_OK) return st;
-    ml_mem_guard_begin("model forward");
-    run(m, s, ids, n, which, logits);
-    ml_mem_guard_end();
-    /* A file that was cut meanwhile gave zeros instead of weights. */
-    if (m->tensors && !ml_tensors_intact(m->tensors)) st = ml_tensors_check(m->tensors, err);
-    if (st == MARLIN_OK) s->kv.length += n;
+static marlin_status check_tree(const struct ml_run *run, struct marlin_error *err) {
+    if (!run->parent) return MARLIN_OK;
+    if (run->n > ML_TREE_NODES || run->n > least_window(&run->sequence->cache->layout))
+        return ml_fail(err, MARLIN_ERR_LIMIT,
+                       "a draft tree of %zu tokens: at most %d are possible, no more than a sliding window has, "
+                       "and none where layers are recurrent",
+                       run->n, ML_TREE_NODES);
+    for (size_t i = 0; i < run->n; i++)
+        if (run->parent[i] < -1 || run->parent[i] >= (int32_t)i)
+            return ml_fail(err, MARLIN_ERR_ARGUMENT, "node %zu of a draft tree follows node %d", i,
+                           run->parent[i]);
+    return MARLIN_OK;
+}
+
+static marlin_status check_length(const struct ml_run *run, struct marlin_error *err) {
+    const size_t length = ml_sequence_length(run->sequence);
+    if (run->n <= SIZE_MAX - length && length + run->n <= run->sequence->beyond) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                   "%zu tokens after %zu: the sequence was meant for %zu, and its rotary tables hold for %zu",
+                   run->n, length, run->sequence->expected, run->sequence->beyond);
+}
+
+static bool is_cancelled(const struct ml_run *run) {
+    return run->cancel && atomic_load_explicit(run->cancel, memory_order_relaxed);
+}
+
+static bool is_taken(const struct ml_work *w, const struct ml_sequence *s) {
+    for (size_t r = 0; r < w->n_runs; r++)
+        if (w->runs[r]->sequence == s) return true;
+    return false;
+}
+
+static marlin_status admit(struct ml_work *w, const struct ml_batch *b, struct ml_run *run,
+                           struct marlin_error *err) {
+    marlin_status st;
+    if (is_taken(w, run->sequence))
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: a sequence has two runs");
+    if (is_cancelled(run)) return ml_fail(err, MARLIN_ERR_CANCELLED, "cancelled");
+    ML_TRY(check_ids(w, b, run, err));
+    ML_TRY(check_tree(run, err));
+    ML_TRY(ml_memory_reserve(run->sequence->memory, run->n, w->streams, err));
+    ML_TRY(check_length(run, err));
+out:
     return st;
 }
 
-void ml_lanes_forward(const struct ml_model *m, struct ml_state *s, size_t lane, const int32_t *ids, size_t n,
-                      size_t pos, float *logits, ml_layer_done_fn *done, void *user) {
-    const size_t layers = (size_t)m->config->num_layers;
-    ml_mem_guard_begin("lanes forward");
-    s->lane = lane;
-    ml_step_begin(s, n, pos);
-    ml_embed(m, s, ids, n, s->x);
-    for (size_t i = 0; i < layers; i++) {
-        m->arch->layer(s, &m->layers[i], s->x);
-        if (done) done(user, i);
+/* Says what a run failed with; the first message stays. */
+static void fail_run(struct ml_run *run, marlin_status st, const struct marlin_error *why, marlin_status *first,
+                     struct marlin_error *err) {
+    run->status = st;
+    if (*first != MARLIN_OK) return;
+    *first = st;
+    if (err) *err = *why;
+}
+
+/* The runs that take part, and their rows. */
+static marlin_status admit_all(struct ml_work *w, const struct ml_batch *b, struct marlin_error *err) {
+    marlin_status first = MARLIN_OK;
+    struct marlin_error why;
+    size_t wanted = 0;
+    w->n = w->n_runs = w->n_picked = 0;
+    w->stopped = false;
+    w->picked_in_order = true;
+    for (size_t r = 0; r < b->n_runs; r++) {
+        struct ml_run *run = &b->runs[r];
+        const marlin_status st = admit(w, b, run, &why);
+        const bool in = st == MARLIN_OK;
+        if (in) w->runs[w->n_runs++] = run;
+        if (!in) fail_run(run, st, &why, &first, err);
+        for (size_t i = run->first; i < run->first + run->n; i++) {
+            const bool wants = wants_logits(b, run, i);
+            if (in && wants) {
+                w->picked_in_order = w->picked_in_order && wanted == w->n_picked;
+                for (size_t d = 0; d < w->model->n_devices; d++)
+                    w->host[d].picked[w->n_picked] = (int32_t)w->n;
+                w->picked_to[w->n_picked++] = wanted;
+            }
+            if (in) w->taken[w->n++] = i;
+            wanted += wants;
+        }
+        run->status = st;
     }
-    ml_head_forward(m, s, s->x, n, logits);
-    if (done) done(user, layers);
-    s->lane = 0;
+    return first;
+}
+
+/* ---- the layers ---- */
+
+/* Rows that are embeddings lie in x as they are given. */
+static void load_embeddings(struct ml_work *w, const struct ml_batch *b) {
+    const size_t hidden = (size_t)w->model->config->hidden_size;
+    struct ml_stream *s = w->streams[0];
+    for (size_t t = 0; b->embeddings && t < w->n; t++)
+        if (w->host[0].ids[t] == ML_ROW_EMBEDDING)
+            s->device->ops->upload(s, w->steps[0].x + t * hidden, b->embeddings + w->taken[t] * hidden,
+                                   hidden * sizeof(float));
+}
+
+/* Hidden states go from one device to the next through host memory. */
+static void hop(struct ml_work *w, size_t from, size_t to) {
+    const size_t bytes = w->n * (size_t)w->model->config->hidden_size * sizeof(float);
+    struct ml_stream *a = w->streams[from], *b = w->streams[to];
+    a->device->ops->download(a, w->hop, w->steps[from].x, bytes);
+    (void)a->device->ops->stream_sync(a, NULL); /* what went wrong is said again by the last flush */
+    b->device->ops->upload(b, w->steps[to].x, w->hop, bytes);
+}
+
+static bool all_cancelled(const struct ml_work *w) {
+    for (size_t r = 0; r < w->n_runs; r++)
+        if (!is_cancelled(w->runs[r])) return false;
+    return true;
+}
+
+/* The hidden states of the rows that want logits: where they stand together they are taken as they are. */
+static float *picked_rows(const struct ml_work *w, struct ml_step *s, size_t d) {
+    const size_t hidden = (size_t)w->model->config->hidden_size;
+    const int32_t *picked = w->host[d].picked;
+    if ((size_t)(picked[w->n_picked - 1] - picked[0]) == w->n_picked - 1)
+        return s->x + (size_t)picked[0] * hidden;
+    s->ops->gather(&s->stream, &(struct ml_gather_op){.x = s->x,
+                                                      .rows = w->device[d].picked,
+                                                      .y = s->picked,
+                                                      .n = w->n_picked,
+                                                      .width = hidden});
+    return s->picked;
+}
+
+/* Logits of x's rows i .. i + n on a device of its own memory, to where the caller wants each. */
+static void download_logits(const struct ml_work *w, struct ml_step *s, size_t i, size_t n, float *logits) {
+    const size_t vocab = (size_t)w->model->config->vocab_size;
+    for (size_t k = 0; k < n; k++)
+        s->stream.device->ops->download(&s->stream, logits + w->picked_to[i + k] * vocab,
+                                        s->logits + k * vocab, vocab * sizeof *logits);
+}
+
+static void compute_logits(const struct ml_work *w, float *logits) {
+    const size_t d = w->model->n_devices - 1, hidden = (size_t)w->model->config->hidden_size,
+                 vocab = (size_t)w->model->config->vocab_size;
+    struct ml_step *s = &w->steps[d];
+    if (w->n_picked == 0) return;
+    float *x = picked_rows(w, s, d);
+    if (s->stream.device->is_host && w->picked_in_order) {
+        ml_head_forward(s, x, w->n_picked, logits);
+        return;
+    }
+    /* A run has failed before rows that want logits: each goes where it belongs. */
+    for (size_t i = 0; s->stream.device->is_host && i < w->n_picked; i++)
+        ml_head_forward(s, x + i * hidden, 1, logits + w->picked_to[i] * vocab);
+    for (size_t i = 0; !s->stream.device->is_host && i < w->n_picked; i += ML_LOGITS_BLOCK) {
+        const size_t n = w->n_picked - i < ML_LOGITS_BLOCK ? w->n_picked - i : (size_t)ML_LOGITS_BLOCK;
+        ml_head_forward(s, x + i * hidden, n, s->logits);
+        download_logits(w, s, i, n, logits);
+    }
+}
+
+static void run_layers(struct ml_work *w) {
+    const struct ml_model *m = w->model;
+    size_t device = 0;
+    for (size_t i = 0; i < (size_t)m->config->num_layers; i++) {
+        w->stopped = all_cancelled(w);
+        if (w->stopped) return;
+        const struct ml_layer *l = &m->layers[i];
+        struct ml_step *s = ml_work_step(w, l);
+        if (l->device != device) hop(w, device, l->device);
+        device = l->device;
+        if (s->profile) s->profile->layer = (int)i;
+        m->arch->layer(s, l, s->x);
+        if (w->layer_done) w->layer_done(w->layer_user, i);
+    }
+}
+
+static void run_pass(struct ml_work *w, const struct ml_batch *b, float *logits) {
+    struct ml_step *first = &w->steps[0];
+    struct ml_profile *profile = first->profile;
+    if (profile) ml_profile_begin(profile, w->n);
+    stage(w, b, SIZE_MAX);
+    load_embeddings(w, b);
+    ml_embed(first);
+    ml_stage_done(first, ML_STAGE_EMBED);
+    run_layers(w);
+    if (profile) profile->layer = -1;
+    if (!w->stopped) compute_logits(w, logits);
+    if (w->layer_done) w->layer_done(w->layer_user, (size_t)w->model->config->num_layers);
+    if (profile) ml_profile_end(profile);
+}
+
+static marlin_status flush(struct ml_work *w, struct marlin_error *err) {
+    const struct ml_model *m = w->model;
+    marlin_status st = MARLIN_OK;
+    for (size_t d = 0; d < m->n_devices; d++) {
+        const marlin_status one = w->steps[d].ops->flush(w->streams[d], st == MARLIN_OK ? err : NULL);
+        if (st == MARLIN_OK) st = one;
+    }
+    /* A file that was cut meanwhile gave zeros instead of weights. */
+    if (st == MARLIN_OK && m->tensors && !ml_tensors_intact(m->tensors)) st = ml_tensors_check(m->tensors, err);
+    return st;
+}
+
+/* What was computed counts, but for runs that were cancelled meanwhile. */
+static marlin_status commit(struct ml_work *w, marlin_status first, struct marlin_error *err) {
+    struct marlin_error why;
+    for (size_t r = 0; r < w->n_runs; r++) {
+        struct ml_run *run = w->runs[r];
+        if (w->stopped)
+            fail_run(run, ml_fail(&why, MARLIN_ERR_CANCELLED, "cancelled"), &why, &first, err);
+        else if (!run->parent)
+            ml_memory_commit(run->sequence->memory, run->n);
+    }
+    return first;
+}
+
+marlin_status ml_forward(struct ml_work *w, struct ml_batch *b, float *logits, struct marlin_error *err) {
+    marlin_status st = check_batch(w, b, logits, err);
+    for (size_t r = 0; r < b->n_runs; r++)
+        b->runs[r].status = st;
+    if (st != MARLIN_OK) return st;
+    const marlin_status first = admit_all(w, b, err);
+    if (w->n_runs == 0) return first;
+    ml_mem_guard_begin("model forward");
+    run_pass(w, b, logits);
     ml_mem_guard_end();
+    st = flush(w, err);
+    for (size_t r = 0; st != MARLIN_OK && r < w->n_runs; r++)
+        w->runs[r]->status = st;
+    return st == MARLIN_OK ? commit(w, first, err) : st;
+}
+
+marlin_status ml_feed(struct ml_work *w, struct ml_sequence *s, const int32_t *ids, size_t n,
+                      enum ml_logits which, float *logits, struct marlin_error *err) {
+    struct ml_run run = {.sequence = s, .n = n, .logits = which};
+    struct ml_batch b = {.n = n, .ids = ids, .runs = &run, .n_runs = 1};
+    return ml_forward(w, &b, logits, err);
+}
+
+void ml_sequence_keep(struct ml_work *w, struct ml_sequence *s, const size_t *keep, size_t n) {
+    ml_memory_keep(s->memory, keep, n, w->streams);
 }

@@ -15,8 +15,9 @@
 #include <string.h>
 
 static const struct ml_arch *const archs[] = {
-    &ml_arch_llama,   &ml_arch_qwen2,  &ml_arch_qwen3,  &ml_arch_mistral,   &ml_arch_phi3,    &ml_arch_olmo2,
-    &ml_arch_smollm3, &ml_arch_gemma2, &ml_arch_gemma3, &ml_arch_qwen3_moe, &ml_arch_mixtral,
+#define ARCH(name) &ml_arch_##name,
+    ML_FAMILIES(ARCH)
+#undef ARCH
 };
 
 const struct ml_arch *ml_arch_find(const char *model_type) {
@@ -31,8 +32,8 @@ const struct ml_arch *ml_arch_find(const char *model_type) {
 static marlin_status unknown_arch(const char *model_type, struct marlin_error *err) {
     char list[256] = "";
     size_t at = 0;
-    for (size_t i = 0; i < sizeof(archs) / sizeof(archs[0]); i++) {
-        const int n = snprintf(list + at, sizeof(list) - at, "%s%s", i ? ", " : "", archs[i]->model_type);
+    for (const char *const *s = ml_config_supported(); *s; s++) {
+        const int n = snprintf(list + at, sizeof(list) - at, "%s%s", at ? ", " : "", *s);
         if (n > 0 && (size_t)n < sizeof(list) - at) at += (size_t)n;
     }
     return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "model_type '%s' is not supported: supported are %s",
@@ -60,6 +61,39 @@ static float embedding_scale(const struct ml_model *m) {
     return scale;
 }
 
+/* The devices that layers are dealt out over, and what computes on each. */
+static marlin_status new_devices(struct ml_model *m, const struct ml_model_options *o,
+                                 struct marlin_error *err) {
+    const size_t n = o && o->devices ? o->n_devices : 1, layers = (size_t)m->config->num_layers;
+    m->devices = ml_arena_array(&m->arena, n, sizeof *m->devices);
+    m->ops = ml_arena_array(&m->arena, n, sizeof *m->ops);
+    if (!m->devices || !m->ops) return ml_fail(err, MARLIN_ERR_MEMORY, "model: out of memory");
+    if (n == 0 || n > layers)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "%zu layers cannot be dealt out over %zu devices", layers, n);
+    if (!o || !o->devices) {
+        const marlin_status st = ml_device_open("cpu", &m->devices[0], err);
+        if (st != MARLIN_OK) return st;
+        m->owns_device = true;
+    }
+    for (size_t d = 0; d < n; d++) {
+        if (!m->owns_device) m->devices[d] = o->devices[d];
+        m->ops[d] = ml_ops_of(m->devices[d]);
+        if (!m->ops[d])
+            return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "device %s has no operations",
+                           m->devices[d]->ops->name);
+    }
+    m->n_devices = n;
+    return MARLIN_OK;
+}
+
+static marlin_status count_groups(struct ml_model *m, struct marlin_error *err) {
+    struct ml_memory_layout layout;
+    const marlin_status st = ml_config_layout(m->config, 0, (size_t)m->config->num_layers, m->n_devices, ML_F32,
+                                              &m->arena, &layout, err);
+    m->n_groups = layout.n_groups;
+    return st;
+}
+
 marlin_status ml_model_new(const struct ml_config *config, const struct ml_model_options *options,
                            struct ml_model **out, struct marlin_error *err) {
     marlin_status st;
@@ -71,16 +105,12 @@ marlin_status ml_model_new(const struct ml_config *config, const struct ml_model
     m->kv_dtype = options ? options->kv_dtype : ML_KV_DEFAULT;
     m->mode = options && options->exact ? ML_QUANT_EXACT : ML_QUANT_FAST;
     m->headers_only = options && options->headers_only;
-    m->device = options ? options->device : NULL;
     m->arch = ml_arch_find(config->model_type);
     if (!m->arch) {
         st = unknown_arch(config->model_type, err);
         goto out;
     }
-    if (!m->device) {
-        ML_TRY(ml_device_open("cpu", &m->device, err));
-        m->owns_device = true;
-    }
+    ML_TRY(new_devices(m, options, err));
     ML_TRY(new_ropes(m, err));
 out:
     if (st == MARLIN_OK)
@@ -95,8 +125,9 @@ void ml_model_free(struct ml_model *m) {
     ml_model_disown(m, NULL);
     if (m->tensors) ml_tensors_close(m->tensors);
     if (m->owned_config) ml_config_free(m->owned_config);
+    ml_model_displace(m);
+    if (m->owns_device) m->devices[0]->ops->destroy(m->devices[0]);
     ml_arena_free(&m->arena);
-    if (m->owns_device) m->device->ops->destroy(m->device);
     ml_free(m);
 }
 
@@ -179,33 +210,9 @@ marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) {
     ML_TRY(ml_bind_norm(b, "model.norm", hidden, &m->norm, err));
     ML_TRY(bind_head(b, err));
     ml_bind_arrange(b);
-    ML_TRY(ml_model_count(m, err));
-out:
-    return st;
-}
-
-static marlin_status visit_mlp(struct ml_mlp *mlp, ml_linear_fn *fn, void *user, struct marlin_error *err) {
-    marlin_status st;
-    ML_TRY(fn(user, &mlp->gate, err));
-    ML_TRY(fn(user, &mlp->up, err));
-    ML_TRY(fn(user, &mlp->down, err));
-out:
-    return st;
-}
-
-marlin_status ml_layer_linears(struct ml_layer *l, ml_linear_fn *fn, void *user, struct marlin_error *err) {
-    struct ml_linear *const attention[] = {&l->attn.q, &l->attn.k, &l->attn.v, &l->attn.o};
-    marlin_status st;
-
-    for (size_t i = 0; i < 4; i++)
-        ML_TRY(fn(user, attention[i], err));
-    if (!l->moe.experts) {
-        st = visit_mlp(&l->mlp, fn, user, err);
-        goto out;
-    }
-    ML_TRY(fn(user, &l->moe.router, err));
-    for (size_t e = 0; e < l->moe.n_experts; e++)
-        ML_TRY(visit_mlp(&l->moe.experts[e], fn, user, err));
+    ML_TRY(count_groups(m, err));
+    ML_TRY(ml_model_place(m, err));
+    ml_model_count(m);
 out:
     return st;
 }

@@ -11,49 +11,9 @@
 #include "base/arena.h"
 #include "models/layers/rope.h"
 #include "models/model.h"
-#include "models/profile.h"
+#include "models/sites.h"
 
 /* ---- weights -------------------------------------------------------------------------------------- */
-
-/* How a linear layer's weights are stored. */
-enum ml_linear_kind { ML_LINEAR_PLAIN, ML_LINEAR_QUANT };
-
-/* A quantized layer is one matrix, or (EXL3, wide feed-forward layers) several: each gives outputs row...
- * from inputs col..., and outputs that several give are summed.
- *
- *     gate, up:  [ piece 0 ]   all inputs,         down:  [ piece 0 | piece 1 | ... ]   all outputs,
- *                [ piece 1 ]   outputs in runs                                          inputs in runs
- */
-struct ml_quant_piece {
-    struct ml_quant_matrix m;
-    size_t row, col;
-};
-
-struct ml_quant_linear {
-    struct ml_quant_piece *pieces; /* those of col 0 first */
-    size_t n_pieces;
-};
-
-enum { ML_LINEAR_JOBS = 16 }; /* most matrices of one fork-join */
-
-/* y = W x + bias, W [out, in]. Every multiplication by weights goes through ml_linear_forward. */
-struct ml_linear {
-    const char *name; /* canonical, without ".weight": "model.layers.0.self_attn.q_proj"; "lm_head" */
-    size_t in, out;
-    enum ml_linear_kind kind;
-    union {
-        struct ml_matrix plain;
-        struct ml_quant_linear quant;
-    } u;
-    const float *bias; /* [out] or NULL */
-};
-
-/* RMSNorm: x * rsqrt(mean(x^2) + eps) * (w + offset). w == NULL: the layer has no such norm. */
-struct ml_norm {
-    const float *w;
-    size_t n;
-    float offset, eps;
-};
 
 struct ml_attention_weights {
     struct ml_linear q, k, v, o;
@@ -64,24 +24,34 @@ struct ml_attention_weights {
     const struct ml_rope *rope; /* NULL: no position */
 };
 
-struct ml_mlp {
-    struct ml_linear gate, up, down;
+/* What mixes the tokens of a sequence. */
+enum ml_mixer_kind { ML_MIXER_ATTENTION };
+struct ml_mixer {
+    enum ml_mixer_kind kind;
+    union {
+        struct ml_attention_weights attention;
+    };
 };
 
-struct ml_moe {
-    struct ml_linear router; /* [experts, H] */
-    struct ml_mlp *experts;  /* [n_experts]; NULL in a dense layer */
-    size_t n_experts, top_k;
-    bool normalise; /* divide the chosen probabilities by their sum */
+/* What works on each token alone. */
+enum ml_ffn_kind { ML_FFN_NONE, ML_FFN_MLP, ML_FFN_MOE };
+struct ml_ffn {
+    enum ml_ffn_kind kind;
+    union {
+        struct ml_mlp mlp;
+        struct ml_moe moe;
+    };
 };
 
 struct ml_layer {
     size_t index;
-    struct ml_norm attn_in, attn_out; /* before, and on the output of, attention; w NULL where absent */
-    struct ml_norm mlp_in, mlp_out;
-    struct ml_attention_weights attn;
-    struct ml_mlp mlp; /* unset when moe.experts */
-    struct ml_moe moe;
+    size_t device;                    /* number of the device, of the model's list, that it runs on */
+    struct ml_norm attn_in, attn_out; /* before, and on the output of, the mixer; w NULL where absent */
+    struct ml_norm mlp_in, mlp_out;   /* the same of the feed-forward block */
+    struct ml_mixer mixer;
+    struct ml_ffn ffn;
+    struct ml_site *sites; /* [n_sites] all linears of mixer and ffn */
+    size_t n_sites;
 };
 
 /* n rounded up to a multiple of 128, the width of a Hadamard block. */
@@ -89,24 +59,20 @@ static inline size_t ml_quant_padded(size_t n) {
     return (n + 127) / 128 * 128;
 }
 
-/* Calls fn for every linear of a layer in the order in which the forward pass uses them (router before
- * experts, experts by number); stops at the first failure. */
-typedef marlin_status ml_linear_fn(void *user, struct ml_linear *linear, struct marlin_error *err);
-marlin_status ml_layer_linears(struct ml_layer *layer, ml_linear_fn *fn, void *user,
-                               struct marlin_error *err) MARLIN_MUST_CHECK;
-
 /* ---- architectures -------------------------------------------------------------------------------- */
 
 struct ml_binder;
+struct ml_step;
 
 struct ml_arch {
     const char *model_type;
-    /* Fills a layer (index is set) from tensors; fails by name. */
+    /* Fills a layer (index is set), its sites too, from tensors; fails by name. */
     marlin_status (*bind)(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err);
-    /* x [n, H] -> x after the layer, in place; n and pos0 are the state's. */
-    void (*layer)(struct ml_state *s, const struct ml_layer *l, float *x);
+    /* x [n, H] -> x after the layer, in place, for the rows of the running pass. */
+    void (*layer)(struct ml_step *s, const struct ml_layer *l, float *x);
     float norm_offset;    /* 1: zero-centred norm weights */
     bool scale_embedding; /* embedding * sqrt(H), the factor rounded to the embedding's type */
+    bool has_backward;    /* the layer is one that quantization/signal/backward.c can differentiate */
 };
 
 /* NULL for an unknown model_type. */
@@ -120,8 +86,12 @@ struct ml_model {
     const struct ml_config *config;
     struct ml_config *owned_config; /* NULL when config lives in the arena */
     const struct ml_arch *arch;
-    struct ml_device *device;
-    bool owns_device;
+    struct ml_device **devices; /* [n_devices] */
+    const struct ml_ops **ops;  /* [n_devices] */
+    size_t n_devices;
+    bool owns_device;        /* the one there is */
+    struct ml_placed *placed; /* memory of weights on devices that are not the host */
+    size_t n_groups;          /* groups of layers that share pages (cache/layout.h) */
     enum ml_dtype kv_dtype;
     enum ml_quant_mode mode;
     bool headers_only;
@@ -132,6 +102,7 @@ struct ml_model {
     struct ml_matrix embedding;             /* [vocab, H]; unset when embedding_rows */
     struct ml_quant_matrix *embedding_rows; /* [vocab, H] as int8, or NULL */
     float embedding_scale;
+    struct ml_embedding embed; /* the same, where the first device reads it */
     struct ml_layer *layers; /* [num_layers] */
     struct ml_norm norm;
     struct ml_linear head; /* [vocab, H]; the embedding when tied */
@@ -140,48 +111,7 @@ struct ml_model {
     size_t sum_rows;               /* most outputs of a layer that is a sum of pieces; 0 when there is none */
 };
 
-/* ---- one sequence --------------------------------------------------------------------------------- */
-
-/* Called before a linear layer's multiplication with its input: n rows of linear->in floats, ldx apart. */
-typedef void ml_observe_fn(void *user, const struct ml_linear *linear, const float *x, size_t ldx, size_t n);
-
-/* Who goes where in a mixture of experts. Pairs (token t, choice c) are numbered t * top_k + c; sorted by
- * expert they fill rows 0.. of the gathered input. */
-struct ml_moe_plan {
-    int32_t *expert; /* [n * top_k] of pair */
-    float *weight;   /* [n * top_k] of pair */
-    int32_t *row;    /* [n * top_k] of pair: its row when sorted */
-    int32_t *token;  /* [n * top_k] of row */
-    size_t *start;   /* [experts + 1] first row of each expert */
-};
-
-struct ml_state {
-    const struct ml_model *model;
-    struct ml_exec exec;
-    struct ml_kv kv; /* kv.length: tokens seen */
-    size_t max_batch;
-    size_t n, pos0; /* of the running call */
-    size_t lane;    /* 0; else the rows of a call are sequences of at most so many positions each, all at
-                       pos0; row t's keys and values lie at positions t * lane ... of the cache */
-    struct ml_profile *profile; /* NULL = off; the caller's */
-    ml_observe_fn *observe;
-    void *observe_user;
-    void *scratch;              /* holds all that follows; B = max_batch */
-    float *x, *normed, *branch; /* [B, H] */
-    float *q, *attn;            /* [B, heads * head_dim] */
-    float *attn_parts;          /* one token's attention in chunks; NULL when the context has but one */
-    float *k, *v;               /* [B, kv_heads * head_dim] */
-    float *gate, *up;           /* [B, widest intermediate of a dense layer] */
-    float *router;              /* [B, experts] */
-    float *pair_x, *pair_y;     /* [B * top_k, H] */
-    float *pair_gate, *pair_up; /* [B * top_k, moe_intermediate] */
-    struct ml_moe_plan plan;
-    float *inv_freq;              /* [half] */
-    float *cos, *sin;             /* [B, half] */
-    float *cos_local, *sin_local; /* [B, half] */
-    size_t quant_jobs;            /* quantized matrices of one fork-join */
-    float *partial;               /* [B, model->sum_rows]: one term of a sum of pieces; own allocation */
-};
+/* ---- sizes --------------------------------------------------------------------------------------- */
 
 /* Bytes of the copy of q that the model makes in the order of this machine's kernels; 0 when products read q
  * as it is stored. */
@@ -192,36 +122,28 @@ uint64_t ml_model_held_bytes(const struct ml_model *m, const struct ml_quant_mat
 uint64_t ml_linear_bytes(const struct ml_model *m, const struct ml_linear *l);
 
 /* Fills bytes_per_token and products_per_token of a model whose layers are bound. */
-marlin_status ml_model_count(struct ml_model *m, struct marlin_error *err) MARLIN_MUST_CHECK;
-
-/* Bytes of working memory of a state of so many positions, and where its parts lie: s may be NULL to ask for
- * the size alone; else s->scratch must hold as much. MARLIN_ERR_LIMIT on overflow. */
-marlin_status ml_scratch_layout(const struct ml_config *c, size_t max_batch, size_t positions,
-                                struct ml_state *s, size_t *bytes,
-                                struct marlin_error *err) MARLIN_MUST_CHECK;
-
-/* Most quantized matrices of one fork-join. Each wants a copy of x of its own: q, k and v need three; experts
- * are many but narrow. */
-size_t ml_config_quant_jobs(const struct ml_config *c);
+void ml_model_count(struct ml_model *m);
 
 /* Widest input of any linear of a model of this shape. */
 size_t ml_config_max_cols(const struct ml_config *c);
 
-/* ml_state_create with a cache of another type than the model's: ML_F32, ML_F16 or ML_I8. */
-marlin_status ml_state_create_as(const struct ml_model *m, struct ml_pool *pool, size_t ctx, size_t max_batch,
-                                 enum ml_dtype kv_dtype, struct ml_state **out,
-                                 struct marlin_error *err) MARLIN_MUST_CHECK;
+/* What a layer remembers of a sequence. */
+struct ml_layer_memory ml_config_memory(const struct ml_config *c, size_t layer, size_t device);
+/* The layout of layers first .. first + n, dealt out over so many devices. */
+marlin_status ml_config_layout(const struct ml_config *c, size_t first, size_t n, size_t n_devices,
+                               enum ml_dtype dtype, struct ml_arena *arena, struct ml_memory_layout *out,
+                               struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Bytes of pages of layers first .. first + n. */
+marlin_status ml_config_cache_bytes(const struct ml_config *c, size_t first, size_t n, enum ml_dtype dtype,
+                                    const struct ml_pages_sizes *sizes, size_t *bytes,
+                                    struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Bytes of working memory of one device for passes of these sizes. */
+marlin_status ml_config_work_bytes(const struct ml_config *c, const struct ml_work_sizes *sizes, size_t *bytes,
+                                   struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Sets n and pos0 and computes the cosines of positions [pos0, pos0 + n). */
-void ml_step_begin(struct ml_state *s, size_t n, size_t pos0);
-
-/* Runs one layer alone: hidden [n, H] -> hidden, tokens at positions pos0..., whose keys and values are
- * stored in the state's cache. n <= max_batch, pos0 + n <= capacity; positions before pos0 were fed to this
- * layer earlier. Neither allocates nor changes the length of the state. */
-void ml_layer_forward(const struct ml_model *m, struct ml_state *s, size_t layer, float *hidden, size_t n,
-                      size_t pos0);
-
-/* ids (all in range) -> x [n, H]. */
-void ml_embed(const struct ml_model *m, struct ml_state *s, const int32_t *ids, size_t n, float *x);
+/* Number of the device that a layer of so many runs on: an equal run of layers each. */
+static inline size_t ml_device_of_layer(size_t layer, size_t layers, size_t devices) {
+    return layer * devices / layers;
+}
 
 #endif

@@ -52,7 +52,7 @@ static void fill_blocks(void *arg, size_t begin, size_t end, int worker) {
  */
 marlin_status ml_random_fits(const struct ml_model *m, uint64_t bytes, struct marlin_error *err) {
     uint64_t available, total, sum;
-    m->device->ops->memory(m->device, &available, &total);
+    m->devices[0]->ops->memory(m->devices[0], &available, &total);
     if (ml_add_u64(m->weight_bytes, bytes, &sum) && sum <= total) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_MEMORY,
                    "random weights: more than the %llu bytes of memory of this machine are needed",

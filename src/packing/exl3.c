@@ -4,6 +4,7 @@
  */
 #include "packing/exl3.h"
 
+#include "base/assert.h"
 #include "base/fp.h"
 
 #include <string.h>
@@ -40,6 +41,7 @@ static uint16_t sum_of_halves(uint32_t x) {
 }
 
 uint16_t ml_exl3_value(enum ml_exl3_codebook cb, uint16_t state) {
+    ML_ASSERT(cb < ML_EXL3_CODEBOOKS);
     switch (cb) {
     case ML_EXL3_3INST:
         return sum_of_halves(state * 89226354u + 64248484u);
@@ -57,6 +59,7 @@ uint16_t ml_exl3_value(enum ml_exl3_codebook cb, uint16_t state) {
 }
 
 void ml_exl3_table(enum ml_exl3_codebook cb, float *out) {
+    ML_ASSERT(cb < ML_EXL3_CODEBOOKS);
     for (uint32_t s = 0; s < 65536; s++)
         out[s] = ml_f16_to_f32(ml_exl3_value(cb, (uint16_t)s));
 }

@@ -4,6 +4,8 @@
  */
 #include "packing/tap.h"
 
+#include "base/assert.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -153,6 +155,7 @@ marlin_status ml_tap_unpack(unsigned bits, const uint8_t *tile, uint8_t symbol[M
 }
 
 void ml_tap_decode(const struct ml_tap_code *c, const uint8_t *tile, int8_t out[ML_TAP_TILE]) {
+    ML_ASSERT_SLOW(ml_tap_check(c, NULL) == MARLIN_OK);
     uint8_t ring[32 * ML_TAP_MAX_BITS + 3];
     const uint8_t *order = ml_tap_order(c->bits);
     unroll(c->bits, tile, ring);

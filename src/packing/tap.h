@@ -87,8 +87,8 @@ size_t ml_tap_tile_bytes(unsigned bits);
 /* order[t] = 16 * row + column of the t-th weight of the stream; NULL when k is outside 2..6. */
 const uint8_t *ml_tap_order(unsigned bits);
 
-/* Index of a window (its low L bits) into the table: linear over GF(2), index(v ^ w) = index(v) ^ index(w).
- */
+/* Index of a window (its low L bits) into the table: linear over GF(2), index(v ^ w) =
+ * index(v) ^ index(w). */
 static inline unsigned ml_tap_index(const struct ml_tap_code *c, unsigned window) {
     const unsigned own = (1u << c->bits) - 1, all = (1u << c->index_bits) - 1;
     unsigned u = window;
@@ -111,8 +111,7 @@ void ml_tap_decode(const struct ml_tap_code *c, const uint8_t *tile, int8_t out[
 
 /* A code as bytes, as files carry it beside the tiles (16 + 2^p bytes, little-endian):
  *
- *     0 version 1 | 1 k | 2 L | 3 p | 4..6 taps | 7 zero | 8..11 unit, float32 | 12..15 zero | 16.. table
- */
+ *     0 version 1 | 1 k | 2 L | 3 p | 4..6 taps | 7 zero | 8..11 unit, float32 | 12..15 zero | 16.. table */
 enum { ML_TAP_CODE_VERSION = 1, ML_TAP_CODE_HEAD = 16, ML_TAP_CODE_MAX = 16 + (1 << ML_TAP_MAX_INDEX) };
 
 /* Writes the code, returns its length. The code must have passed ml_tap_check. */

@@ -13,6 +13,7 @@
  */
 #include "sampling/sampler.h"
 
+#include "base/assert.h"
 #include "base/mem.h"
 
 #include <math.h>
@@ -107,6 +108,7 @@ memory:
 
 marlin_status ml_sampler_create(const struct ml_sampling *settings, size_t vocab, size_t max_tokens,
                                 struct ml_sampler **out, struct marlin_error *err) {
+    ML_ASSERT(vocab > 0);
     marlin_status st = ml_sampling_check(settings, vocab, err);
     if (st != MARLIN_OK) return st;
     struct ml_sampler *s = ml_calloc(1, sizeof *s);

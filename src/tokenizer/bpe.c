@@ -42,7 +42,7 @@ static uint32_t char_symbol(const struct ml_tokenizer *t, const char *s, size_t 
 
 static marlin_status push(struct ml_encoder *e, size_t *n, uint32_t id, size_t off) {
     const marlin_status st = ml_grow(&e->sym, &e->sym_cap, *n + 1, sizeof *e->sym);
-    if (st == MARLIN_OK) e->sym[(*n)++] = (struct ml_symbol){.id = id, .off = (uint32_t)off};
+    if (st == MARLIN_OK) e->sym[(*n)++] = (struct ml_tok_symbol){.id = id, .off = (uint32_t)off};
     return st;
 }
 
@@ -102,7 +102,7 @@ static uint32_t pair_rank(const struct ml_tokenizer *t, uint32_t a, uint32_t b, 
     return (uint32_t)(v >> 32);
 }
 
-static size_t merge_short(const struct ml_tokenizer *t, struct ml_symbol *sym, size_t n) {
+static size_t merge_short(const struct ml_tokenizer *t, struct ml_tok_symbol *sym, size_t n) {
     uint32_t rank[SHORT_WORD], merged[SHORT_WORD];
     for (size_t i = 0; i + 1 < n; i++)
         rank[i] = pair_rank(t, sym[i].id, sym[i + 1].id, &merged[i]);
@@ -124,13 +124,13 @@ static size_t merge_short(const struct ml_tokenizer *t, struct ml_symbol *sym, s
     return n;
 }
 
-static bool before(const struct ml_heap_item *a, const struct ml_heap_item *b) {
+static bool before(const struct ml_tok_heap_item *a, const struct ml_tok_heap_item *b) {
     return a->rank < b->rank || (a->rank == b->rank && a->pos < b->pos);
 }
 
 /* Four children a node: half the levels of a binary heap, one cache line a level. */
-static void sift_down(struct ml_heap_item *heap, size_t n, size_t i) {
-    const struct ml_heap_item item = heap[i];
+static void sift_down(struct ml_tok_heap_item *heap, size_t n, size_t i) {
+    const struct ml_tok_heap_item item = heap[i];
     for (;;) {
         const size_t child = 4 * i + 1;
         if (child >= n) break;
@@ -144,8 +144,8 @@ static void sift_down(struct ml_heap_item *heap, size_t n, size_t i) {
     heap[i] = item;
 }
 
-static void sift_up(struct ml_heap_item *heap, size_t i) {
-    const struct ml_heap_item item = heap[i];
+static void sift_up(struct ml_tok_heap_item *heap, size_t i) {
+    const struct ml_tok_heap_item item = heap[i];
     while (i && before(&item, &heap[(i - 1) / 4])) {
         heap[i] = heap[(i - 1) / 4];
         i = (i - 1) / 4;
@@ -170,13 +170,13 @@ static marlin_status offer(struct ml_encoder *e, int32_t i, size_t len, bool *ad
     if (st != MARLIN_OK) return st;
     const uint32_t size = end_of(e, right, len) - e->sym[i].off;
     e->heap[e->heap_n++] =
-        (struct ml_heap_item){.rank = rank, .pos = (uint32_t)i, .id = merged, .size = size};
+        (struct ml_tok_heap_item){.rank = rank, .pos = (uint32_t)i, .id = merged, .size = size};
     *added = true;
     return MARLIN_OK;
 }
 
-static marlin_status apply(struct ml_encoder *e, const struct ml_heap_item *top, size_t len) {
-    struct ml_symbol *sym = e->sym;
+static marlin_status apply(struct ml_encoder *e, const struct ml_tok_heap_item *top, size_t len) {
+    struct ml_tok_symbol *sym = e->sym;
     const int32_t at = (int32_t)top->pos, right = sym[at].next;
     const int32_t after = sym[right].next, left = sym[at].prev;
     bool added;
@@ -196,7 +196,7 @@ static marlin_status apply(struct ml_encoder *e, const struct ml_heap_item *top,
 
 static marlin_status merge_long(struct ml_encoder *e, size_t *n, size_t len) {
     marlin_status st = MARLIN_OK;
-    struct ml_symbol *sym = e->sym;
+    struct ml_tok_symbol *sym = e->sym;
     bool added;
     e->heap_n = 0;
     for (size_t i = 0; i < *n; i++) {
@@ -208,11 +208,11 @@ static marlin_status merge_long(struct ml_encoder *e, size_t *n, size_t len) {
     for (size_t i = e->heap_n / 4 + 1; i-- > 0;)
         if (i < e->heap_n) sift_down(e->heap, e->heap_n, i);
     while (e->heap_n) {
-        const struct ml_heap_item top = e->heap[0];
+        const struct ml_tok_heap_item top = e->heap[0];
         e->heap[0] = e->heap[--e->heap_n];
         if (e->heap_n) sift_down(e->heap, e->heap_n, 0);
-        /* Symbols only grow: the pair is the one that was offered exactly if it still spans the same bytes.
-         */
+        /* Symbols only grow: the pair is the one that was offered exactly if it still spans
+         * the same bytes. */
         const int32_t at = (int32_t)top.pos;
         if (sym[at].next < 0 || end_of(e, sym[at].next, len) - sym[at].off != top.size) continue;
         ML_TRY(apply(e, &top, len));
@@ -229,7 +229,7 @@ static marlin_status give_out(struct ml_encoder *e, const char *s, size_t len, s
     marlin_status st = MARLIN_OK;
     bool prev_unk = false;
     for (size_t i = 0; i < n; i++) {
-        const struct ml_symbol *y = &e->sym[i];
+        const struct ml_tok_symbol *y = &e->sym[i];
         if (y->id < e->t->size) {
             ML_TRY(ml_ids_add(e->ids, (int32_t)y->id));
             prev_unk = false;

@@ -14,7 +14,7 @@ static bool is_fused(const struct ml_tokenizer *t) {
     return t->strip_start == SIZE_MAX;
 }
 
-static marlin_status load_strip(struct ml_tokenizer *t, const struct ml_json *v, struct ml_dec *d,
+static marlin_status load_strip(struct ml_tokenizer *t, const struct ml_json *v, struct ml_tok_dec *d,
                                 bool *fused, struct marlin_error *err) {
     uint64_t start = 0, stop = 0;
     marlin_status st = ml_tok_string(t, v, "content", "decoder Strip", &d->pattern, &d->pattern_len, err);
@@ -34,7 +34,7 @@ static marlin_status load_strip(struct ml_tokenizer *t, const struct ml_json *v,
     return MARLIN_OK;
 }
 
-static marlin_status load_replace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_dec *d,
+static marlin_status load_replace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_tok_dec *d,
                                   struct marlin_error *err) {
     struct ml_regex *regex = NULL;
     marlin_status st = ml_tok_pattern(t, ml_json_get(v, "pattern"), "decoder Replace", &d->pattern,
@@ -45,7 +45,7 @@ static marlin_status load_replace(struct ml_tokenizer *t, const struct ml_json *
                            : st;
 }
 
-static marlin_status load_metaspace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_dec *d,
+static marlin_status load_metaspace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_tok_dec *d,
                                     struct marlin_error *err) {
     const char *scheme = NULL;
     size_t n;
@@ -72,7 +72,7 @@ static marlin_status load_one(struct ml_tokenizer *t, const char *type, const st
     }
     if (t->n_dec == ML_TOK_MAX_STEPS)
         return ml_fail(err, MARLIN_ERR_LIMIT, "decoder: more than %u steps", ML_TOK_MAX_STEPS);
-    struct ml_dec d = {.text = ""};
+    struct ml_tok_dec d = {.text = ""};
     bool whole = false;
     marlin_status st = MARLIN_OK;
     if (!strcmp(type, "Strip")) {
@@ -125,7 +125,7 @@ static marlin_status byte_level(const char *s, size_t len, struct ml_buf *out) {
     return MARLIN_OK;
 }
 
-static marlin_status replace(const char *s, size_t len, const struct ml_dec *d, bool drop,
+static marlin_status replace(const char *s, size_t len, const struct ml_tok_dec *d, bool drop,
                              struct ml_buf *out) {
     marlin_status st = MARLIN_OK;
     size_t done = 0;
@@ -140,7 +140,7 @@ out:
     return st;
 }
 
-static marlin_status strip(const char *s, size_t len, const struct ml_dec *d, struct ml_buf *out) {
+static marlin_status strip(const char *s, size_t len, const struct ml_tok_dec *d, struct ml_buf *out) {
     const size_t k = d->pattern_len;
     for (size_t i = 0; i < d->start && len >= k && !memcmp(s, d->pattern, k); i++)
         s += k, len -= k;
@@ -149,7 +149,8 @@ static marlin_status strip(const char *s, size_t len, const struct ml_dec *d, st
     return ml_buf_add(out, s, len);
 }
 
-static marlin_status step(const struct ml_dec *d, const char *s, size_t len, bool first, struct ml_buf *out) {
+static marlin_status step(const struct ml_tok_dec *d, const char *s, size_t len, bool first,
+                          struct ml_buf *out) {
     switch (d->kind) {
     case ML_DEC_BYTE_LEVEL:
         return byte_level(s, len, out);
@@ -169,8 +170,8 @@ static marlin_status step(const struct ml_dec *d, const char *s, size_t len, boo
 }
 
 /* SentencePiece's own decoder, a space in front left to ml_dec_token. */
-static marlin_status sp_text(const struct ml_tokenizer *t, const struct ml_piece *p, struct ml_buf *out) {
-    static const struct ml_dec spaces = {
+static marlin_status sp_text(const struct ml_tokenizer *t, const struct ml_tok_piece *p, struct ml_buf *out) {
+    static const struct ml_tok_dec spaces = {
         .pattern = "\xE2\x96\x81", .pattern_len = 3, .text = " ", .text_len = 1};
     const char byte = (char)p->byte;
     if (p->flags & ML_PIECE_BYTE) return ml_buf_add(out, &byte, 1);
@@ -179,7 +180,7 @@ static marlin_status sp_text(const struct ml_tokenizer *t, const struct ml_piece
 }
 
 /* Runs the steps over one piece; the result lies in one of the two buffers. */
-static marlin_status piece_text(const struct ml_tokenizer *t, const struct ml_piece *p, bool first,
+static marlin_status piece_text(const struct ml_tokenizer *t, const struct ml_tok_piece *p, bool first,
                                 struct ml_buf buf[2], const char **text, size_t *len) {
     *text = p->text;
     *len = p->len;
@@ -207,7 +208,7 @@ static void init_pair(struct ml_buf buf[2]) {
 
 /* Keeps what a piece decodes to for as long as the tokenizer lives; *total counts the bytes of all of them.
  */
-static marlin_status keep_text(struct ml_tokenizer *t, const struct ml_piece *p, bool first,
+static marlin_status keep_text(struct ml_tokenizer *t, const struct ml_tok_piece *p, bool first,
                                struct ml_buf buf[2], size_t *total, struct ml_dec_text *out) {
     const char *text;
     size_t len;
@@ -231,7 +232,7 @@ marlin_status ml_dec_prepare(struct ml_tokenizer *t, struct marlin_error *err) {
         if (!t->first) ML_TRY(MARLIN_ERR_MEMORY);
     }
     for (size_t id = 0; id < t->size; id++) {
-        struct ml_piece *p = &t->piece[id];
+        struct ml_tok_piece *p = &t->piece[id];
         struct ml_dec_text text;
         if (!p->flags) continue;
         ML_TRY(keep_text(t, p, false, buf, &total, &text));
@@ -265,11 +266,12 @@ static void strip_front(char strip, size_t allowance, size_t *stripped, const ch
 }
 
 /* SentencePiece: pieces in front of any text lose one space each, or only the very first of them. */
-static struct ml_dec_text sp_token(const struct ml_tokenizer *t, const struct ml_piece *p, bool *started) {
+static struct ml_dec_text sp_token(const struct ml_tokenizer *t, const struct ml_tok_piece *p,
+                                   bool *started) {
     const char *text = p->out;
     size_t len = p->out_len;
     const bool plain = !(p->flags & (ML_PIECE_BYTE | ML_PIECE_UNKNOWN | ML_PIECE_SPECIAL));
-    const struct ml_sp_norm *n = &t->sp_norm;
+    const struct ml_tok_sp_norm *n = &t->sp_norm;
     if (!*started && plain && len && text[0] == ' ' && p->text[0] != ' ' &&
         (n->dummy_prefix || n->remove_extra)) {
         text++;
@@ -286,7 +288,7 @@ marlin_status ml_dec_token(const struct ml_tokenizer *t, int32_t id, bool skip_s
     if (id < 0 || (size_t)id >= t->size)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "decode: id %d is outside the vocabulary of %zu", (int)id,
                        t->size);
-    const struct ml_piece *p = &t->piece[id];
+    const struct ml_tok_piece *p = &t->piece[id];
     if (!p->flags || (skip_special && (p->flags & ML_PIECE_SPECIAL))) return MARLIN_OK;
     if (t->model != ML_MODEL_BPE) {
         *out = sp_token(t, p, started);

@@ -69,8 +69,8 @@ static marlin_status between(const struct added_split *a, size_t start, size_t e
     return a->rest(a->e, a->s + start, end - start, a->first && start == 0, a->flags);
 }
 
-static marlin_status take_match(struct added_split *a, const struct ml_match *m) {
-    const struct ml_added *token = &a->e->t->added[m->pattern];
+static marlin_status take_match(struct added_split *a, const struct ml_tok_match *m) {
+    const struct ml_tok_added *token = &a->e->t->added[m->pattern];
     size_t start = m->start, end = start + m->len;
     if (token->special && !(a->flags & ML_ENCODE_SPECIAL)) return MARLIN_OK;
     if (token->single_word && (word_before(a->s, start) || word_after(a->s, a->len, end))) return MARLIN_OK;
@@ -91,7 +91,7 @@ static marlin_status take_match(struct added_split *a, const struct ml_match *m)
 /* A special token that the caller wants as text still takes its characters away from other added tokens, as
  * in the reference implementation. */
 static marlin_status split_added(struct ml_encoder *e, const struct ml_matcher *matcher,
-                                 struct ml_matches *found, const char *s, size_t len, bool first,
+                                 struct ml_tok_matches *found, const char *s, size_t len, bool first,
                                  unsigned flags, stretch_fn *rest) {
     struct added_split a = {.e = e, .s = s, .len = len, .first = first, .flags = flags, .rest = rest};
     a.space_from = SIZE_MAX;
@@ -99,7 +99,7 @@ static marlin_status split_added(struct ml_encoder *e, const struct ml_matcher *
     size_t at = 0;
     ML_TRY(ml_matcher_find(matcher, s, len, found));
     for (size_t i = found->n; i-- > 0;) {
-        const struct ml_match m = found->item[i];
+        const struct ml_tok_match m = found->item[i];
         if (m.start < at) continue;
         at = m.start + m.len;
         ML_TRY(take_match(&a, &m));

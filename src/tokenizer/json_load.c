@@ -169,7 +169,7 @@ static marlin_status load_unk(struct ml_tokenizer *t, const struct ml_json *mode
 static marlin_status place_added(struct ml_tokenizer *t, const char *content, size_t len, int32_t id,
                                  struct marlin_error *err) {
     uint64_t known;
-    struct ml_piece *p = &t->piece[id];
+    struct ml_tok_piece *p = &t->piece[id];
     if (ml_map_get(&t->ids, content, len, &known) && known != (uint64_t)id)
         return ml_fail(err, MARLIN_ERR_FORMAT, "added token \"%.60s\" has id %d, the vocabulary says %llu",
                        content, (int)id, (unsigned long long)known);
@@ -184,7 +184,7 @@ static marlin_status place_added(struct ml_tokenizer *t, const char *content, si
     return MARLIN_OK;
 }
 
-static marlin_status load_added_one(struct ml_tokenizer *t, const struct ml_json *v, struct ml_added *a,
+static marlin_status load_added_one(struct ml_tokenizer *t, const struct ml_json *v, struct ml_tok_added *a,
                                     struct marlin_error *err) {
     int64_t id = 0;
     size_t len = 0;
@@ -193,14 +193,14 @@ static marlin_status load_added_one(struct ml_tokenizer *t, const struct ml_json
     marlin_status st;
     bool inserted;
     ML_TRY(place_added(t, content, len, (int32_t)id, err));
-    *a = (struct ml_added){.id = (int32_t)id};
+    *a = (struct ml_tok_added){.id = (int32_t)id};
     ML_TRY(ml_tok_bool(v, "special", "added token", &a->special, err));
     a->normalized = !a->special;
     ML_TRY(ml_tok_bool(v, "lstrip", "added token", &a->lstrip, err));
     ML_TRY(ml_tok_bool(v, "rstrip", "added token", &a->rstrip, err));
     ML_TRY(ml_tok_bool(v, "single_word", "added token", &a->single_word, err));
     ML_TRY(ml_tok_bool(v, "normalized", "added token", &a->normalized, err));
-    struct ml_piece *p = &t->piece[id];
+    struct ml_tok_piece *p = &t->piece[id];
     if (a->special) p->flags |= ML_PIECE_SPECIAL;
     st = ml_map_put(&t->added_ids, p->text, p->len, (uint64_t)id, &inserted);
     if (st != MARLIN_OK) return ml_fail(err, st, "added tokens: out of memory");
@@ -211,7 +211,7 @@ out:
 
 /* Tokens marked as normalized are looked for in normalized text, in their own normalized form. */
 static marlin_status match_added(struct ml_tokenizer *t, size_t index, struct ml_encoder *e, size_t *total) {
-    const struct ml_piece *p = &t->piece[t->added[index].id];
+    const struct ml_tok_piece *p = &t->piece[t->added[index].id];
     const char *text = p->text;
     size_t len = p->len;
     const bool normalized = t->added[index].normalized;

@@ -99,7 +99,8 @@ out:
     return st;
 }
 
-marlin_status ml_matcher_find(const struct ml_matcher *m, const char *s, size_t len, struct ml_matches *out) {
+marlin_status ml_matcher_find(const struct ml_matcher *m, const char *s, size_t len,
+                              struct ml_tok_matches *out) {
     out->n = 0;
     if (m->n == 0) return MARLIN_OK;
     uint32_t at = 0;
@@ -109,7 +110,7 @@ marlin_status ml_matcher_find(const struct ml_matcher *m, const char *s, size_t 
         if (!at || !m->node[at].len) continue;
         const marlin_status st = ml_grow(&out->item, &out->cap, out->n + 1, sizeof *out->item);
         if (st != MARLIN_OK) return st;
-        out->item[out->n++] = (struct ml_match){(uint32_t)i, m->node[at].len, m->node[at].pattern};
+        out->item[out->n++] = (struct ml_tok_match){(uint32_t)i, m->node[at].len, m->node[at].pattern};
     }
     return MARLIN_OK;
 }

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-static marlin_status load_replace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_norm *n,
+static marlin_status load_replace(struct ml_tokenizer *t, const struct ml_json *v, struct ml_tok_norm *n,
                                   struct marlin_error *err) {
     const marlin_status st = ml_tok_pattern(t, ml_json_get(v, "pattern"), "normalizer Replace", &n->pattern,
                                             &n->pattern_len, &n->regex, err);
@@ -22,7 +22,7 @@ static marlin_status load_one(struct ml_tokenizer *t, const char *type, const st
                               struct marlin_error *err) {
     static const struct {
         const char *name;
-        enum ml_norm_kind kind;
+        enum ml_tok_norm_kind kind;
     } kinds[] = {
         {"NFC", ML_NORM_NFC},         {"NFD", ML_NORM_NFD},         {"NFKC", ML_NORM_NFKC},
         {"NFKD", ML_NORM_NFKD},       {"Prepend", ML_NORM_PREPEND}, {"Lowercase", ML_NORM_LOWERCASE},
@@ -31,8 +31,8 @@ static marlin_status load_one(struct ml_tokenizer *t, const char *type, const st
         return ml_fail(err, MARLIN_ERR_LIMIT, "normalizer: more than %u steps", ML_TOK_MAX_STEPS);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(type, kinds[i].name) != 0) continue;
-        struct ml_norm *n = &t->norm[t->n_norm++];
-        *n = (struct ml_norm){.kind = kinds[i].kind, .left = true, .right = true, .text = ""};
+        struct ml_tok_norm *n = &t->norm[t->n_norm++];
+        *n = (struct ml_tok_norm){.kind = kinds[i].kind, .left = true, .right = true, .text = ""};
         marlin_status st = MARLIN_OK;
         if (n->kind == ML_NORM_REPLACE) st = load_replace(t, v, n, err);
         if (n->kind == ML_NORM_PREPEND)
@@ -119,7 +119,7 @@ out:
 
 /* Characters below U+0300 are starters that compose with nothing before them, so a stretch may start at any
  * of them; in NFC they also stay as they are unless something above follows. */
-static marlin_status unicode_form(struct ml_encoder *e, const char *s, size_t len, enum ml_norm_kind kind,
+static marlin_status unicode_form(struct ml_encoder *e, const char *s, size_t len, enum ml_tok_norm_kind kind,
                                   struct ml_buf *out) {
     const bool compose = kind == ML_NORM_NFC || kind == ML_NORM_NFKC;
     const bool compat = kind == ML_NORM_NFKC || kind == ML_NORM_NFKD;
@@ -176,7 +176,7 @@ static marlin_status strip_accents(const char *s, size_t len, struct ml_buf *out
     return MARLIN_OK;
 }
 
-static marlin_status strip(const struct ml_norm *n, const char *s, size_t len, struct ml_buf *out) {
+static marlin_status strip(const struct ml_tok_norm *n, const char *s, size_t len, struct ml_buf *out) {
     size_t from = 0, to = len;
     uint32_t cp;
     while (n->left && from < len) {
@@ -195,7 +195,7 @@ static marlin_status strip(const struct ml_norm *n, const char *s, size_t len, s
     return ml_buf_add(out, s + from, to - from);
 }
 
-static marlin_status replace(struct ml_encoder *e, const struct ml_norm *n, const char *s, size_t len,
+static marlin_status replace(struct ml_encoder *e, const struct ml_tok_norm *n, const char *s, size_t len,
                              struct ml_buf *out) {
     marlin_status st = MARLIN_OK;
     size_t done = 0, from = 0;
@@ -227,7 +227,7 @@ out:
     return st;
 }
 
-static marlin_status run_step(struct ml_encoder *e, const struct ml_norm *n, const char *s, size_t len,
+static marlin_status run_step(struct ml_encoder *e, const struct ml_tok_norm *n, const char *s, size_t len,
                               struct ml_buf *out) {
     marlin_status st;
     switch (n->kind) {

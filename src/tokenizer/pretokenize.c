@@ -14,7 +14,7 @@ static const char gpt2_pattern[] =
 #define JOINING_WORDS ML_WORD_CLASS "\\x{200c}\\x{200d}"
 static const char whitespace_pattern[] = "[" JOINING_WORDS "]+|[^" JOINING_WORDS "\\s]+";
 
-static marlin_status add_stage(struct ml_tokenizer *t, struct ml_pre stage, struct marlin_error *err) {
+static marlin_status add_stage(struct ml_tokenizer *t, struct ml_tok_pre stage, struct marlin_error *err) {
     if (t->n_pre == ML_TOK_MAX_STEPS) {
         ml_regex_free(stage.regex);
         return ml_fail(err, MARLIN_ERR_LIMIT, "pre-tokenizer: more than %u stages", ML_TOK_MAX_STEPS);
@@ -24,9 +24,9 @@ static marlin_status add_stage(struct ml_tokenizer *t, struct ml_pre stage, stru
     return MARLIN_OK;
 }
 
-static marlin_status add_regex(struct ml_tokenizer *t, const char *pattern, enum ml_behaviour behaviour,
+static marlin_status add_regex(struct ml_tokenizer *t, const char *pattern, enum ml_tok_behaviour behaviour,
                                bool invert, struct marlin_error *err) {
-    struct ml_pre stage = {.kind = ML_PRE_SPLIT, .behaviour = behaviour, .invert = invert};
+    struct ml_tok_pre stage = {.kind = ML_PRE_SPLIT, .behaviour = behaviour, .invert = invert};
     const marlin_status st = ml_regex_compile(pattern, strlen(pattern), &stage.regex, err);
     return st == MARLIN_OK ? add_stage(t, stage, err) : st;
 }
@@ -38,21 +38,22 @@ static marlin_status load_byte_level(struct ml_tokenizer *t, const struct ml_jso
     ML_TRY(ml_tok_bool(v, "add_prefix_space", "ByteLevel", &prefix, err));
     ML_TRY(ml_tok_bool(v, "use_regex", "ByteLevel", &use_regex, err));
     if (prefix)
-        ML_TRY(add_stage(t, (struct ml_pre){.kind = ML_PRE_PREFIX, .literal = " ", .literal_len = 1}, err));
+        ML_TRY(
+            add_stage(t, (struct ml_tok_pre){.kind = ML_PRE_PREFIX, .literal = " ", .literal_len = 1}, err));
     if (use_regex) ML_TRY(add_regex(t, gpt2_pattern, ML_ISOLATED, false, err));
-    st = add_stage(t, (struct ml_pre){.kind = ML_PRE_BYTES}, err);
+    st = add_stage(t, (struct ml_tok_pre){.kind = ML_PRE_BYTES}, err);
 out:
     return st;
 }
 
-static marlin_status load_behaviour(const struct ml_json *v, enum ml_behaviour *out,
+static marlin_status load_behaviour(const struct ml_json *v, enum ml_tok_behaviour *out,
                                     struct marlin_error *err) {
     static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
                                         "Contiguous"};
     const char *s = ml_json_string(v, NULL);
     for (size_t i = 0; s && i < sizeof names / sizeof *names; i++)
         if (!strcmp(s, names[i])) {
-            *out = (enum ml_behaviour)i;
+            *out = (enum ml_tok_behaviour)i;
             return MARLIN_OK;
         }
     return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "pre-tokenizer: split behaviour \"%s\" is not supported",
@@ -60,7 +61,7 @@ static marlin_status load_behaviour(const struct ml_json *v, enum ml_behaviour *
 }
 
 static marlin_status load_split(struct ml_tokenizer *t, const struct ml_json *v, struct marlin_error *err) {
-    struct ml_pre stage = {.kind = ML_PRE_SPLIT};
+    struct ml_tok_pre stage = {.kind = ML_PRE_SPLIT};
     marlin_status st = load_behaviour(ml_json_get(v, "behavior"), &stage.behaviour, err);
     if (st == MARLIN_OK) st = ml_tok_bool(v, "invert", "Split", &stage.invert, err);
     if (st == MARLIN_OK)
@@ -73,7 +74,7 @@ static marlin_status load_split(struct ml_tokenizer *t, const struct ml_json *v,
 
 static marlin_status load_metaspace(struct ml_tokenizer *t, const struct ml_json *v,
                                     struct marlin_error *err) {
-    struct ml_pre stage = {.kind = ML_PRE_METASPACE, .prepend = ML_PREPEND_ALWAYS};
+    struct ml_tok_pre stage = {.kind = ML_PRE_METASPACE, .prepend = ML_PREPEND_ALWAYS};
     const char *scheme = NULL;
     bool split = true, add_prefix = true;
     size_t n = 0;
@@ -106,7 +107,7 @@ out:
 
 static marlin_status load_class(struct ml_tokenizer *t, const char *type, const struct ml_json *v,
                                 struct marlin_error *err) {
-    struct ml_pre stage = {.kind = ML_PRE_SPLIT, .with = ML_SPLIT_CLASS, .behaviour = ML_ISOLATED};
+    struct ml_tok_pre stage = {.kind = ML_PRE_SPLIT, .with = ML_SPLIT_CLASS, .behaviour = ML_ISOLATED};
     marlin_status st = MARLIN_OK;
     if (!strcmp(type, "Digits")) {
         bool individual = false;
@@ -166,7 +167,7 @@ static marlin_status hold(struct splitter *sp, size_t start, size_t end, bool ma
 
 /* Takes the next stretch of the text: a match of the pattern, or what lies between matches. */
 static marlin_status take(struct splitter *sp, size_t start, size_t end, bool match) {
-    const struct ml_pre *pre = &sp->e->t->pre[sp->stage];
+    const struct ml_tok_pre *pre = &sp->e->t->pre[sp->stage];
     match ^= pre->invert;
     const bool previous = sp->previous_match;
     sp->previous_match = match;
@@ -206,7 +207,7 @@ static bool find_class(const struct splitter *sp, enum ml_char_class c, size_t f
 }
 
 static marlin_status find(const struct splitter *sp, size_t from, size_t *start, size_t *end, bool *found) {
-    const struct ml_pre *pre = &sp->e->t->pre[sp->stage];
+    const struct ml_tok_pre *pre = &sp->e->t->pre[sp->stage];
     if (pre->with == ML_SPLIT_REGEX)
         return ml_regex_find(pre->regex, sp->e->run, sp->s, sp->len, from, start, end, found, sp->e->err);
     if (pre->with == ML_SPLIT_CLASS) {
@@ -246,7 +247,7 @@ out:
     return st;
 }
 
-static marlin_status metaspace(struct ml_encoder *e, const struct ml_pre *pre, const char *s, size_t len,
+static marlin_status metaspace(struct ml_encoder *e, const struct ml_tok_pre *pre, const char *s, size_t len,
                                bool first, struct ml_buf *out) {
     marlin_status st = MARLIN_OK;
     const bool has =
@@ -284,7 +285,7 @@ marlin_status ml_pre_run(struct ml_encoder *e, size_t stage, const char *s, size
     marlin_status st = ml_work(e, len);
     if (st != MARLIN_OK) return st;
     if (stage == e->t->n_pre) return ml_bpe_word(e, s, len);
-    const struct ml_pre *pre = &e->t->pre[stage];
+    const struct ml_tok_pre *pre = &e->t->pre[stage];
     if (pre->kind == ML_PRE_SPLIT) return split(e, stage, s, len, first);
     struct ml_buf *out = &e->scratch[stage];
     ml_buf_clear(out);

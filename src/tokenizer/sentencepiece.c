@@ -55,6 +55,7 @@ static marlin_status read_fixed(struct reader *r, size_t n, uint64_t *out) {
 
 static marlin_status read_field(struct reader *r, struct field *f) {
     uint64_t tag, n;
+    *f = (struct field){0};
     marlin_status st = read_varint(r, &tag);
     if (st != MARLIN_OK) return st;
     if (tag >> 3 == 0 || tag >> 32) return broken(r, "a field number is out of range");
@@ -188,7 +189,7 @@ static marlin_status put_piece(struct ml_tokenizer *t, const struct sp_piece *p,
     text[p->len] = '\0';
     marlin_status st = ml_vocab_put(t, (int64_t)id, text, p->len, flags[p->type], err);
     if (st != MARLIN_OK) return st;
-    struct ml_piece *piece = &t->piece[id];
+    struct ml_tok_piece *piece = &t->piece[id];
     piece->score = p->score;
     if (p->type == SP_BYTE) piece->byte = (uint8_t)ml_byte_piece(p->text, p->len);
     if (p->type == SP_NORMAL && p->score < t->min_score) t->min_score = p->score;
@@ -201,8 +202,8 @@ static marlin_status put_piece(struct ml_tokenizer *t, const struct sp_piece *p,
     }
     if (p->type == SP_USER) st = ml_matcher_add(&t->user, piece->text, piece->len, (int32_t)id);
     if (p->type == SP_CONTROL) {
-        struct ml_added *a = &t->added[t->n_added++];
-        *a = (struct ml_added){.id = (int32_t)id, .special = true};
+        struct ml_tok_added *a = &t->added[t->n_added++];
+        *a = (struct ml_tok_added){.id = (int32_t)id, .special = true};
         st = ml_matcher_add(&t->raw, piece->text, piece->len, (int32_t)t->n_added - 1);
     }
     return st == MARLIN_OK ? st : ml_fail(err, st, "SentencePiece model: out of memory");
@@ -268,7 +269,7 @@ static bool part_id(const struct ml_tokenizer *t, const char *s, size_t n, uint6
 }
 
 static marlin_status piece_merges(struct ml_tokenizer *t, uint32_t id, uint32_t rank) {
-    const struct ml_piece *p = &t->piece[id];
+    const struct ml_tok_piece *p = &t->piece[id];
     uint32_t cp;
     for (size_t i = ml_utf8_get(p->text, &cp); i < p->len; i += ml_utf8_get(p->text + i, &cp)) {
         uint64_t left, right;
@@ -301,7 +302,7 @@ static marlin_status build_merges(struct ml_tokenizer *t, struct marlin_error *e
     if (!order) ML_TRY(MARLIN_ERR_MEMORY);
     t->merge_ids = t->size;
     for (size_t id = 0; id < t->size; id++) {
-        const struct ml_piece *p = &t->piece[id];
+        const struct ml_tok_piece *p = &t->piece[id];
         uint64_t known;
         if (!(p->flags & ML_PIECE_NORMAL)) continue;
         order[n++] = (struct scored){p->score, (uint32_t)id};

@@ -24,7 +24,8 @@ static bool inside_character(char c) {
 /* Longest entry of the map that starts s: its length and where its replacement starts. A hostile map may cut
  * a character in two, on either side, or go round in circles: such entries do not match, so that text stays
  * UTF-8, and *endless is set. */
-static size_t longest(const struct ml_sp_norm *n, const char *s, size_t len, uint32_t *value, bool *endless) {
+static size_t longest(const struct ml_tok_sp_norm *n, const char *s, size_t len, uint32_t *value,
+                      bool *endless) {
     size_t best = 0;
     uint32_t at = unit_offset(n->trie[0]);
     for (size_t i = 0; i < len; i++) {
@@ -51,14 +52,14 @@ struct scan {
     const struct ml_tokenizer *t;
     const char *s;
     size_t len, at;
-    const struct ml_matches *user;
+    const struct ml_tok_matches *user;
     size_t next_user;
     bool endless;
 };
 
 /* Normalizes what is at scan->at, and moves on. */
 static void next(struct scan *c, const char **out, size_t *out_len) {
-    const struct ml_sp_norm *n = &c->t->sp_norm;
+    const struct ml_tok_sp_norm *n = &c->t->sp_norm;
     const char *s = c->s + c->at;
     uint32_t value = 0, cp;
     while (c->next_user && c->user->item[c->next_user - 1].start < c->at)
@@ -79,7 +80,7 @@ static void next(struct scan *c, const char **out, size_t *out_len) {
     c->at += k ? k : *out_len;
 }
 
-static marlin_status put(const struct ml_sp_norm *n, const char *s, size_t len, struct ml_buf *out) {
+static marlin_status put(const struct ml_tok_sp_norm *n, const char *s, size_t len, struct ml_buf *out) {
     for (size_t i = 0; i < len; i++) {
         const bool space = n->escape && s[i] == ' ';
         const marlin_status st = space ? ml_buf_add(out, "\xE2\x96\x81", 3) : ml_buf_add(out, s + i, 1);
@@ -88,7 +89,7 @@ static marlin_status put(const struct ml_sp_norm *n, const char *s, size_t len, 
     return MARLIN_OK;
 }
 
-static void trim_end(const struct ml_sp_norm *n, struct ml_buf *out) {
+static void trim_end(const struct ml_tok_sp_norm *n, struct ml_buf *out) {
     const char *space = n->escape ? "\xE2\x96\x81" : " ";
     const size_t k = strlen(space);
     while (out->len >= k && !memcmp(out->data + out->len - k, space, k))
@@ -97,8 +98,8 @@ static void trim_end(const struct ml_sp_norm *n, struct ml_buf *out) {
 }
 
 marlin_status ml_sp_normalize(const struct ml_tokenizer *t, const char *s, size_t len,
-                              struct ml_matches *user, struct ml_buf *out, struct marlin_error *err) {
-    const struct ml_sp_norm *n = &t->sp_norm;
+                              struct ml_tok_matches *user, struct ml_buf *out, struct marlin_error *err) {
+    const struct ml_tok_sp_norm *n = &t->sp_norm;
     struct scan c = {.t = t, .s = s, .len = len, .user = user, .next_user = user->n};
     bool after_space = n->remove_extra;
     const char *p;

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static marlin_status put_byte(struct ml_stream *s, char byte, struct ml_buf *out) {
+static marlin_status put_byte(struct ml_text_stream *s, char byte, struct ml_buf *out) {
     uint32_t cp;
     bool ok;
     s->pending[s->n_pending++] = (unsigned char)byte;
@@ -23,9 +23,9 @@ static marlin_status put_byte(struct ml_stream *s, char byte, struct ml_buf *out
     return MARLIN_OK;
 }
 
-marlin_status ml_stream_push(struct ml_stream *s, const struct ml_tokenizer *t, int32_t id, bool skip_special,
-                             struct ml_buf *out, struct marlin_error *err) {
-    const struct ml_stream before = *s;
+marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer *t, int32_t id,
+                             bool skip_special, struct ml_buf *out, struct marlin_error *err) {
+    const struct ml_text_stream before = *s;
     const size_t was = out->len;
     struct ml_dec_text text;
     marlin_status st = ml_dec_token(t, id, skip_special, &s->started, &s->stripped, &text, err);
@@ -42,10 +42,10 @@ marlin_status ml_stream_push(struct ml_stream *s, const struct ml_tokenizer *t, 
 
 size_t ml_stream_most(const struct ml_tokenizer *t) {
     /* Every byte, pending ones included, may become U+FFFD of three. */
-    return 3 * (t->longest + sizeof(((struct ml_stream *)0)->pending));
+    return 3 * (t->longest + sizeof(((struct ml_text_stream *)0)->pending));
 }
 
-marlin_status ml_stream_finish(struct ml_stream *s, struct ml_buf *out) {
+marlin_status ml_stream_finish(struct ml_text_stream *s, struct ml_buf *out) {
     if (s->n_pending == 0) return MARLIN_OK;
     const marlin_status st = ml_buf_add(out, "\xEF\xBF\xBD", 3); /* an incomplete sequence is one part */
     if (st == MARLIN_OK) s->n_pending = 0;

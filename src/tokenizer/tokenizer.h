@@ -54,15 +54,16 @@ marlin_status ml_tokenizer_decode(const struct ml_tokenizer *t, const int32_t *i
 
 /* Streaming decode: never emits part of a UTF-8 sequence; bytes that can never become one are given out as
  * U+FFFD. Zero-initialise. */
-struct ml_stream {
+struct ml_text_stream {
     unsigned char pending[16];
     size_t n_pending;
     bool started;
     size_t stripped; /* characters taken off the front, as decoders that add a space ask for */
 };
-marlin_status ml_stream_push(struct ml_stream *s, const struct ml_tokenizer *t, int32_t id, bool skip_special,
-                             struct ml_buf *out, struct marlin_error *err) MARLIN_MUST_CHECK;
-marlin_status ml_stream_finish(struct ml_stream *s,
+marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer *t, int32_t id,
+                             bool skip_special, struct ml_buf *out,
+                             struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_stream_finish(struct ml_text_stream *s,
                                struct ml_buf *out) MARLIN_MUST_CHECK; /* flushes as U+FFFD */
 /* Most bytes that one of these calls appends: where `out` has room for them, it allocates nothing. */
 size_t ml_stream_most(const struct ml_tokenizer *t);

@@ -98,12 +98,12 @@ struct ml_matcher {
     struct ml_pairs edge;
     uint32_t root[256];
 };
-struct ml_match {
+struct ml_tok_match {
     uint32_t start, len;
     int32_t pattern;
 };
-struct ml_matches {
-    struct ml_match *item; /* by falling start: at most one, the longest, a start */
+struct ml_tok_matches {
+    struct ml_tok_match *item; /* by falling start: at most one, the longest, a start */
     size_t n, cap;
 };
 void ml_matcher_free(struct ml_matcher *m);
@@ -114,7 +114,7 @@ marlin_status ml_matcher_add(struct ml_matcher *m, const char *s, size_t len,
 marlin_status ml_matcher_finish(struct ml_matcher *m) MARLIN_MUST_CHECK;
 /* Appends the longest match of every position. */
 marlin_status ml_matcher_find(const struct ml_matcher *m, const char *s, size_t len,
-                              struct ml_matches *out) MARLIN_MUST_CHECK;
+                              struct ml_tok_matches *out) MARLIN_MUST_CHECK;
 
 /* ---- regex.c: patterns in Oniguruma's dialect on PCRE2 ---- */
 
@@ -140,7 +140,7 @@ marlin_status ml_regex_find(const struct ml_regex *r, struct ml_regex_run *run, 
 
 /* ---- normalize.c ---- */
 
-enum ml_norm_kind {
+enum ml_tok_norm_kind {
     ML_NORM_NFC,
     ML_NORM_NFD,
     ML_NORM_NFKC,
@@ -151,8 +151,8 @@ enum ml_norm_kind {
     ML_NORM_STRIP,
     ML_NORM_STRIP_ACCENTS
 };
-struct ml_norm {
-    enum ml_norm_kind kind;
+struct ml_tok_norm {
+    enum ml_tok_norm_kind kind;
     const char *text; /* prepended or replacing bytes */
     size_t text_len;
     const char *pattern; /* replaced literal, or NULL with regex set */
@@ -163,16 +163,22 @@ struct ml_norm {
 
 /* ---- pretokenize.c ---- */
 
-enum ml_pre_kind { ML_PRE_PREFIX, ML_PRE_SPLIT, ML_PRE_METASPACE, ML_PRE_BYTES };
-enum ml_split_with { ML_SPLIT_REGEX, ML_SPLIT_LITERAL, ML_SPLIT_CLASS };
-enum ml_behaviour { ML_ISOLATED, ML_REMOVED, ML_MERGED_WITH_PREVIOUS, ML_MERGED_WITH_NEXT, ML_CONTIGUOUS };
-enum ml_prepend { ML_PREPEND_NEVER, ML_PREPEND_FIRST, ML_PREPEND_ALWAYS };
-struct ml_pre {
-    enum ml_pre_kind kind;
-    enum ml_split_with with;
-    enum ml_behaviour behaviour;
+enum ml_tok_pre_kind { ML_PRE_PREFIX, ML_PRE_SPLIT, ML_PRE_METASPACE, ML_PRE_BYTES };
+enum ml_tok_split_with { ML_SPLIT_REGEX, ML_SPLIT_LITERAL, ML_SPLIT_CLASS };
+enum ml_tok_behaviour {
+    ML_ISOLATED,
+    ML_REMOVED,
+    ML_MERGED_WITH_PREVIOUS,
+    ML_MERGED_WITH_NEXT,
+    ML_CONTIGUOUS
+};
+enum ml_tok_prepend { ML_PREPEND_NEVER, ML_PREPEND_FIRST, ML_PREPEND_ALWAYS };
+struct ml_tok_pre {
+    enum ml_tok_pre_kind kind;
+    enum ml_tok_split_with with;
+    enum ml_tok_behaviour behaviour;
     enum ml_char_class char_class;
-    enum ml_prepend prepend;
+    enum ml_tok_prepend prepend;
     bool invert;
     struct ml_regex *regex;
     const char *literal; /* split pattern, prefix, or the Metaspace character */
@@ -181,9 +187,15 @@ struct ml_pre {
 
 /* ---- decode.c ---- */
 
-enum ml_dec_kind { ML_DEC_BYTE_LEVEL, ML_DEC_BYTE_FALLBACK, ML_DEC_REPLACE, ML_DEC_STRIP, ML_DEC_METASPACE };
-struct ml_dec {
-    enum ml_dec_kind kind;
+enum ml_tok_dec_kind {
+    ML_DEC_BYTE_LEVEL,
+    ML_DEC_BYTE_FALLBACK,
+    ML_DEC_REPLACE,
+    ML_DEC_STRIP,
+    ML_DEC_METASPACE
+};
+struct ml_tok_dec {
+    enum ml_tok_dec_kind kind;
     const char *pattern, *text;
     size_t pattern_len, text_len;
     size_t start, stop; /* strip */
@@ -192,7 +204,7 @@ struct ml_dec {
 
 /* ---- the tokenizer ---- */
 
-enum ml_piece_flags {
+enum ml_tok_piece_flags {
     ML_PIECE_USED = 1,
     ML_PIECE_SPECIAL = 2,
     ML_PIECE_BYTE = 4,
@@ -201,7 +213,7 @@ enum ml_piece_flags {
     ML_PIECE_UNKNOWN = 32,
     ML_PIECE_ADDED = 64
 };
-struct ml_piece {
+struct ml_tok_piece {
     const char *text; /* NUL-terminated */
     const char *out;  /* what it decodes to, not as the first token */
     uint32_t len, out_len;
@@ -216,15 +228,15 @@ struct ml_dec_text {
     size_t len;
 };
 
-struct ml_added {
+struct ml_tok_added {
     int32_t id;
     bool special, lstrip, rstrip, single_word, normalized;
 };
 
-enum ml_model { ML_MODEL_BPE, ML_MODEL_SP_BPE, ML_MODEL_UNIGRAM };
+enum ml_tok_model { ML_MODEL_BPE, ML_MODEL_SP_BPE, ML_MODEL_UNIGRAM };
 
 /* The normalizer of a SentencePiece model. */
-struct ml_sp_norm {
+struct ml_tok_sp_norm {
     const uint32_t *trie; /* Darts double array, NULL for identity */
     size_t trie_len;
     const char *strings; /* NUL-separated replacements, the last NUL included in strings_len */
@@ -234,9 +246,9 @@ struct ml_sp_norm {
 
 struct ml_tokenizer {
     struct ml_arena arena;
-    enum ml_model model;
+    enum ml_tok_model model;
 
-    struct ml_piece *piece; /* [size], holes have no flags */
+    struct ml_tok_piece *piece; /* [size], holes have no flags */
     size_t size;
     struct ml_map ids;       /* model vocabulary: piece -> id */
     struct ml_map added_ids; /* added tokens: content -> id */
@@ -251,21 +263,21 @@ struct ml_tokenizer {
 
     struct ml_pairs trie; /* unigram: node << 8 | byte -> node << 32 | id + 1 */
     float min_score, max_score;
-    struct ml_sp_norm sp_norm;
+    struct ml_tok_sp_norm sp_norm;
     const char *unk_surface;
 
-    struct ml_added *added;
+    struct ml_tok_added *added;
     size_t n_added;
     struct ml_matcher raw, normalized; /* over added tokens; pattern = index into added */
     struct ml_matcher user;            /* SentencePiece user-defined symbols; pattern = id */
 
-    struct ml_norm norm[ML_TOK_MAX_STEPS];
+    struct ml_tok_norm norm[ML_TOK_MAX_STEPS];
     size_t n_norm;
-    struct ml_pre pre[ML_TOK_MAX_STEPS];
+    struct ml_tok_pre pre[ML_TOK_MAX_STEPS];
     size_t n_pre;
     bool has_regex;
 
-    struct ml_dec dec[ML_TOK_MAX_STEPS];
+    struct ml_tok_dec dec[ML_TOK_MAX_STEPS];
     size_t n_dec;
     bool join_with_space; /* no decoder at all */
     size_t strip_start;   /* of the whole text, after Fuse */
@@ -330,14 +342,14 @@ marlin_status ml_tok_components(struct ml_tokenizer *t, const struct ml_json *v,
 
 /* ---- one encode ---- */
 
-struct ml_symbol {
+struct ml_tok_symbol {
     uint32_t id, off; /* off: of its first byte in the word */
     int32_t prev, next;
 };
-struct ml_heap_item {
+struct ml_tok_heap_item {
     uint32_t rank, pos, id, size;
 };
-struct ml_path_node { /* unigram */
+struct ml_tok_path_node { /* unigram */
     float score;
     int32_t id;
     uint32_t start; /* UINT32_MAX = not reached */
@@ -353,12 +365,12 @@ struct ml_encoder {
     struct ml_buf scratch[ML_TOK_MAX_STEPS]; /* one a pre-tokenizer stage */
     uint32_t *cp;                            /* code points of a stretch under normalization */
     size_t cp_cap;
-    struct ml_matches raw, normalized, user;
-    struct ml_symbol *sym;
+    struct ml_tok_matches raw, normalized, user;
+    struct ml_tok_symbol *sym;
     size_t sym_cap;
-    struct ml_heap_item *heap;
+    struct ml_tok_heap_item *heap;
     size_t heap_n, heap_cap;
-    struct ml_path_node *path;
+    struct ml_tok_path_node *path;
     size_t path_cap;
     struct ml_word_slot *cache; /* NULL for short texts: only speed depends on it */
     uint64_t work;              /* bytes that normalizer and pre-tokenizer steps may still handle */
@@ -391,7 +403,7 @@ marlin_status ml_unigram_build(struct ml_tokenizer *t, struct marlin_error *err)
 marlin_status ml_sp_unknown(struct ml_encoder *e, const char *s, size_t len,
                             bool *prev_unk) MARLIN_MUST_CHECK;
 marlin_status ml_sp_normalize(const struct ml_tokenizer *t, const char *s, size_t len,
-                              struct ml_matches *user, struct ml_buf *out,
+                              struct ml_tok_matches *user, struct ml_buf *out,
                               struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #endif

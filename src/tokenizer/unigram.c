@@ -8,7 +8,7 @@
 /* Below the worst piece by this much lies a character outside the vocabulary. */
 static const float unknown_penalty = 10.0f;
 
-static marlin_status insert(struct ml_tokenizer *t, const struct ml_piece *p, uint32_t id,
+static marlin_status insert(struct ml_tokenizer *t, const struct ml_tok_piece *p, uint32_t id,
                             uint32_t *n_nodes) {
     uint64_t at = 0;
     for (size_t i = 0; i < p->len; i++) {
@@ -38,17 +38,17 @@ marlin_status ml_unigram_build(struct ml_tokenizer *t, struct marlin_error *err)
     return MARLIN_OK;
 }
 
-static void improve(struct ml_path_node *node, float score, size_t start, int32_t id) {
+static void improve(struct ml_tok_path_node *node, float score, size_t start, int32_t id) {
     if (node->start != UINT32_MAX && score <= node->score) return;
-    *node = (struct ml_path_node){score, id, (uint32_t)start};
+    *node = (struct ml_tok_path_node){score, id, (uint32_t)start};
 }
 
 /* User-defined symbols get a bonus that makes them win. */
-static double piece_score(const struct ml_tokenizer *t, const struct ml_piece *p, size_t len) {
+static double piece_score(const struct ml_tokenizer *t, const struct ml_tok_piece *p, size_t len) {
     return p->flags & ML_PIECE_USER ? (float)len * t->max_score - 0.1 : p->score;
 }
 
-static void extend(const struct ml_tokenizer *t, struct ml_path_node *path, const char *s, size_t len,
+static void extend(const struct ml_tokenizer *t, struct ml_tok_path_node *path, const char *s, size_t len,
                    size_t at) {
     const float here = path[at].score;
     uint32_t cp;
@@ -70,16 +70,16 @@ marlin_status ml_unigram_encode(struct ml_encoder *e, const char *s, size_t len)
     const struct ml_tokenizer *t = e->t;
     marlin_status st = ml_grow(&e->path, &e->path_cap, len + 1, sizeof *e->path);
     if (st != MARLIN_OK) return st;
-    struct ml_path_node *path = e->path;
+    struct ml_tok_path_node *path = e->path;
     for (size_t i = 0; i <= len; i++)
-        path[i] = (struct ml_path_node){0, -1, UINT32_MAX};
+        path[i] = (struct ml_tok_path_node){0, -1, UINT32_MAX};
     uint32_t cp;
     for (size_t i = 0; i < len; i += ml_utf8_get(s + i, &cp))
         extend(t, path, s, len, i);
     size_t n = 0;
     for (size_t end = len; end; end = path[end].start) { /* from the back */
         ML_TRY(ml_grow(&e->sym, &e->sym_cap, n + 1, sizeof *e->sym));
-        e->sym[n++] = (struct ml_symbol){.id = (uint32_t)path[end].id, .off = path[end].start};
+        e->sym[n++] = (struct ml_tok_symbol){.id = (uint32_t)path[end].id, .off = path[end].start};
     }
     bool prev_unk = false;
     for (size_t i = n; i-- > 0;) {

@@ -63,7 +63,7 @@ marlin_status ml_vocab_size(struct ml_tokenizer *t, uint64_t max_id, struct marl
 
 marlin_status ml_vocab_put(struct ml_tokenizer *t, int64_t id, const char *text, size_t len, uint8_t flags,
                            struct marlin_error *err) {
-    struct ml_piece *p = &t->piece[id];
+    struct ml_tok_piece *p = &t->piece[id];
     if (p->flags)
         return ml_fail(err, MARLIN_ERR_FORMAT, "vocabulary: id %lld belongs to both \"%.60s\" and \"%.60s\"",
                        (long long)id, p->text, text);
@@ -98,7 +98,7 @@ int ml_byte_piece(const char *s, size_t len) {
 
 /* Encoding looks for upper-case digits only, as the reference does; decoding takes both. */
 static void index_byte(struct ml_tokenizer *t, size_t id) {
-    struct ml_piece *p = &t->piece[id];
+    struct ml_tok_piece *p = &t->piece[id];
     const int byte = ml_byte_piece(p->text, p->len);
     if (byte < 0) return;
     p->flags |= ML_PIECE_BYTE;
@@ -113,7 +113,7 @@ marlin_status ml_vocab_index(struct ml_tokenizer *t, struct marlin_error *err) {
     memset(t->char_id, 0xFF, ML_CHAR_TABLE * sizeof *t->char_id);
     memset(t->byte_id, 0xFF, sizeof t->byte_id);
     for (size_t id = 0; id < t->size; id++) {
-        struct ml_piece *p = &t->piece[id];
+        struct ml_tok_piece *p = &t->piece[id];
         if (!p->flags) continue;
         if (t->model == ML_MODEL_BPE) index_byte(t, id);
         if (t->model != ML_MODEL_BPE && (p->flags & ML_PIECE_BYTE)) t->byte_id[p->byte] = (int32_t)id;

@@ -24,6 +24,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 /* One load with its release: what is wrong with the result ends the test. */
 typedef marlin_status subject(struct marlin_error *err);
 
@@ -324,5 +326,5 @@ int main(void) {
         tests[i] = (struct CMUnitTest)cmocka_unit_test_prestate(run_plan, &plans[i]);
         tests[i].name = plans[i].name;
     }
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, tear_down) + guard_clean(NULL);
 }

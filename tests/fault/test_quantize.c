@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "quantization/pipeline.h"
+#include "quantization/job/pipeline.h"
 
 #include <dirent.h>
 #include <setjmp.h>
@@ -24,6 +24,7 @@
 #include <cmocka.h>
 
 #include "folders.h"
+#include "guard.h"
 
 enum { PATH = 512, RUNS = 30, TOKENS = 32 };
 static const char model[] = MARLIN_SOURCE_DIR "/tests/golden/fixtures/llama3";
@@ -171,5 +172,5 @@ int main(void) {
         cmocka_unit_test(reads),
         cmocka_unit_test(full_disks),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, tear_down) + guard_clean(NULL);
 }

@@ -7,6 +7,8 @@
 
 #include <stdlib.h>
 
+#include "guard.h"
+
 static const double tolerance = 1e-3;
 
 static void compare(const char *dir, const char *reference, enum ml_dtype kv) {
@@ -53,5 +55,5 @@ int main(void) {
         cmocka_unit_test(marlin_12m_equals_transformers),
         cmocka_unit_test(marlin_moe_12m_equals_transformers),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

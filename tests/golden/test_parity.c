@@ -7,6 +7,8 @@
 
 #include <stdbool.h>
 
+#include "guard.h"
+
 static const char *const fixtures[] = {"gemma2",    "gemma3_text", "llama2_mha", "llama3", "mistral_swa",
                                        "mixtral",   "olmo2",       "phi3",       "qwen2",  "qwen3",
                                        "qwen3_moe", "qwen3_yarn",  "smollm3"};
@@ -141,5 +143,5 @@ int main(int argc, char **argv) {
         add(&n, "threads do not matter", threads_do_not_matter, p);
         if (p->kv == ML_F32) add(&n, "greedy continuation is the same", greedy_continuation_is_the_same, p);
     }
-    return cmocka_run_group_tests(tests, NULL, NULL); /* entries without a function are left out */
+    return cmocka_run_group_tests(tests, NULL, guard_clean); /* entries without a function are left out */
 }

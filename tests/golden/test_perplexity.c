@@ -20,6 +20,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 enum { TEXT_LIMIT = 64 << 20, PATH_CAP = 4096 };
 
 struct figure {
@@ -110,5 +112,5 @@ static void marlin_moe_12m(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(marlin_12m), cmocka_unit_test(marlin_moe_12m)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

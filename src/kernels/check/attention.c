@@ -7,24 +7,34 @@
 #include "kernels/check.h"
 
 #include <math.h>
+#include <string.h>
 
 struct shape {
-    size_t head_dim, group, tokens, pos0, window, extra; /* extra: floats between rows */
+    size_t head_dim, group, tokens, slot0, window, extra; /* extra: floats between rows, elements in pages */
     float softcap;
     bool sink;
+    size_t v_dim; /* 0: head_dim; else values are the first v_dim elements of keys */
+    bool tree;    /* the tokens are nodes of a draft tree */
 };
 
 static const struct shape hostile[] = {
-    {1, 1, 1, 0, 0, 0, 0, false},     {3, 1, 1, 5, 0, 1, 0, false},       {4, 2, 3, 0, 0, 0, 0, true},
-    {16, 1, 5, 60, 0, 3, 0, false},   {17, 3, 2, 63, 7, 0, 0, false},     {64, 4, 1, 200, 0, 0, 30, false},
-    {64, 5, 7, 57, 64, 5, 0, true},   {80, 2, 9, 0, 1, 0, 0, false},      {96, 8, 4, 129, 100, 7, 50, true},
-    {128, 2, 30, 3, 0, 0, 0, false},  {128, 1, 70, 0, 16, 1, 0, false},   {256, 1, 2, 64, 0, 0, 0, false},
-    {512, 7, 1, 31, 0, 3, 0, true},   {33, 6, 5, 1000, 333, 2, 0, true},  {128, 16, 1, 65, 0, 0, 0, false},
-    {64, 3, 40, 500, 0, 0, 0, false}, {16, 2, 30, 1500, 20, 0, 0, false}, {40, 1, 3, 2047, 0, 1, 0, true},
+    {1, 1, 1, 0, 0, 0, 0, false, 0, false},        {3, 1, 1, 5, 0, 1, 0, false, 0, false},
+    {4, 2, 3, 0, 0, 0, 0, true, 0, false},         {16, 1, 5, 60, 0, 3, 0, false, 0, false},
+    {17, 3, 2, 63, 7, 0, 0, false, 0, false},      {64, 4, 1, 200, 0, 0, 30, false, 0, false},
+    {64, 5, 7, 57, 64, 5, 0, true, 0, false},      {80, 2, 9, 0, 1, 0, 0, false, 0, false},
+    {96, 8, 4, 129, 100, 7, 50, true, 0, false},   {128, 2, 30, 3, 0, 0, 0, false, 0, false},
+    {128, 1, 70, 0, 16, 1, 0, false, 0, false},    {256, 1, 2, 64, 0, 0, 0, false, 0, false},
+    {512, 7, 1, 31, 0, 3, 0, true, 0, false},      {33, 6, 5, 1000, 333, 2, 0, true, 0, false},
+    {128, 16, 1, 65, 0, 0, 0, false, 0, false},    {64, 3, 40, 500, 0, 0, 0, false, 0, false},
+    {16, 2, 30, 1500, 20, 0, 0, false, 0, false},  {40, 1, 3, 2047, 0, 1, 0, true, 0, false},
+    {576, 3, 2, 100, 0, 1, 0, false, 512, false},  {24, 1, 9, 60, 0, 0, 0, false, 17, false},
+    {64, 2, 64, 30, 0, 0, 0, false, 0, true},      {32, 3, 17, 500, 0, 2, 20, true, 0, true},
+    {48, 1, 40, 1000, 100, 0, 0, false, 0, true},  {16, 2, 5, 0, 0, 0, 0, false, 0, true},
 };
 
 /* One token far along, and a chunk of a prompt. */
-static const struct shape timed[] = {{128, 2, 1, 4096, 0, 0, 0, false}, {128, 2, 64, 448, 0, 0, 0, false}};
+static const struct shape timed[] = {{128, 2, 1, 4096, 0, 0, 0, false, 0, false},
+                                     {128, 2, 64, 448, 0, 0, 0, false, 0, false}};
 
 struct call {
     struct ml_attention_args args;
@@ -63,30 +73,104 @@ static double largest(const float *p, size_t n) {
     return most;
 }
 
-/* Greatest key or value. */
-static double largest_of(struct ml_check *c, const struct call *a, const struct shape *s, const void *cache,
-                         const float *scales, size_t n) {
-    if (scales) return 127 * largest(scales, s->pos0 + s->tokens);
-    float *wide = ml_check_scratch(c, n * sizeof *wide);
-    ml_check_widen(c, a->t, wide, cache, n);
-    return largest(wide, n);
+/* Pages of a case: | keys [64][k_dim] | gap | values [64][v_dim] | gap | scales of both |, or without values of
+ * their own. What lies behind the last key is not a number; nobody may read it. */
+struct pages {
+    size_t n, values, scales, bytes; /* offsets in bytes */
+    const char **table;
+};
+
+static size_t v_dim_of(const struct shape *s) {
+    return s->v_dim ? s->v_dim : s->head_dim;
 }
 
-/* Keys or values; of int8 ones, all bytes are whole numbers and the scales are what is filled. */
-static const void *make_cache(struct ml_check *c, enum ml_dtype t, size_t n, enum ml_check_fill fill) {
-    if (t != ML_I8) return ml_check_elements(c, t, n, fill);
-    int8_t *q = ml_check_input(c, n);
-    for (size_t i = 0; i < n; i++)
-        q[i] = (int8_t)((int)(ml_rng_u64(ml_check_rng(c)) % 255) - 127);
-    return q;
+static struct pages lay_out(struct ml_check *c, const struct shape *s, enum ml_dtype t) {
+    const size_t size = ml_dtype_size(t), gap = s->extra * size;
+    struct pages p = {.n = (s->slot0 + s->tokens - 1) / ML_PAGE_KEYS + 1};
+    p.values = s->v_dim ? 0 : ML_PAGE_KEYS * s->head_dim * size + gap;
+    p.scales = (p.values + ML_PAGE_KEYS * (s->v_dim ? s->head_dim : v_dim_of(s)) * size + gap + 3) / 4 * 4;
+    p.bytes = p.scales + (t == ML_I8 ? (s->v_dim ? 1 : 2) * ML_PAGE_KEYS * sizeof(float) : 0);
+    p.bytes = (p.bytes + 63) / 64 * 64;
+    p.table = ml_check_input(c, p.n * sizeof *p.table);
+    return p;
 }
 
-static const float *make_scales(struct ml_check *c, enum ml_dtype t, size_t n, enum ml_check_fill fill) {
-    if (t != ML_I8) return NULL;
-    float *scales = ml_check_floats(c, n, fill);
-    for (size_t i = 0; i < n; i++)
+static void fill_rows(struct ml_check *c, enum ml_dtype t, void *rows, size_t dim, size_t keys,
+                      enum ml_check_fill fill) {
+    if (t == ML_I8) {
+        int8_t *q = rows;
+        for (size_t i = 0; i < keys * dim; i++)
+            q[i] = (int8_t)((int)(ml_rng_u64(ml_check_rng(c)) % 255) - 127);
+        return;
+    }
+    ml_check_fill(c, t, rows, keys * dim, fill);
+    memset((char *)rows + keys * dim * ml_dtype_size(t), 0xff,
+           (ML_PAGE_KEYS - keys) * dim * ml_dtype_size(t));
+}
+
+static void fill_scales(struct ml_check *c, float *scales, size_t keys, enum ml_check_fill fill) {
+    ml_check_fill(c, ML_F32, scales, keys, fill);
+    for (size_t i = 0; i < keys; i++)
         scales[i] = fabsf(scales[i]) / 127;
-    return scales;
+    for (size_t i = keys; i < ML_PAGE_KEYS; i++)
+        scales[i] = NAN;
+}
+
+static void fill_page(struct ml_check *c, const struct shape *s, enum ml_dtype t, const struct pages *p,
+                      char *page, size_t keys, enum ml_check_fill fill) {
+    float *scales = (float *)(void *)(page + p->scales);
+    fill_rows(c, t, page, s->head_dim, keys, fill);
+    if (!s->v_dim) fill_rows(c, t, page + p->values, v_dim_of(s), keys, fill);
+    if (t != ML_I8) return;
+    fill_scales(c, scales, keys, fill);
+    if (!s->v_dim) fill_scales(c, scales + ML_PAGE_KEYS, keys, fill);
+}
+
+/* Pages lie in a shuffled order in one block; those that no row sees are not there. */
+static struct pages make_pages(struct ml_check *c, const struct shape *s, enum ml_dtype t,
+                               enum ml_check_fill fill) {
+    const size_t slots = s->slot0 + s->tokens;
+    const struct pages p = lay_out(c, s, t);
+    const size_t skip = s->window && s->slot0 + 1 > s->window ? (s->slot0 + 1 - s->window) / ML_PAGE_KEYS : 0;
+    char *block = ml_check_input(c, p.n * p.bytes);
+    for (size_t i = 0; i < p.n; i++) {
+        char *page = block + (i * 7 + 3) % p.n * p.bytes;
+        const size_t keys = slots - i * ML_PAGE_KEYS;
+        if (p.n % 7 == 0) page = block + i * p.bytes;
+        fill_page(c, s, t, &p, page, keys < ML_PAGE_KEYS ? keys : ML_PAGE_KEYS, fill);
+        p.table[i] = i < skip ? NULL : page;
+    }
+    return p;
+}
+
+/* A random draft tree, whose parents come before their children. */
+static const struct ml_tree_node *make_tree(struct ml_check *c, const struct shape *s) {
+    if (!s->tree) return NULL;
+    struct ml_tree_node *tree = ml_check_input(c, s->tokens * sizeof *tree);
+    for (size_t i = 0; i < s->tokens; i++) {
+        const size_t parent = ml_rng_u64(ml_check_rng(c)) % (i + 1); /* i: none */
+        tree[i].seen = (uint64_t)1 << i | (parent < i ? tree[parent].seen : 0);
+        tree[i].position = parent < i ? tree[parent].position + 1 : s->slot0;
+    }
+    return tree;
+}
+
+/* Greatest key or value. */
+static double largest_of(struct ml_check *c, const struct call *a, const struct shape *s, size_t at, size_t dim,
+                         size_t scales_at) {
+    const size_t slots = s->slot0 + s->tokens;
+    float *wide = ml_check_scratch(c, ML_PAGE_KEYS * dim * sizeof *wide);
+    double most = 0;
+    for (size_t i = 0; i * ML_PAGE_KEYS < slots; i++) {
+        const char *page = a->args.pages[i];
+        const size_t left = slots - i * ML_PAGE_KEYS, keys = left < ML_PAGE_KEYS ? left : ML_PAGE_KEYS;
+        if (!page) continue;
+        if (a->t != ML_I8) ml_check_widen(c, a->t, wide, page + at, keys * dim);
+        const double here = a->t == ML_I8 ? 127 * largest((const float *)(const void *)(page + scales_at), keys)
+                                          : largest(wide, keys * dim);
+        most = here > most ? here : most;
+    }
+    return most;
 }
 
 /* A score is off by some ulps of sum |q k|, which its weight takes as a relative error; the result is an
@@ -95,13 +179,14 @@ struct bounds {
     double score, weight, value; /* absolute, relative, greatest |v| */
 };
 
-static struct bounds bounds_of(struct ml_check *c, const struct call *a, const struct shape *s, size_t cache,
+static struct bounds bounds_of(struct ml_check *c, const struct call *a, const struct shape *s,
                                size_t queries) {
     struct bounds b;
-    b.score = largest_of(c, a, s, a->args.k, a->args.k_scales, cache) * largest(a->args.q, queries) *
-              (double)s->head_dim * a->args.scale * (2 + sqrt((double)s->head_dim) / 8) * 0x1p-24;
+    const double key = largest_of(c, a, s, a->args.k_at, s->head_dim, a->args.k_scales_at);
+    b.score = key * largest(a->args.q, queries) * (double)s->head_dim * a->args.scale *
+              (2 + sqrt((double)s->head_dim) / 8) * 0x1p-24;
     b.weight = 16 * 0x1p-24 + b.score;
-    b.value = largest_of(c, a, s, a->args.v, a->args.v_scales, cache);
+    b.value = s->v_dim ? key : largest_of(c, a, s, a->args.v_at, v_dim_of(s), a->args.v_scales_at);
     return b;
 }
 
@@ -109,12 +194,14 @@ static void set_params(struct ml_check *c, const struct shape *s, enum ml_check_
     ml_check_param(c, "head_dim", s->head_dim);
     ml_check_param(c, "group", s->group);
     ml_check_param(c, "tokens", s->tokens);
-    ml_check_param(c, "pos0", s->pos0);
+    ml_check_param(c, "slot0", s->slot0);
     if (ml_check_timing(c)) return;
     ml_check_param(c, "window", s->window);
     ml_check_param(c, "gap", s->extra);
     ml_check_param(c, "softcap", (size_t)s->softcap);
     ml_check_param_text(c, "sink", s->sink ? "yes" : "no");
+    ml_check_param(c, "v_dim", s->v_dim);
+    ml_check_param_text(c, "tree", s->tree ? "yes" : "no");
     ml_check_param_text(c, "fill", ml_check_fill_name(fill));
 }
 
@@ -128,32 +215,37 @@ static void attention_case(struct ml_check *c, const struct shape *s, enum ml_dt
         return;
     set_params(c, s, fill);
     if (part) ml_check_param(c, "chunk", (size_t)chunk);
-    const size_t row = s->group * s->head_dim + s->extra, kv_stride = s->head_dim + s->extra;
-    const size_t keys = s->pos0 + s->tokens, cache = (keys - 1) * kv_stride + s->head_dim;
-    const size_t queries = (s->tokens - 1) * row + s->group * s->head_dim;
+    const size_t v_dim = v_dim_of(s), row = s->group * s->head_dim + s->extra,
+                 out_row = s->group * v_dim + s->extra;
+    const size_t keys = s->slot0 + s->tokens, queries = (s->tokens - 1) * row + s->group * s->head_dim;
+    const struct pages pages = make_pages(c, s, t, fill);
     struct call a = {.t = t};
     a.args = (struct ml_attention_args){
         .q = ml_check_floats(c, queries, fill),
         .q_stride = row,
-        .out_stride = row,
-        .k = make_cache(c, t, cache, fill),
-        .v = make_cache(c, t, cache, fill),
-        .k_scales = make_scales(c, t, keys, fill),
-        .v_scales = make_scales(c, t, keys, fill),
-        .kv_stride = kv_stride,
-        .head_dim = s->head_dim,
+        .out_stride = out_row,
+        .pages = pages.table,
+        .v_at = pages.values,
+        .k_scales_at = pages.scales,
+        .v_scales_at = pages.scales + (s->v_dim ? 0 : ML_PAGE_KEYS * sizeof(float)),
+        .k_dim = s->head_dim,
+        .v_dim = v_dim,
+        .v_stride = s->v_dim ? s->head_dim : v_dim,
         .rows = s->tokens * s->group,
         .group = s->group,
-        .pos0 = s->pos0,
+        .slot0 = s->slot0,
         .window = s->window,
+        .tree = make_tree(c, s),
+        .tree_slot0 = s->slot0,
         .scale = fill == ML_CHECK_LARGE ? 1e-8f : 1.0f / sqrtf((float)s->head_dim),
         .softcap = s->softcap,
         .sink = s->sink ? ml_check_floats(c, s->group, ML_CHECK_NORMAL) : NULL,
         .chunk = part ? (size_t)chunk : 0,
     };
-    struct ml_check_result out = {.type = ML_CHECK_F32, .count = queries};
+    struct ml_check_result out = {.type = ML_CHECK_F32,
+                                  .count = (s->tokens - 1) * out_row + s->group * v_dim};
     if (!ml_check_timing(c)) {
-        const struct bounds b = bounds_of(c, &a, s, cache, queries);
+        const struct bounds b = bounds_of(c, &a, s, queries);
         struct ml_check_result sums = {.type = ML_CHECK_F32,
                                        .count = 2 * a.args.rows,
                                        .relative = b.weight,
@@ -162,9 +254,9 @@ static void attention_case(struct ml_check *c, const struct shape *s, enum ml_dt
         if (part) a.args.sums = ml_check_output(c, &sums);
     }
     a.args.out = ml_check_output(c, &out);
-    const double pairs = (double)(s->tokens * s->group) * ((double)s->pos0 + 0.5 * (double)(s->tokens + 1));
-    ml_check_cost(c, 2 * (double)(cache * ml_dtype_size(t) + (t == ML_I8 ? keys * sizeof(float) : 0)),
-                  4 * pairs * (double)s->head_dim, ML_PEAK_F32);
+    const double pairs = (double)(s->tokens * s->group) * ((double)s->slot0 + 0.5 * (double)(s->tokens + 1));
+    ml_check_cost(c, (double)(keys * ((s->head_dim + v_dim) * ml_dtype_size(t) + (t == ML_I8 ? 8 : 0))),
+                  2 * pairs * (double)(s->head_dim + v_dim), ML_PEAK_F32);
     ml_check_call(c, call_attention, &a);
 }
 
@@ -199,7 +291,7 @@ static void join_cases(struct ml_check *c) {
 }
 
 static void part_cases(struct ml_check *c, const struct shape *s, enum ml_dtype t, enum ml_check_fill fill) {
-    const size_t chunks = (s->pos0 + s->tokens - 1) / ML_ATTENTION_CHUNK + 1;
+    const size_t chunks = (s->slot0 + s->tokens - 1) / ML_ATTENTION_CHUNK + 1;
     for (size_t chunk = 0; chunk < chunks; chunk++)
         attention_case(c, s, t, fill, (int)chunk);
 }

@@ -4,7 +4,7 @@
  * the other families' business; here it is how matrices are cut and what all threads reach together.
  */
 #include "kernels/check.h"
-#include "kernels/ops.h"
+#include "kernels/exec.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -61,7 +61,7 @@ static void matmul_case(struct ml_check *c, const struct shape *s, enum ml_dtype
     struct call a = {.pool = ml_check_pool(c), .w = &w, .n = s->n};
     a.x = ml_check_floats(c, s->n * s->cols, ML_CHECK_NORMAL);
     a.y = ml_check_output(c, &y);
-    a.scratch_stride = (ml_gemm_scratch(s->cols) + 63) / 64 * 64;
+    a.scratch_stride = (ml_gemm_scratch() + 63) / 64 * 64;
     a.scratch = ml_check_scratch(c, a.scratch_stride * (size_t)ml_pool_size(a.pool));
     ml_check_cost(c, (double)weights * (double)ml_dtype_size(t), 2 * (double)s->n * (double)weights,
                   ML_PEAK_F32);

@@ -112,7 +112,7 @@ static void run_case(struct ml_check *c, const struct shape *s, enum ml_dtype t,
     a.w = ml_check_elements(c, t, weights, fill);
     a.x = ml_check_floats(c, (s->n - 1) * s->ldx + s->cols, fill == ML_CHECK_TINY ? ML_CHECK_LARGE : fill);
     a.y = ml_check_output(c, &y);
-    a.scratch = ml_check_scratch(c, ml_gemm_scratch(s->cols));
+    a.scratch = ml_check_scratch(c, ml_gemm_scratch());
     if (y.scale) {
         float *wide = ml_check_scratch(c, weights * sizeof(float));
         ml_check_widen(c, t, wide, a.w, weights);

@@ -21,7 +21,8 @@
 
 #include <math.h>
 
-enum { ROW_BLOCK = 4 * TILE_TOKENS, KEY_BLOCK = 64, DIM_VECTORS = 4 };
+/* A block of keys is a page of the cache. */
+enum { ROW_BLOCK = 4 * TILE_TOKENS, KEY_BLOCK = ML_PAGE_KEYS, DIM_VECTORS = 4 };
 
 /* One copy for all callers: inlined ones may be contracted to multiply-adds in different ways. */
 #define ONE_COPY __attribute__((noinline))
@@ -42,15 +43,29 @@ V_INLINE vf shape_scores(vf s, float scale, float softcap) {
     return s;
 }
 
+/* The scores of one row of a draft tree with the nodes of a block that starts at key0: those of nodes that are
+ * hidden from it become -inf, which weighs nothing. False when the row sees no key of the block. */
+ONE_COPY static bool hide_nodes(const struct ml_attention_args *a, size_t token, float *s, size_t key0,
+                                size_t begin, size_t end) {
+    bool any = false;
+    for (size_t j = begin; j < end; j++) {
+        const bool sees = ml_attention_sees(a, token, key0 + j);
+        if (!sees) s[j] = -INFINITY;
+        any = any || sees;
+    }
+    return any;
+}
+
 /* Scores s[begin, end) of one row become weights; what lies outside, up to n, becomes 0. */
 ONE_COPY static void softmax_block(const struct ml_attention_args *a, struct softmax_rows *b, size_t i,
-                                   size_t begin, size_t end, size_t n) {
+                                   size_t token, size_t key0, size_t begin, size_t end, size_t n) {
     float *s = b->p[i], top = b->m[i];
     for (size_t j = begin; j < end; j += VL) {
         const size_t left = end - j < VL ? end - j : VL;
         const vf v = shape_scores(v_loadn(s + j, left), a->scale, a->softcap);
         v_storen(s + j, v, left);
     }
+    if (a->tree && !hide_nodes(a, token, s, key0, begin, end)) begin = end = 0;
     for (size_t j = begin; j < end; j++)
         top = s[j] > top ? s[j] : top;
     b->shrink[i] = b->m[i] == top ? 1.0f : expf(b->m[i] - top);
@@ -141,13 +156,20 @@ V_INLINE void value_tokens(const enum ml_dtype t, size_t rows, struct softmax_ro
 #undef CALL
 }
 
-/* First key that a position sees. */
-V_INLINE size_t first_key(const struct ml_attention_args *a, size_t pos) {
-    return a->window && pos + 1 > a->window ? pos + 1 - a->window : 0;
+/* First slot that one of the rows row0 .. row0 + n sees. Later tokens see later ones, but for trees. */
+V_INLINE size_t first_slot(const struct ml_attention_args *a, size_t row0, size_t n) {
+    const size_t last = (row0 + n - 1) / a->group;
+    size_t first = ml_attention_first(a, row0 / a->group);
+    for (size_t t = row0 / a->group + 1; a->tree && t <= last; t++) {
+        const size_t other = ml_attention_first(a, t);
+        first = other < first ? other : first;
+    }
+    return first;
 }
 
-V_INLINE size_t row_pos(const struct ml_attention_args *a, size_t row) {
-    return a->pos0 + row / a->group;
+/* Slot of a row's own key. */
+V_INLINE size_t row_slot(const struct ml_attention_args *a, size_t row) {
+    return a->slot0 + row / a->group;
 }
 
 /* Rows row0 .. row0 + n: their queries and, where they are finished, their outputs. */
@@ -155,8 +177,8 @@ V_INLINE void begin_rows(const struct ml_attention_args *a, struct softmax_rows 
     b->n = n;
     for (size_t i = 0; i < n; i++) {
         const size_t token = (row0 + i) / a->group, head = (row0 + i) % a->group;
-        b->q[i] = a->q + token * a->q_stride + head * a->head_dim;
-        b->out[i] = a->out + token * a->out_stride + head * a->head_dim;
+        b->q[i] = a->q + token * a->q_stride + head * a->k_dim;
+        b->out[i] = a->out + token * a->out_stride + head * a->v_dim;
         b->p_row[i] = b->p[i];
     }
 }
@@ -166,12 +188,12 @@ V_INLINE void begin_rows(const struct ml_attention_args *a, struct softmax_rows 
 V_INLINE void score_rows(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
                          const void *k, size_t keys, const char *next) {
     if (b->n <= TILE_TOKENS) {
-        direct_tokens(t, b->n, b->p_row, k, a->kv_stride, b->q, keys, a->head_dim, true, next);
+        direct_tokens(t, b->n, b->p_row, k, a->k_dim, b->q, keys, a->k_dim, true, next);
         return;
     }
     for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
         const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
-        direct_tokens(t, rows, b->p_row + i, k, a->kv_stride, b->q + i, keys, a->head_dim, false, NULL);
+        direct_tokens(t, rows, b->p_row + i, k, a->k_dim, b->q + i, keys, a->k_dim, false, NULL);
     }
 }
 
@@ -179,41 +201,44 @@ V_INLINE void score_rows(const enum ml_dtype t, const struct ml_attention_args *
 V_INLINE void weigh_rows(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
                          const void *v, size_t keys, const char *next) {
     if (b->n <= TILE_TOKENS) {
-        value_tokens(t, b->n, b, 0, v, a->kv_stride, keys, a->head_dim, true, next);
+        value_tokens(t, b->n, b, 0, v, a->v_stride, keys, a->v_dim, true, next);
         return;
     }
     for (size_t i = 0; i < b->n; i += TILE_TOKENS) {
         const size_t rows = b->n - i < TILE_TOKENS ? b->n - i : TILE_TOKENS;
-        value_tokens(t, rows, b, i, v, a->kv_stride, keys, a->head_dim, false, NULL);
+        value_tokens(t, rows, b, i, v, a->v_stride, keys, a->v_dim, false, NULL);
     }
 }
 
+/* The keys in slots key0 .. key0 + keys, all of one page. `more`: the next page will be read too. */
 V_INLINE void key_block(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
-                        size_t row0, size_t key0, size_t keys) {
-    const size_t size = element_size(t);
-    const void *k = (const char *)a->k + key0 * a->kv_stride * size;
-    const char *next = (const char *)k + KEY_BLOCK * a->kv_stride * size;
-    const char *v = (const char *)a->v + key0 * a->kv_stride * size;
+                        size_t row0, size_t key0, size_t keys, bool more) {
+    const char *page = a->pages[key0 / KEY_BLOCK];
+    const char *k = page + a->k_at, *v = page + a->v_at;
+    const char *next = more ? a->pages[key0 / KEY_BLOCK + 1] + a->k_at : k;
+    const float *k_scales = (const float *)(const void *)(page + a->k_scales_at);
+    const float *v_scales = (const float *)(const void *)(page + a->v_scales_at);
     score_rows(t, a, b, k, keys, v);
     for (size_t i = 0; i < b->n; i++) {
-        const size_t pos = row_pos(a, row0 + i), first = first_key(a, pos);
+        const size_t token = (row0 + i) / a->group, slot = a->slot0 + token;
+        const size_t first = ml_attention_first(a, token);
         const size_t begin = first <= key0 ? 0 : first - key0 < keys ? first - key0 : keys;
-        const size_t end = pos < key0 ? 0 : pos - key0 + 1 < keys ? pos - key0 + 1 : keys;
-        if (t == ML_I8) scale_keys(b->p[i], a->k_scales + key0, begin, end);
-        softmax_block(a, b, i, begin, end, keys);
-        if (t == ML_I8) scale_keys(b->p[i], a->v_scales + key0, begin, end);
+        const size_t end = slot < key0 ? 0 : slot - key0 + 1 < keys ? slot - key0 + 1 : keys;
+        if (t == ML_I8) scale_keys(b->p[i], k_scales, begin, end);
+        softmax_block(a, b, i, token, key0, begin, end, keys);
+        if (t == ML_I8) scale_keys(b->p[i], v_scales, begin, end);
     }
     weigh_rows(t, a, b, v, keys, next);
 }
 
 ONE_COPY static void attention_join(float *out, float *sums, const float *part, const float *part_sums,
-                                    size_t head_dim) {
+                                    size_t v_dim) {
     if (part_sums[1] == 0) return;
     const float top = sums[0] > part_sums[0] ? sums[0] : part_sums[0];
     const float old = expf(sums[0] - top), add = expf(part_sums[0] - top);
     const vf shrink = v_set1(old), grow = v_set1(add);
-    for (size_t d = 0; d < head_dim; d += VL) {
-        const size_t left = head_dim - d < VL ? head_dim - d : VL;
+    for (size_t d = 0; d < v_dim; d += VL) {
+        const size_t left = v_dim - d < VL ? v_dim - d : VL;
         v_storen(out + d, v_fma(v_loadn(part + d, left), grow, v_mul(v_loadn(out + d, left), shrink)), left);
     }
     sums[0] = top;
@@ -224,17 +249,17 @@ ONE_COPY static void attention_join(float *out, float *sums, const float *part, 
  * sums do not depend on the rows it is computed with. */
 V_INLINE void chunk_rows(const enum ml_dtype t, const struct ml_attention_args *a, struct softmax_rows *b,
                          size_t row0, size_t chunk) {
-    const size_t seen = row_pos(a, row0 + b->n - 1) + 1, stop = (chunk + 1) * ML_ATTENTION_CHUNK;
+    const size_t seen = row_slot(a, row0 + b->n - 1) + 1, stop = (chunk + 1) * ML_ATTENTION_CHUNK;
     const size_t end = seen < stop ? seen : stop, begin = chunk * ML_ATTENTION_CHUNK;
-    const size_t first = first_key(a, row_pos(a, row0)) / KEY_BLOCK * KEY_BLOCK;
+    const size_t first = first_slot(a, row0, b->n) / KEY_BLOCK * KEY_BLOCK;
     for (size_t i = 0; i < b->n; i++) {
         b->m[i] = -INFINITY;
         b->l[i] = 0;
-        for (size_t d = 0; d < a->head_dim; d++)
+        for (size_t d = 0; d < a->v_dim; d++)
             b->out[i][d] = 0;
     }
     for (size_t key = first > begin ? first : begin; key < end; key += KEY_BLOCK)
-        key_block(t, a, b, row0, key, end - key < KEY_BLOCK ? end - key : KEY_BLOCK);
+        key_block(t, a, b, row0, key, end - key < KEY_BLOCK ? end - key : KEY_BLOCK, end - key > KEY_BLOCK);
 }
 
 /* Chunks [first, last), one after the other, joined in `out`. */
@@ -246,13 +271,13 @@ V_INLINE void join_chunks(const enum ml_dtype t, const struct ml_attention_args 
         b->out[i] = part[i];
         sums[i][0] = a->sink ? a->sink[(row0 + i) % a->group] : -INFINITY;
         sums[i][1] = a->sink ? 1.0f : 0.0f;
-        for (size_t d = 0; d < a->head_dim; d++)
+        for (size_t d = 0; d < a->v_dim; d++)
             out[i][d] = 0;
     }
     for (size_t chunk = first; chunk < last; chunk++) {
         chunk_rows(t, a, b, row0, chunk);
         for (size_t i = 0; i < b->n; i++)
-            attention_join(out[i], sums[i], part[i], (const float[]){b->m[i], b->l[i]}, a->head_dim);
+            attention_join(out[i], sums[i], part[i], (const float[]){b->m[i], b->l[i]}, a->v_dim);
     }
     for (size_t i = 0; i < b->n; i++) {
         b->out[i] = out[i];
@@ -263,7 +288,7 @@ V_INLINE void join_chunks(const enum ml_dtype t, const struct ml_attention_args 
 V_INLINE void finish_rows_of(const struct ml_attention_args *a, struct softmax_rows *b) {
     for (size_t i = 0; i < b->n; i++) {
         const float inv = 1.0f / b->l[i];
-        for (size_t d = 0; d < a->head_dim; d++)
+        for (size_t d = 0; d < a->v_dim; d++)
             b->out[i][d] *= inv;
     }
 }
@@ -280,8 +305,8 @@ V_INLINE void attention(const enum ml_dtype t, const struct ml_attention_args *a
             }
             continue;
         }
-        const size_t first = first_key(a, row_pos(a, row)) / ML_ATTENTION_CHUNK;
-        const size_t last = row_pos(a, row + b.n - 1) / ML_ATTENTION_CHUNK + 1;
+        const size_t first = first_slot(a, row, b.n) / ML_ATTENTION_CHUNK;
+        const size_t last = row_slot(a, row + b.n - 1) / ML_ATTENTION_CHUNK + 1;
         if (first + 1 == last && !a->sink)
             chunk_rows(t, a, &b, row, first);
         else

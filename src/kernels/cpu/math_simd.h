@@ -30,8 +30,8 @@ V_INLINE vf v_exp(vf x) {
     return v_scale2(v_add(p, v_set1(1)), n);
 }
 
-/* tanh |x| = -e / (2 + e) with e = exp(-2 |x|) - 1 = 2^n p + (2^n - 1): no cancellation near 0, where n = 0.
- */
+/* tanh |x| = -e / (2 + e) with e = exp(-2 |x|) - 1 = 2^n p + (2^n - 1): no cancellation near 0, where
+ * n = 0. */
 V_INLINE vf v_tanh(vf x) {
     vf n;
     const vf p = v_exp_reduce(v_clamp(v_mul(v_abs(x), v_set1(-2)), -104.0f, 0.0f), &n);

@@ -126,8 +126,8 @@ V_INLINE const char *next_tile(const enum ml_dtype t, const void *w, size_t stri
     return (const char *)w + TILE_ROWS * stride * element_size(t);
 }
 
-/* One block of columns of a panel in scratch against `tokens` inputs; adds to y unless it is the first block.
- */
+/* One block of columns of a panel in scratch against `tokens` inputs; adds to y unless it is
+ * the first block. */
 V_INLINE void panel_tile(const int tokens, float *const *y, const float *panel, const float *const *x,
                          size_t rows, size_t c0, size_t cols) {
     for (size_t r = 0; r < rows; r += TILE_ROWS) {

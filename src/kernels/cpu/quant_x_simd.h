@@ -8,10 +8,12 @@
  *   one row, EXL3   per group, per pair of columns 2 i, i < 4: of each run the columns 2 i, 2 i + 1, 2 i + 8,
  *                   2 i + 9, each byte twice or (EXL3_WIDE) widened to 16 bits (64 bytes)
  *   few rows        the same; EXL3 always widened
- *   many rows       MANY_AS_FEW the same as few; MANY_WIDE in the order of the columns, EXL3 widened to 16
- *                   bits; MANY_BYTES in bytes, TAP in the order of the columns, EXL3 of each 16 the columns
- * 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15, as a tier decodes them INT8            as it is,
- * followed by zeros up to 64
+ *   many rows       MANY_AS_FEW   the same as few rows
+ *                   MANY_WIDE     in the order of the columns; EXL3 widened to 16 bits
+ *                   MANY_BYTES    bytes; TAP in the order of the columns; EXL3, of each 16 columns, in the
+ *                                 order 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15 in which a
+ *                                 tier decodes them
+ *   INT8            in the order of the columns, followed by zeros up to a multiple of 64
  */
 #ifndef ML_KERNELS_CPU_QUANT_X_SIMD_H
 #define ML_KERNELS_CPU_QUANT_X_SIMD_H

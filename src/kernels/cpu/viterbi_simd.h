@@ -2,11 +2,13 @@
  *
  * Trellis search on 16-bit lanes, the same text for every instruction set. The including file defines
  *   vec, LANES, LANE_BITS                                         a vector of LANES uint16
- *   v_load, v_store, v_set1, v_add, v_add_sat, v_sub, v_sub_sat_signed, v_abs, v_min, v_mul, v_and, v_or,
- * v_shl v_pick(better, a, b, x, y)   lane-wise better < a ? x : y with *a replaced by the lesser v_expand(p,
- * bits, v_spread(bits))                             lane i = p[i >> bits], for bits < LANE_BITS v_permute(v,
- * v_swap(d))      lane i = v[i ^ d], if V_HAS_PERMUTE v_least                      the least lane and gets
- * one function, search().
+ *   v_load, v_store, v_set1, v_add, v_add_sat, v_sub,
+ *   v_sub_sat_signed, v_abs, v_min, v_mul, v_and, v_or, v_shl     what their names say, lane by lane
+ *   v_pick(better, a, x, y)              lane by lane better < *a ? x : y; *a becomes the lesser of the two
+ *   v_expand(p, bits, v_spread(bits))    lane i = p[i >> bits], for bits < LANE_BITS
+ *   v_permute(v, v_swap(d))              lane i = v[i ^ d]; only where V_HAS_PERMUTE is defined
+ *   v_least                              the least lane
+ * and gets one function, search().
  *
  * A step goes over the nodes after it in natural order, LANES at a time. Their predecessors for one h are
  * consecutive nodes, each 2^k times (v_expand). Where the code's index is linear, the branch costs of LANES
@@ -28,8 +30,8 @@ struct search {
     uint16_t *cost, *out;
     uint16_t *decision;                                    /* [steps][nodes / per] */
     uint16_t tag[16 * LANES] __attribute__((aligned(64))); /* [node / most of LANES and 2^(L - 2k) mod 16] */
-    /* Linear codes: the costs of the branches h into nodes j.. are set (joff[j / LANES] ^ hoff[h]) / LANES.
-     */
+    /* Linear codes: the costs of the branches h into nodes j.. are set (joff[j / LANES] ^
+     * hoff[h]) / LANES. */
     unsigned sets;      /* 0: not used */
     uint16_t *set_cost; /* [sets][LANES] */
     int16_t *set_level; /* [sets][LANES] */

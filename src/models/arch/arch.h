@@ -8,17 +8,19 @@
 #include "models/bind.h"
 #include "models/layers/layers.h"
 
-extern const struct ml_arch ml_arch_llama, ml_arch_qwen2, ml_arch_qwen3, ml_arch_mistral, ml_arch_phi3,
-    ml_arch_olmo2, ml_arch_smollm3, ml_arch_gemma2, ml_arch_gemma3, ml_arch_qwen3_moe, ml_arch_mixtral;
+/* ml_arch_llama and so on, one for each family of converters/hf_config.h. */
+#define ML_ARCH(name) extern const struct ml_arch ml_arch_##name;
+ML_FAMILIES(ML_ARCH)
+#undef ML_ARCH
 
 /* The pre-norm block (llama.c):  x += attention(norm x);  x += mlp(norm x). */
-void ml_prenorm_layer(struct ml_state *s, const struct ml_layer *l, float *x);
+void ml_prenorm_layer(struct ml_step *s, const struct ml_layer *l, float *x);
 /* Its two norms: input_layernorm and post_attention_layernorm. */
 marlin_status ml_bind_prenorms(struct ml_binder *b, struct ml_layer *l,
                                struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* The block of Gemma 2 and 3, with norms on both sides (gemma2.c). */
-void ml_sandwich_layer(struct ml_state *s, const struct ml_layer *l, float *x);
+void ml_sandwich_layer(struct ml_step *s, const struct ml_layer *l, float *x);
 marlin_status ml_bind_sandwich_norms(struct ml_binder *b, struct ml_layer *l,
                                      struct marlin_error *err) MARLIN_MUST_CHECK;
 

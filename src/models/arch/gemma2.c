@@ -20,7 +20,7 @@ out:
     return st;
 }
 
-void ml_sandwich_layer(struct ml_state *s, const struct ml_layer *l, float *x) {
+void ml_sandwich_layer(struct ml_step *s, const struct ml_layer *l, float *x) {
     const size_t hidden = l->attn_in.n;
 
     ml_norm_forward(s, &l->attn_in, x, s->normed, s->n);
@@ -29,7 +29,7 @@ void ml_sandwich_layer(struct ml_state *s, const struct ml_layer *l, float *x) {
     ml_residual_add(s, x, s->branch, s->n, hidden);
 
     ml_norm_forward(s, &l->mlp_in, x, s->normed, s->n);
-    ml_mlp_forward(s, &l->mlp, s->normed, s->branch);
+    ml_mlp_forward(s, &l->ffn.mlp, s->normed, s->branch);
     ml_norm_forward(s, &l->mlp_out, s->branch, s->branch, s->n);
     ml_residual_add(s, x, s->branch, s->n, hidden);
 }
@@ -51,4 +51,5 @@ const struct ml_arch ml_arch_gemma2 = {
     .layer = ml_sandwich_layer,
     .norm_offset = 1.0f,
     .scale_embedding = true,
+    .has_backward = true,
 };

@@ -18,10 +18,11 @@ out:
     return st;
 }
 
-const struct ml_arch ml_arch_gemma3 = {
+const struct ml_arch ml_arch_gemma3_text = {
     .model_type = "gemma3_text",
     .bind = bind,
     .layer = ml_sandwich_layer,
     .norm_offset = 1.0f,
     .scale_embedding = true,
+    .has_backward = true,
 };

@@ -14,7 +14,7 @@ marlin_status ml_bind_prenorms(struct ml_binder *b, struct ml_layer *l, struct m
     return ml_bind_layer_norm(b, l, "post_attention_layernorm", hidden, &l->mlp_in, err);
 }
 
-void ml_prenorm_layer(struct ml_state *s, const struct ml_layer *l, float *x) {
+void ml_prenorm_layer(struct ml_step *s, const struct ml_layer *l, float *x) {
     const size_t hidden = l->attn_in.n;
 
     ml_norm_forward(s, &l->attn_in, x, s->normed, s->n);
@@ -22,10 +22,10 @@ void ml_prenorm_layer(struct ml_state *s, const struct ml_layer *l, float *x) {
     ml_residual_add(s, x, s->branch, s->n, hidden);
 
     ml_norm_forward(s, &l->mlp_in, x, s->normed, s->n);
-    if (l->moe.experts)
-        ml_moe_forward(s, &l->moe, s->normed, s->branch);
+    if (l->ffn.kind == ML_FFN_MOE)
+        ml_moe_forward(s, &l->ffn.moe, s->normed, s->branch);
     else
-        ml_mlp_forward(s, &l->mlp, s->normed, s->branch);
+        ml_mlp_forward(s, &l->ffn.mlp, s->normed, s->branch);
     ml_residual_add(s, x, s->branch, s->n, hidden);
 }
 
@@ -40,4 +40,5 @@ out:
     return st;
 }
 
-const struct ml_arch ml_arch_llama = {.model_type = "llama", .bind = bind, .layer = ml_prenorm_layer};
+const struct ml_arch ml_arch_llama = {
+    .model_type = "llama", .bind = bind, .layer = ml_prenorm_layer, .has_backward = true};

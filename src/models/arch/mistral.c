@@ -14,4 +14,5 @@ out:
     return st;
 }
 
-const struct ml_arch ml_arch_mistral = {.model_type = "mistral", .bind = bind, .layer = ml_prenorm_layer};
+const struct ml_arch ml_arch_mistral = {
+    .model_type = "mistral", .bind = bind, .layer = ml_prenorm_layer, .has_backward = true};

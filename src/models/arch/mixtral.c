@@ -40,4 +40,5 @@ out:
     return st;
 }
 
-const struct ml_arch ml_arch_mixtral = {.model_type = "mixtral", .bind = bind, .layer = ml_prenorm_layer};
+const struct ml_arch ml_arch_mixtral = {
+    .model_type = "mixtral", .bind = bind, .layer = ml_prenorm_layer, .has_backward = true};

@@ -21,16 +21,17 @@ out:
     return st;
 }
 
-static void layer(struct ml_state *s, const struct ml_layer *l, float *x) {
+static void layer(struct ml_step *s, const struct ml_layer *l, float *x) {
     const size_t hidden = l->attn_out.n;
 
     ml_attention_forward(s, l, x, s->branch);
     ml_norm_forward(s, &l->attn_out, s->branch, s->branch, s->n);
     ml_residual_add(s, x, s->branch, s->n, hidden);
 
-    ml_mlp_forward(s, &l->mlp, x, s->branch);
+    ml_mlp_forward(s, &l->ffn.mlp, x, s->branch);
     ml_norm_forward(s, &l->mlp_out, s->branch, s->branch, s->n);
     ml_residual_add(s, x, s->branch, s->n, hidden);
 }
 
-const struct ml_arch ml_arch_olmo2 = {.model_type = "olmo2", .bind = bind, .layer = layer};
+const struct ml_arch ml_arch_olmo2 = {
+    .model_type = "olmo2", .bind = bind, .layer = layer, .has_backward = true};

@@ -15,4 +15,5 @@ out:
     return st;
 }
 
-const struct ml_arch ml_arch_phi3 = {.model_type = "phi3", .bind = bind, .layer = ml_prenorm_layer};
+const struct ml_arch ml_arch_phi3 = {
+    .model_type = "phi3", .bind = bind, .layer = ml_prenorm_layer, .has_backward = true};

@@ -17,4 +17,5 @@ out:
     return st;
 }
 
-const struct ml_arch ml_arch_qwen3 = {.model_type = "qwen3", .bind = bind, .layer = ml_prenorm_layer};
+const struct ml_arch ml_arch_qwen3 = {
+    .model_type = "qwen3", .bind = bind, .layer = ml_prenorm_layer, .has_backward = true};

@@ -23,4 +23,5 @@ out:
     return st;
 }
 
-const struct ml_arch ml_arch_qwen3_moe = {.model_type = "qwen3_moe", .bind = bind, .layer = ml_prenorm_layer};
+const struct ml_arch ml_arch_qwen3_moe = {
+    .model_type = "qwen3_moe", .bind = bind, .layer = ml_prenorm_layer, .has_backward = true};

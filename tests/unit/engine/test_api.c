@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-12m";
 
 static bool print_text(void *user, const char *text, size_t len) {
@@ -679,5 +681,5 @@ int main(void) {
         cmocka_unit_test(a_request_that_failed_can_be_tried_again),
         cmocka_unit_test(version_is_a_version),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

@@ -15,6 +15,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 enum { CTX = 300, N = 2 * CTX + 17 }; /* longer than one chunk of 256 positions */
 
 static struct ml_runtime runtime;
@@ -109,5 +111,5 @@ int main(void) {
         cmocka_unit_test(a_model_does_not_diverge_from_itself),
         cmocka_unit_test(too_little_text_names_both_numbers),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, teardown) + guard_clean(NULL);
 }

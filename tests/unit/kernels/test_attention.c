@@ -69,8 +69,8 @@ static int setup(void **state) {
     const size_t cache = (size_t)KV_HEADS * POSITIONS * MAX_DIM, rows = (size_t)4 * HEADS * MAX_DIM;
     ml_rng_seed(&rng, 7);
     assert_int_equal(ml_pool_create(THREADS, &f.pool, &err), MARLIN_OK);
-    assert_int_equal(ml_exec_create(&f.alone, ml_kernels(), NULL, MAX_DIM, &err), MARLIN_OK);
-    assert_int_equal(ml_exec_create(&f.shared, ml_kernels(), f.pool, MAX_DIM, &err), MARLIN_OK);
+    assert_int_equal(ml_exec_create(&f.alone, ml_kernels(), NULL, &err), MARLIN_OK);
+    assert_int_equal(ml_exec_create(&f.shared, ml_kernels(), f.pool, &err), MARLIN_OK);
     f.q = normal(&rng, rows);
     f.k = normal(&rng, cache);
     f.v = normal(&rng, cache);

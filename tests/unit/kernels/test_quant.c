@@ -6,7 +6,7 @@
 #include "base/fp.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "kernels/ops.h"
+#include "kernels/exec.h"
 #include "packing/codes.h"
 
 #include <math.h>
@@ -18,6 +18,8 @@
 #include <string.h>
 
 #include <cmocka.h>
+
+#include "guard.h"
 
 enum { MAX_TIERS = ML_CPU_TIERS + 1, FIRST_FOREIGN = 1 + 5 + 3 * 8, TYPES = FIRST_FOREIGN + 4 * 5 };
 
@@ -176,8 +178,8 @@ static int tiers(struct ml_kernels *k) {
 static void setup_exec(struct ml_exec *e, const struct ml_kernels *k, struct ml_pool *pool, size_t max_k,
                        size_t max_n, size_t jobs, size_t batch) {
     struct marlin_error err;
-    assert_int_equal(ml_exec_create(e, k, pool, max_k, &err), MARLIN_OK);
-    assert_int_equal(ml_exec_reserve_quant(e, max_k, max_n, jobs, batch, &err), MARLIN_OK);
+    assert_int_equal(ml_exec_create(e, k, pool, &err), MARLIN_OK);
+    assert_int_equal(ml_exec_reserve_quant(e, &(struct ml_quant_room){max_k, max_n, jobs, batch}, &err), MARLIN_OK);
 }
 
 /* y [n, rows] of one matrix. */
@@ -190,9 +192,9 @@ static float *product(const struct ml_kernels *k, struct ml_pool *pool, enum ml_
     assert_non_null(y);
     for (size_t i = 0; i < n * m->rows; i++)
         y[i] = NAN;
-    const struct ml_quant_job job = {m, y, m->rows};
+    const struct ml_quant_job job = {m, y, m->rows, x, m->cols, n};
     ml_mem_guard_begin("quantized product");
-    ml_quant_matmul_many(&e, mode, &job, 1, x, m->cols, n);
+    ml_quant_matmul_many(&e, mode, &job, 1);
     ml_mem_guard_end();
     ml_exec_free(&e);
     return y;
@@ -426,19 +428,19 @@ static void test_many_jobs(void **state) {
     for (int j = 0; j < JOBS; j++) {
         struct ml_quant_matrix *m = make(&rng, type_at(which[j]), ROWS, COLS);
         arrange(ml_kernels(), m);
-        jobs[j] = (struct ml_quant_job){m, vectors(&rng, (size_t)N * (ROWS + 1)), ROWS + 1};
+        jobs[j] = (struct ml_quant_job){m, vectors(&rng, (size_t)N * (ROWS + 1)), ROWS + 1, x, COLS + 3, N};
         for (size_t t = 0; t < N; t++)
             jobs[j].y[t * (ROWS + 1) + ROWS] = 77;
     }
     for (int mode = 0; mode < 2; mode++) {
-        ml_quant_matmul_many(&e, (enum ml_quant_mode)mode, jobs, JOBS, x, COLS + 3, N);
+        ml_quant_matmul_many(&e, (enum ml_quant_mode)mode, jobs, JOBS);
         for (int j = 0; j < JOBS; j++) {
             float one[ROWS];
             for (size_t t = 0; t < N; t++) {
                 assert_true(jobs[j].y[t * (ROWS + 1) + ROWS] == 77);
                 if (t % 100 && t != N - 1) continue;
-                const struct ml_quant_job job = {jobs[j].w, one, ROWS};
-                ml_quant_matmul_many(&e, (enum ml_quant_mode)mode, &job, 1, x + t * (COLS + 3), COLS + 3, 1);
+                const struct ml_quant_job job = {jobs[j].w, one, ROWS, x + t * (COLS + 3), COLS + 3, 1};
+                ml_quant_matmul_many(&e, (enum ml_quant_mode)mode, &job, 1);
                 for (size_t r = 0; r < ROWS; r++)
                     assert_float_equal(one[r], jobs[j].y[t * (ROWS + 1) + r],
                                        mode == ML_QUANT_FAST ? 0 : 1e-4 * (1 + fabsf(one[r])));
@@ -474,9 +476,9 @@ static void test_out_of_memory(void **state) {
     for (uint64_t i = 1; i <= 6; i++) {
         struct ml_exec e;
         struct marlin_error err;
-        assert_int_equal(ml_exec_create(&e, ml_kernels(), NULL, 128, &err), MARLIN_OK);
+        assert_int_equal(ml_exec_create(&e, ml_kernels(), NULL, &err), MARLIN_OK);
         ml_mem_fail_at(i);
-        assert_int_equal(ml_exec_reserve_quant(&e, 128, 128, 1, 1, &err), MARLIN_ERR_MEMORY);
+        assert_int_equal(ml_exec_reserve_quant(&e, &(struct ml_quant_room){128, 128, 1, 1}, &err), MARLIN_ERR_MEMORY);
         ml_mem_fail_at(0);
         assert_null(e.quant);
         ml_exec_free(&e);
@@ -490,5 +492,5 @@ int main(void) {
         cmocka_unit_test(test_odd_inputs),       cmocka_unit_test(test_many_jobs),
         cmocka_unit_test(test_whole_numbers),    cmocka_unit_test(test_out_of_memory),
     };
-    return cmocka_run_group_tests(list, NULL, NULL);
+    return cmocka_run_group_tests(list, NULL, guard_clean);
 }

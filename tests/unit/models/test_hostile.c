@@ -12,6 +12,8 @@
 #include <signal.h>
 #include <time.h>
 
+#include "guard.h"
+
 static struct make k;
 static struct sigaction
     guard; /* the library's handler of SIGBUS, which cmocka puts its own over before every test */
@@ -208,5 +210,5 @@ int main(void) {
         cmocka_unit_test(nan_and_infinity),
         cmocka_unit_test(denormals),
     };
-    return cmocka_run_group_tests(tests, begin, NULL);
+    return cmocka_run_group_tests(tests, begin, guard_clean);
 }

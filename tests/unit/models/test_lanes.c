@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+#include "guard.h"
+
 enum { LANES = 3, STEPS = 9, VOCAB = 256 };
 
 static int32_t id_of(size_t lane, size_t step) {
@@ -141,5 +143,5 @@ int main(void) {
         cmocka_unit_test(a_filled_cache_stands_for_a_prompt),
         cmocka_unit_test(cache_bytes_are_those_that_are_seen),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

@@ -7,6 +7,8 @@
 #include "base/log.h"
 #include "make_model.h"
 
+#include "guard.h"
+
 static struct make k;
 static char warnings[4096];
 
@@ -312,5 +314,5 @@ int main(void) {
         cmocka_unit_test_setup(fp8_weights_equal_their_widened_values, listen),
         cmocka_unit_test_setup(every_allocation_may_fail, listen),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

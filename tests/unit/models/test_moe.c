@@ -14,6 +14,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 enum { MAX_TOKENS = 40, MAX_EXPERTS = 64, MAX_TOP = 8, MAX_PAIRS = MAX_TOKENS * MAX_TOP };
 
 static int32_t expert[MAX_PAIRS], row[MAX_PAIRS], token[MAX_PAIRS];
@@ -116,5 +118,5 @@ int main(void) {
         cmocka_unit_test(numbers_stay_in_range_without_numbers),
         cmocka_unit_test(groups_hold_every_pair_once_in_token_order),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

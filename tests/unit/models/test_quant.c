@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "make_quant.h"
 
+#include "guard.h"
+
 static struct mq s;
 static char warnings[4096];
 
@@ -438,5 +440,5 @@ int main(void) {
         cmocka_unit_test_setup(every_allocation_may_fail, listen),
         cmocka_unit_test_setup(random_models_have_the_format, listen),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

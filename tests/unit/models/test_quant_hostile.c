@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "make_quant.h"
 
+#include "guard.h"
+
 static struct mq s;
 
 static const struct mq_format tap3 = {ML_QUANT_TAP, 3, ML_EXL3_3INST, false};
@@ -334,5 +336,5 @@ int main(void) {
         cmocka_unit_test_setup(missing_biases_are_named, quiet),
         cmocka_unit_test_setup(methods_and_versions, quiet),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

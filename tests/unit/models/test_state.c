@@ -5,6 +5,8 @@
  */
 #include "make_model.h"
 
+#include "guard.h"
+
 enum { VOCAB = 256 };
 
 static struct ml_model *model;
@@ -181,13 +183,6 @@ static void observe(void *user, const struct ml_linear *l, const float *x, size_
     if (strcmp(l->name, "lm_head") == 0) s->head += n;
 }
 
-static marlin_status count(void *user, struct ml_linear *l, struct marlin_error *err) {
-    (void)err;
-    assert_non_null(l->name);
-    (*(size_t *)user)++;
-    return MARLIN_OK;
-}
-
 static void linears_are_watched_by_name(void **state) {
     struct seen seen = {0};
     size_t linears = 0;
@@ -201,10 +196,8 @@ static void linears_are_watched_by_name(void **state) {
     assert_int_equal(seen.rows_of_experts, 4 * MAKE_PROMPT);
     assert_int_equal(seen.q, MAKE_PROMPT);
     assert_int_equal(seen.head, 1);
-    assert_int_equal(ml_layer_linears(&model->layers[0], count, &linears, NULL), MARLIN_OK);
-    assert_int_equal(linears, 7);
-    assert_int_equal(ml_layer_linears(&model->layers[1], count, &linears, NULL), MARLIN_OK);
-    assert_int_equal(linears, 7 + 5 + 3 * 8);
+    for (size_t i = 0; i < 2; i++)
+        linears += model->layers[i].n_sites;
     assert_true(seen.calls <= linears + 1);
     ml_state_free(s);
 }
@@ -289,5 +282,5 @@ int main(void) {
         cmocka_unit_test(sizes_are_those_of_the_tensors),
         cmocka_unit_test(random_models_have_the_shape_and_repeat),
     };
-    return cmocka_run_group_tests(tests, load, unload);
+    return cmocka_run_group_tests(tests, load, unload) + guard_clean(NULL);
 }

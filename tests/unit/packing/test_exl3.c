@@ -53,8 +53,8 @@ static void codebook_hashes(void **state) {
     }
 }
 
-/* Moments, range and size of the alphabet over all states, to the digits that the format's description has.
- */
+/* Moments, range and size of the alphabet over all states, to the digits that the
+ * format's description has. */
 static void codebook_statistics(void **state) {
     static const struct {
         double mean, mean_digit, deviation, kurtosis, least, most, range_digit;
@@ -103,71 +103,73 @@ static void example_tile(unsigned bits, uint8_t *tile) {
     }
 }
 
+/* What the tile above holds at 1 to 8 bits. */
+static const struct {
+    uint16_t first, second, last;
+    uint64_t states, tile[ML_EXL3_CODEBOOKS];
+} golden_tile[] = {
+    {0x6654,
+     0xcca8,
+     0x332a,
+     0xfa6ec4a1c229226b,
+     {0xcd7c777986b47540, 0x97c9628bcb517fc6, 0x36fa1d3a8f6fa624}},
+    {0xa268,
+     0x89a3,
+     0x689a,
+     0xb84baaff6babc151,
+     {0xee60ce27f2debccb, 0x954125e7ad4ffcba, 0x2cc3c54e33ce5ca5}},
+    {0xf051,
+     0x828d,
+     0x9e0a,
+     0x3a398fe031238d8d,
+     {0x13ab048cdfbacd2f, 0xa5bab7a2fd12a0c7, 0x84626bf70eee33aa}},
+    {0x37a3,
+     0x7a37,
+     0xd37a,
+     0x454ab2f42c80e28b,
+     {0x2af6e225cf370b12, 0x9cfa3708f709f987, 0x91f3034e028be863}},
+    {0x1d46,
+     0xa8de,
+     0x08ea,
+     0x88c70eff9551e542,
+     {0x4266ea0641cbe9fb, 0x9cc71c68cf573d03, 0x8002af4674afd51a}},
+    {0x968d,
+     0xa37b,
+     0x3e5a,
+     0x95314b4013f4ecec,
+     {0x2b78d3e804d8ffb5, 0x308322ea60b066dd, 0xf4e51a57509a3ea2}},
+    {0xe51b,
+     0x8def,
+     0x73ca,
+     0xa0e621f13769ac31,
+     {0xd554851b40ec096a, 0xe7ad651f592f3f97, 0x16ac6671aa345c24}},
+    {0x3a37,
+     0x37bf,
+     0xa93a,
+     0x57fac6faa63e8a4d,
+     {0x690f074723a9372e, 0x3cbd048a22e831ab, 0x91d5dcc6c2548782}},
+};
+
 static void golden_tiles(void **unused) {
-    static const struct {
-        uint16_t first, second, last;
-        uint64_t states, tile[ML_EXL3_CODEBOOKS];
-    } golden[] = {
-        {0x6654,
-         0xcca8,
-         0x332a,
-         0xfa6ec4a1c229226b,
-         {0xcd7c777986b47540, 0x97c9628bcb517fc6, 0x36fa1d3a8f6fa624}},
-        {0xa268,
-         0x89a3,
-         0x689a,
-         0xb84baaff6babc151,
-         {0xee60ce27f2debccb, 0x954125e7ad4ffcba, 0x2cc3c54e33ce5ca5}},
-        {0xf051,
-         0x828d,
-         0x9e0a,
-         0x3a398fe031238d8d,
-         {0x13ab048cdfbacd2f, 0xa5bab7a2fd12a0c7, 0x84626bf70eee33aa}},
-        {0x37a3,
-         0x7a37,
-         0xd37a,
-         0x454ab2f42c80e28b,
-         {0x2af6e225cf370b12, 0x9cfa3708f709f987, 0x91f3034e028be863}},
-        {0x1d46,
-         0xa8de,
-         0x08ea,
-         0x88c70eff9551e542,
-         {0x4266ea0641cbe9fb, 0x9cc71c68cf573d03, 0x8002af4674afd51a}},
-        {0x968d,
-         0xa37b,
-         0x3e5a,
-         0x95314b4013f4ecec,
-         {0x2b78d3e804d8ffb5, 0x308322ea60b066dd, 0xf4e51a57509a3ea2}},
-        {0xe51b,
-         0x8def,
-         0x73ca,
-         0xa0e621f13769ac31,
-         {0xd554851b40ec096a, 0xe7ad651f592f3f97, 0x16ac6671aa345c24}},
-        {0x3a37,
-         0x37bf,
-         0xa93a,
-         0x57fac6faa63e8a4d,
-         {0x690f074723a9372e, 0x3cbd048a22e831ab, 0x91d5dcc6c2548782}},
-    };
     (void)unused;
     for (unsigned bits = 1; bits <= 8; bits++) {
         uint8_t tile[256];
         uint16_t state[256], out[256];
         example_tile(bits, tile);
         assert_int_equal(ml_exl3_unpack(bits, tile, state, NULL), MARLIN_OK);
-        assert_int_equal(state[0], golden[bits - 1].first);
-        assert_int_equal(state[1], golden[bits - 1].second);
-        assert_int_equal(state[255], golden[bits - 1].last);
+        assert_int_equal(state[0], golden_tile[bits - 1].first);
+        assert_int_equal(state[1], golden_tile[bits - 1].second);
+        assert_int_equal(state[255], golden_tile[bits - 1].last);
         uint64_t hash = fnv_start;
         for (int t = 0; t < 256; t++)
             hash = fnv(hash, state[t]);
-        assert_true(hash == golden[bits - 1].states);
+        assert_true(hash == golden_tile[bits - 1].states);
         for (int cb = 0; cb < ML_EXL3_CODEBOOKS; cb++) {
             assert_int_equal(ml_exl3_decode(bits, (enum ml_exl3_codebook)cb, tile, out, NULL), MARLIN_OK);
             hash = fnv_start;
             for (int i = 0; i < 256; i++)
                 hash = fnv(hash, out[i]);
-            assert_true(hash == golden[bits - 1].tile[cb]);
+            assert_true(hash == golden_tile[bits - 1].tile[cb]);
         }
     }
 }

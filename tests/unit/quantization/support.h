@@ -5,22 +5,11 @@
 #ifndef ML_TESTS_QUANTIZATION_SUPPORT_H
 #define ML_TESTS_QUANTIZATION_SUPPORT_H
 
-#include "base/rng.h"
 #include "models/model.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
-/* n numbers of N(0, 1); free() them. */
-static inline float *normals(size_t n, uint64_t seed) {
-    struct ml_rng rng;
-    ml_rng_seed(&rng, seed);
-    float *x = malloc(n * sizeof *x);
-    assert_non_null(x);
-    for (size_t i = 0; i < n; i++)
-        x[i] = ml_rng_normal(&rng);
-    return x;
-}
+#include "normals.h"
 
 /* A committed model of a few thousand weights, with a float32 cache. */
 static inline struct ml_model *load_fixture(const char *name) {

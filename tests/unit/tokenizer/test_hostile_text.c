@@ -274,7 +274,7 @@ static void ids_outside_the_vocabulary(void **state) {
         const int32_t ids[] = {10, bad[i], 11};
         char named[64];
         struct ml_buf out;
-        struct ml_stream s = {0};
+        struct ml_text_stream s = {0};
         struct marlin_error err = {0};
         ml_buf_init(&out, 1 << 20);
         (void)snprintf(named, sizeof named, "id %d is outside the vocabulary", (int)bad[i]);
@@ -343,7 +343,7 @@ static void a_stream_that_is_never_utf8(void **state) {
     for (size_t b = 0; b < sizeof bytes; b++) {
         ids[b] = byte_token(t, bytes[b]);
     }
-    struct ml_stream s = {0};
+    struct ml_text_stream s = {0};
     struct ml_buf out;
     ml_buf_init(&out, 16u << 20);
     for (size_t i = 0; i < N; i++) {

@@ -79,7 +79,7 @@ static inline size_t lossy(const char *s, size_t n, char *out) {
 /* The stream of ids equals the full decode made well-formed. */
 static inline void check_stream(const struct ml_tokenizer *t, const int32_t *ids, size_t n, bool skip) {
     struct ml_buf full, streamed;
-    struct ml_stream s = {0};
+    struct ml_text_stream s = {0};
     ml_buf_init(&full, 1 << 24);
     ml_buf_init(&streamed, 1 << 24);
     assert_int_equal(ml_tokenizer_decode(t, ids, n, skip, &full, NULL), MARLIN_OK);

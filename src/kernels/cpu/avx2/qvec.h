@@ -175,10 +175,14 @@ V_INLINE vq q_lookup(const struct lut *l, vq index, const int p) {
     const vq high = _mm256_blendv_epi8(lookup_four(l->t + 8, i), lookup_four(l->t + 12, i), bit6);
     return _mm256_blendv_epi8(low, high, index);
 }
-/* The same of a mirrored table (ml_tap_is_mirrored) of which l has the lower half, p = 6 .. 8; anything may
- * lie above the p bits. The lesser of an index and its complement is looked up, and their difference has the
- * sign: it is odd, so never 0. With 8 bits it does not fit, and the index itself has the sign. Entries + 128
- * are negated as entries are: -128 is 128 in a byte. */
+/* Looks up a mirrored table (ml_tap_is_mirrored) of 2^p entries, p = 6 .. 8, of which l holds the lower half.
+ * Bits of `index` above the lowest p are ignored.
+ *
+ * In a mirrored table an index and its complement hold the same value with opposite signs. So the smaller of
+ * the two is looked up, and the value is negated where the index is the larger one. The sign is taken from
+ * complement - index, which is odd and therefore never 0. With p = 8 this difference does not fit into a byte;
+ * there the top bit of the index is the sign. A table may hold entries + 128: negating a byte maps 128, which
+ * stands for 0, to itself, so that these are negated correctly as well. */
 enum { MIRRORED_FROM = 6 }; /* index bits from which this beats q_lookup with the whole table */
 V_INLINE vq q_lookup_mirrored(const struct lut *l, vq index, const int p) {
     const vq i = q_clean(index, p), other = q_xor(i, q_set8((1 << p) - 1));
@@ -188,8 +192,8 @@ V_INLINE vq q_lookup_mirrored(const struct lut *l, vq index, const int p) {
 
 /* acc + u s over groups of four bytes, u below 128 without a sign; and of two 16-bit numbers. */
 #if defined(__AVXVNNI__)
-/* gcc (12) copies the sum before and after these intrinsics, unless it is told no more than that it changes.
- */
+/* gcc (12) copies the sum before and after these intrinsics, unless it is told no more than
+ * that it changes. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define Q_ACCUMULATE(name, intrinsic, acc, w, x)                                                             \
     __asm__("%{vex%} " name " %2, %1, %0" : "+x"(acc) : "x"(w), "x"(x))

@@ -84,8 +84,8 @@ void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t
 void ml_avx512_exl3_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
 void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
 /* EXL3 in groups of 4 bytes, w = 4 (high - 128) + low: a panel of the high ones, k * PANEL_ROWS bytes further
- * one of the low ones. Columns of 16 come in the order 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15.
- */
+ * one of the low ones. Columns of 16 come in the order 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6,
+ * 7, 14, 15. */
 void ml_avx512_exl3_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
 /* Of any format. */
 void ml_avx512_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);

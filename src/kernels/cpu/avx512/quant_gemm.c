@@ -118,8 +118,8 @@ static void make_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s
         ml_avx512_exl3_panel(panel, m, s);
 }
 
-/* Panel against every row of x, one run after the other. Rows of a tile beyond `z_rows` go to a spare place.
- */
+/* Panel against every row of x, one run after the other. Rows of a tile beyond `z_rows` go to
+ * a spare place. */
 static void multiply(float *z, size_t ldz, const struct ml_quant_matrix *m, const uint8_t *panel,
                      const struct ml_quant_x *x, size_t n) {
     const bool wide = m->format == ML_QUANT_EXL3;

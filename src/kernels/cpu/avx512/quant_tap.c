@@ -79,8 +79,8 @@ V_INLINE void unit_k(const struct few_call *c, const int k, const int p, const b
     if (all > 2 * rows) part_k(c, k, p, three, unit, 3, rows, tokens);
 }
 
-/* Two rows of x go by 8 rows of weights, but at 3 bits by 4: 8 have more constants than there are registers.
- */
+/* Two rows of x go by 8 rows of weights, but at 3 bits by 4: 8 have more constants than
+ * there are registers. */
 V_INLINE void few_k(const struct few_call *c, const int size, const int k, const int p, const bool three) {
     for (size_t unit = 0; unit < (size_t)(STRIP / TAP_UNIT_ROWS(k)); unit++) {
         if (size == 0)

@@ -30,8 +30,9 @@ V_INLINE void chain_fetch(const uint8_t *next, size_t i, const int k, const int 
         __builtin_prefetch(next + i * (size_t)share + at);
 }
 
-/* ---- z of a pass: rows 0 .. 7 in z[0]; at 2 bits rows 4 p, 4 p + 1 in z[0], 4 p + 2, 4 p + 3 in z[1] ----
- */
+/* ---- z of a pass ----
+ *
+ * Rows 0 .. 7 in z[0]; at 2 bits rows 4 p, 4 p + 1 in z[0] and 4 p + 2, 4 p + 3 in z[1]. */
 
 struct chain_z {
     __m256 z[2];

@@ -110,8 +110,7 @@ V_INLINE vq q_lookup_mirrored(const struct lut *l, vq index, const int p) {
 }
 
 /* gcc (12) copies the sum before and after these instructions, unless it is told no more than that it
- * changes.
- */
+ * changes. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define Q_ADD_PAIRS(acc, v)  __asm__("sadalp %0.4s, %1.8h" : "+w"(acc) : "w"(v))
 #define Q_ADD_DOT(acc, w, x) __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(w), "w"(x))
