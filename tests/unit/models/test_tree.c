@@ -192,19 +192,20 @@ static void check_tree(struct ground *g, enum shape shape, size_t nodes, struct 
     clear(g, &t);
 }
 
-/* Of every shape and size, after nothing, across pages, at the point where a window gives a page back, and
+/* Of every shape and size (portable C: a third of them), after nothing, across pages, at the point where a window gives a page back, and
  * after more keys than go in one chunk. */
 static void nodes_equal_their_paths_one_by_one(void **state) {
     static const size_t pasts[] = {0, 60, 64 + MB_WINDOW - 4, 508, 200};
     struct ml_rng rng;
     (void)state;
+    const bool is_slow = ml_cpu()->tier == ML_CPU_GENERIC;
     ml_rng_seed(&rng, 17);
     for (size_t i = 0; i < MB_SPECS; i++)
         for (size_t k = 0; k < TYPES; k++) {
             struct ground g;
             const size_t most = most_nodes(&mb_specs[i]);
             for (size_t shape = 0; shape < SHAPES; shape++) {
-                if (shape == STAR && i % TYPES != k) continue;
+                if ((shape == STAR || is_slow) && (i + shape) % TYPES != k) continue;
                 open_ground(&g, &mb_specs[i], k, shape != CHAIN);
                 g.past = make_past(g.work, g.cache, &rng, pasts[(i + 2 * k + shape) % 5]);
                 check_tree(&g, (enum shape)shape, shape == BUSH ? most : 1 + mb_below(&rng, most), &rng);
