@@ -55,8 +55,8 @@ check_tier() { # tier, processor
     [ "$got" = "$native" ] || fail "$cpu generates $got, this machine $native"
     masked=$("${generate[@]}" --cpu-mask "$tier" | tokens) || fail "--cpu-mask $tier"
     [ "$masked" = "$native" ] || fail "--cpu-mask $tier generates $masked, this machine $native"
-    for test in "$build"/tests/unit_kernels_* "$build"/tests/kernels_* "$build"/tests/unit_cache_* \
-        "$build"/tests/unit_models_state "$build"/tests/unit_base_cpu "$build"/tests/unit_base_fp; do
+    for test in "$build"/tests/unit_kernels_* "$build"/tests/kernels_* "$build"/tests/unit_{cache,ops}_* \
+        "$build"/tests/unit_models_{sequence,work,many} "$build"/tests/unit_base_cpu "$build"/tests/unit_base_fp; do
         [ -x "$test" ] && [ ! -d "$test" ] || continue
         case $test in *viterbi) continue ;; esac # minutes under emulation; the kernel check has small searches
         local start=$SECONDS sample=()

@@ -184,8 +184,7 @@ void marlin_cancel(marlin_session *s, bool cancel);
 
 /* The logits of the token that would follow the timeline, before penalties and temperature: *n numbers, one
  * for each id of the vocabulary; the session's, until its next request or close. Runs the model where its
- * last token was chosen but not fed yet. MARLIN_ERR_ARGUMENT when the timeline is empty or was cancelled in
- * the middle of a prompt. */
+ * last token was chosen but not fed yet. MARLIN_ERR_ARGUMENT when the timeline is empty. */
 marlin_status marlin_logits(marlin_session *s, const float **logits, size_t *n,
                             struct marlin_error *err) MARLIN_MUST_CHECK;
 

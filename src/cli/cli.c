@@ -7,7 +7,7 @@
 
 #include "base/cpu.h"
 #include "base/log.h"
-#include "device/device.h"
+#include "engine/runtime.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -240,12 +240,11 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
         ML_TRY(ml_profile_create(&j->profile, trace ? MAX_EVENTS : 0, err));
     const struct ml_timeline_options to = {
         .sampling = j->sampling,
-        .profile = j->profile,
         .context = ml_args_given(j->args, "ctx") ? (size_t)ml_args_int(j->args, "ctx") : 0,
     };
+    const struct ml_feeder_options fo = {.context = to.context, .profile = j->profile};
     ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len, ML_ENCODE_BOS, &ids, err));
     ML_TRY(ml_timeline_create(&j->runtime, &to, &t, err));
-    const struct ml_feeder_options fo = {.context = ml_timeline_context(t)};
     ML_TRY(ml_feeder_create(&j->runtime, &fo, &f, err));
     /* A sentence that nobody typed is shown whole. */
     if (j->prompt == default_prompt && !j->cli->json) print_text(j, j->prompt, j->prompt_len);

@@ -324,15 +324,6 @@ static marlin_status run_jobs(struct ml_feeder *f, struct ml_timeline **t, struc
     return first;
 }
 
-static size_t longest(const struct marlin_job *jobs, size_t n) {
-    size_t most = 0;
-    for (size_t i = 0; i < n; i++) {
-        const size_t own = ml_timeline_context(jobs[i].session->timeline);
-        most = own > most ? own : most;
-    }
-    return most;
-}
-
 API marlin_status marlin_run_many(struct marlin_job *jobs, size_t n, struct marlin_error *err) {
     struct ml_feeder *f = NULL;
     struct ml_timeline **t = NULL;
@@ -345,7 +336,11 @@ API marlin_status marlin_run_many(struct marlin_job *jobs, size_t n, struct marl
     }
     ML_TRY(check_jobs(jobs, n, err));
     marlin_model *m = jobs[0].session->model;
-    const struct ml_feeder_options o = {.timelines = n, .context = longest(jobs, n), .gate = &m->gate};
+    struct ml_feeder_options o = {.timelines = n, .gate = &m->gate};
+    for (size_t i = 0; i < n; i++) {
+        const size_t context = ml_timeline_context(jobs[i].session->timeline);
+        if (context > o.context) o.context = context;
+    }
     ML_TRY(ml_feeder_create(&m->runtime, &o, &f, err));
     t = ml_calloc(n, sizeof(struct ml_timeline *));
     st = t ? run_jobs(f, t, jobs, n, err) : ml_fail(err, MARLIN_ERR_MEMORY, "marlin_run_many: out of memory");

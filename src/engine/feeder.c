@@ -16,23 +16,19 @@ enum { PROMPT_ROWS = 512 };
 
 /* What a timeline is set back to when its request fails. */
 struct before {
-    size_t n_ids;
-    int32_t pending;
+    size_t n, fed;
     bool fresh;
 };
 
 struct ml_timeline {
     const struct ml_runtime *runtime;
     struct ml_vocabulary vocabulary;
-    struct ml_sequence *sequence; /* the model's memory of the first of them */
-    struct ml_profile *profile;
+    struct ml_sequence *sequence; /* the model's memory of the first ml_sequence_length(sequence) tokens */
     struct ml_sampler *sampler;
-    size_t context, chunk;
-    int32_t *ids; /* [context] the tokens, without the pending one */
-    size_t n_ids;
-    int32_t pending; /* chosen but not yet fed, -1 = none */
-    float *logits;   /* [vocabulary], of the last token fed, while fresh */
-    bool fresh;      /* nothing was chosen from them yet */
+    int32_t *ids; /* [context], the first n of which are the timeline */
+    size_t n, context, chunk;
+    float *logits; /* [vocabulary], of the token that would come next, while fresh */
+    bool fresh;    /* nothing was chosen from them yet */
 
     struct ml_request *request; /* the one that runs, else the last one; NULL at first */
     bool runs;
@@ -42,55 +38,45 @@ struct ml_timeline {
     struct marlin_error error;
 };
 
-enum kind { AGAIN, PENDING, PROMPT };
-
-/* Rows of one timeline in a batch. */
-struct run {
+/* What one timeline has in a step. */
+struct share {
     struct ml_timeline *timeline;
-    enum kind kind;     /* tokens that the timeline has already; the one not fed yet; of the prompt */
-    const int32_t *ids; /* [n]; none where the timeline's own logits are fresh */
-    size_t n;
-    bool wants_logits;
-    float *logits;             /* row for the logits of the last token; NULL = not wanted */
-    const atomic_bool *cancel; /* may be set while the batch is computed; may be NULL */
-    marlin_status status;      /* MARLIN_ERR_CANCELLED: the rows were not fed, because of `cancel` */
-    struct marlin_error error;
+    struct ml_run *run; /* NULL: nothing to feed, its logits are at hand */
+    size_t prompt;      /* rows of the run, the last ones, that are of the request's prompt */
+    float *row;         /* for the logits of the last token; NULL = not wanted */
 };
 
 struct ml_feeder {
     const struct ml_runtime *runtime;
-    struct ml_lock *gate;
     struct ml_work *work;
-    size_t vocabulary;
-    size_t timelines, rows;
-    struct run *runs; /* [timelines], the first n of which are the batch of this step */
-    size_t n;
-    struct ml_run *fed; /* [timelines] those of them that have rows, as the model is given them */
-    int32_t *ids;       /* [rows] */
-    float *logits;      /* [timelines, vocabulary]: first those of the runs that are fed, in their order */
+    struct ml_lock *gate;
+    size_t vocabulary, timelines, max_prompt;
+    struct share *shares; /* [timelines] */
+    struct ml_run *runs;  /* [timelines] */
+    int32_t *ids;         /* [max_prompt + timelines], of the rows of the runs */
+    float *logits; /* [timelines, vocabulary]: first the rows of the runs that want them, in the order of
+                             the runs; rows that are at hand from the end */
+    size_t n_shares, n_runs, n_rows, n_wanted, n_at_hand;
 };
 
 /* ---- timelines ---- */
 
 static marlin_status reserve_timeline(struct ml_timeline *t, const struct ml_timeline_options *o,
                                       struct marlin_error *err) {
-    const struct ml_runtime *r = t->runtime;
-    size_t bytes;
+    size_t ids_bytes, logits_bytes;
     marlin_status st = ml_sampling_check(&o->sampling, t->vocabulary.size, err);
     if (st != MARLIN_OK) return st;
-    if (!ml_mul_size(t->vocabulary.size, sizeof(float), &bytes))
-        return ml_fail(err, MARLIN_ERR_LIMIT, "generation: %zu logits are too many", t->vocabulary.size);
-    t->logits = ml_alloc_aligned(bytes);
-    t->ids = ml_calloc(t->context, sizeof *t->ids);
-    if (!t->ids)
-        return ml_fail(err, MARLIN_ERR_MEMORY, "generation: out of memory for %zu tokens", t->context);
-    if (!t->logits)
-        return ml_fail(err, MARLIN_ERR_MEMORY, "generation: out of memory for %zu logits",
-                       t->vocabulary.size);
+    if (!ml_mul_size(t->vocabulary.size, sizeof(float), &logits_bytes) ||
+        !ml_mul_size(t->context, sizeof(*t->ids), &ids_bytes))
+        return ml_fail(err, MARLIN_ERR_LIMIT, "generation: a context of %zu tokens is too long", t->context);
+    t->logits = ml_alloc_aligned(logits_bytes);
+    t->ids = ml_alloc(ids_bytes);
+    if (!t->logits || !t->ids)
+        return ml_fail(err, MARLIN_ERR_MEMORY, "generation: out of memory for %zu logits and %zu ids",
+                       t->vocabulary.size, t->context);
     st = ml_sampler_create(&o->sampling, t->vocabulary.size, t->context, &t->sampler, err);
     if (st != MARLIN_OK) return st;
-    t->profile = o->profile;
-    return ml_sequence_create_alone(r->model, t->context, t->chunk, &t->sequence, err);
+    return ml_sequence_create_alone(t->runtime->model, t->context, t->chunk, &t->sequence, err);
 }
 
 marlin_status ml_timeline_create(const struct ml_runtime *r, const struct ml_timeline_options *o,
@@ -106,7 +92,6 @@ marlin_status ml_timeline_create(const struct ml_runtime *r, const struct ml_tim
     t->context = ml_runtime_context(r->model, o->context);
     t->chunk = o->chunk && o->chunk < PROMPT_ROWS ? o->chunk : PROMPT_ROWS;
     if (t->chunk > t->context) t->chunk = t->context;
-    t->pending = -1;
     const marlin_status st = reserve_timeline(t, o, err);
     if (st == MARLIN_OK)
         *out = t;
@@ -126,7 +111,7 @@ void ml_timeline_free(struct ml_timeline *t) {
 }
 
 size_t ml_timeline_length(const struct ml_timeline *t) {
-    return t->n_ids + (t->pending >= 0 ? 1 : 0);
+    return t->n;
 }
 
 size_t ml_timeline_context(const struct ml_timeline *t) {
@@ -137,15 +122,20 @@ bool ml_timeline_runs(const struct ml_timeline *t) {
     return t->runs;
 }
 
-/* ---- requests on a timeline ---- */
-
-/* Tokens of the timeline that the model has to be fed again. */
-static size_t missing(const struct ml_timeline *t) {
-    return t->n_ids - ml_sequence_length(t->sequence);
+/* Tokens of the timeline that the model has still to be fed. */
+static size_t backlog(const struct ml_timeline *t) {
+    return t->n - ml_sequence_length(t->sequence);
 }
 
+/* Sees to it that there is a token to feed where the next logits are not at hand. */
+static void go_on(struct ml_timeline *t) {
+    if (!t->fresh && backlog(t) == 0) (void)ml_sequence_rewind(t->sequence, t->n - 1);
+}
+
+/* ---- requests on a timeline ---- */
+
 /* The timeline may become so long by the request: where that wants other rotary tables than its keys were rotated
- * by, they are computed anew. */
+ * by, all of them are computed anew. */
 static void expect(struct ml_timeline *t, const struct ml_request_options *o) {
     const size_t room = t->context - o->length, more = o->max_tokens < room ? o->max_tokens : room;
     const size_t wanted = o->n_prompt < room - more ? o->length + o->n_prompt + more : t->context;
@@ -160,16 +150,17 @@ marlin_status ml_timeline_start(struct ml_timeline *t, const struct ml_request_o
     struct ml_request *request = NULL;
     struct ml_request_options o = *options;
     if (t->runs) return ml_fail(err, MARLIN_ERR_ARGUMENT, "a request already runs on this timeline");
-    if (o.n_prompt == 0 && t->pending < 0 && !t->fresh)
+    if (o.n_prompt == 0 && t->n == 0)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "the prompt has no tokens: give at least one");
-    o.length = ml_timeline_length(t);
+    o.length = t->n;
     o.context = t->context;
     const marlin_status st = ml_request_create(&t->vocabulary, t->sampler, &o, &request, err);
     if (st != MARLIN_OK) return st;
     ml_request_free(t->request);
     t->request = request;
-    t->before = (struct before){t->n_ids, t->pending, t->fresh};
+    t->before = (struct before){t->n, ml_sequence_length(t->sequence), t->fresh};
     expect(t, &o);
+    if (o.n_prompt == 0) go_on(t);
     t->start = t->predicting = t->end = 0;
     t->status = MARLIN_OK;
     t->runs = true;
@@ -193,10 +184,11 @@ marlin_status ml_timeline_outcome(const struct ml_timeline *t, struct ml_outcome
     return MARLIN_OK;
 }
 
+/* The model's memory may be set back further than was asked for, where a sliding window has moved on: what is
+ * missing is then fed again by the next request. */
 static void fail(struct ml_timeline *t, marlin_status st) {
-    t->n_ids = t->before.n_ids;
-    if (ml_sequence_length(t->sequence) > t->n_ids) (void)ml_sequence_rewind(t->sequence, t->n_ids);
-    t->pending = t->before.pending;
+    (void)ml_sequence_rewind(t->sequence, t->before.fed);
+    t->n = t->before.n;
     t->fresh = t->before.fresh;
     ml_request_undo(t->request);
     t->status = st;
@@ -226,44 +218,46 @@ static void cancel(struct ml_timeline *t) {
 
 static marlin_status reserve_feeder(struct ml_feeder *f, struct marlin_error *err) {
     size_t count, bytes;
-    if (ml_mul_size(f->timelines, f->vocabulary, &count) && ml_mul_size(count, sizeof(float), &bytes))
+    if (ml_mul_size(f->timelines, f->vocabulary, &count) && ml_mul_size(count, sizeof(float), &bytes)) {
+        f->shares = ml_calloc(f->timelines, sizeof(*f->shares));
+        f->runs = ml_calloc(f->timelines, sizeof(*f->runs));
+        f->ids = ml_calloc(f->max_prompt + f->timelines, sizeof(*f->ids));
         f->logits = ml_alloc_aligned(bytes);
-    f->runs = ml_calloc(f->timelines, sizeof(*f->runs));
-    f->fed = ml_calloc(f->timelines, sizeof(*f->fed));
-    f->ids = ml_calloc(f->rows, sizeof(*f->ids));
-    if (f->runs && f->fed && f->ids && f->logits) return MARLIN_OK;
+    }
+    if (f->shares && f->runs && f->ids && f->logits) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_MEMORY, "generation: out of memory for the logits of %zu timelines",
                    f->timelines);
 }
 
 marlin_status ml_feeder_create(const struct ml_runtime *r, const struct ml_feeder_options *o,
                                struct ml_feeder **out, struct marlin_error *err) {
-    const size_t context = ml_runtime_context(r->model, o->context);
-    marlin_status st;
     struct ml_feeder *f = ml_calloc(1, sizeof(*f));
     if (!f) return ml_fail(err, MARLIN_ERR_MEMORY, "generation: out of memory");
     f->runtime = r;
     f->gate = o->gate;
     f->vocabulary = (size_t)ml_model_config(r->model)->vocab_size;
     f->timelines = o->timelines ? o->timelines : 1;
-    /* Every timeline has a row beside the prompts' but one: it is in its prompt itself. */
-    f->rows = (context < PROMPT_ROWS ? context : (size_t)PROMPT_ROWS) + f->timelines - 1;
-    const struct ml_work_sizes sizes = {.rows = f->rows, .runs = f->timelines, .positions = context};
-    ML_TRY(reserve_feeder(f, err));
-    ML_TRY(ml_work_create(r->model, r->pool, &sizes, &f->work, err));
-out:
-    if (st == MARLIN_OK)
-        *out = f;
-    else
+    const size_t positions = ml_runtime_context(r->model, o->context);
+    f->max_prompt = positions < PROMPT_ROWS ? positions : PROMPT_ROWS;
+    /* One timeline has either a piece of a prompt or a token in a step. */
+    const struct ml_work_sizes sizes = {
+        .rows = f->max_prompt + f->timelines - 1, .runs = f->timelines, .positions = positions};
+    marlin_status st = reserve_feeder(f, err);
+    if (st == MARLIN_OK) st = ml_work_create(r->model, r->pool, &sizes, &f->work, err);
+    if (st != MARLIN_OK) {
         ml_feeder_free(f);
-    return st;
+        return st;
+    }
+    ml_work_profile(f->work, o->profile);
+    *out = f;
+    return MARLIN_OK;
 }
 
 void ml_feeder_free(struct ml_feeder *f) {
     if (!f) return;
     ml_work_free(f->work);
+    ml_free(f->shares);
     ml_free(f->runs);
-    ml_free(f->fed);
     ml_free(f->ids);
     ml_free_aligned(f->logits);
     ml_free(f);
@@ -271,143 +265,129 @@ void ml_feeder_free(struct ml_feeder *f) {
 
 /* ---- one step: what is wanted ---- */
 
-static struct run *add_run(struct ml_feeder *f, struct ml_timeline *t, enum kind kind, const int32_t *ids,
-                           size_t n) {
-    struct run *run = &f->runs[f->n++];
-    *run = (struct run){.timeline = t,
-                        .kind = kind,
-                        .ids = ids,
-                        .n = n,
-                        .cancel = ml_request_cancel_flag(t->request)};
-    return run;
+static void begin_step(struct ml_feeder *f) {
+    f->n_shares = f->n_runs = f->n_rows = f->n_wanted = f->n_at_hand = 0;
 }
 
-/* A timeline that goes on from one token, or from logits that it has. Logits are wanted once nothing of the
- * prompt is left. */
-static void gather_token(struct ml_feeder *f, struct ml_timeline *t) {
+/* The next n rows of a timeline: what it has still to be fed, then n_prompt ids of a prompt. */
+static void add_rows(struct ml_feeder *f, struct ml_timeline *t, size_t n, const int32_t *prompt,
+                     size_t n_prompt, const atomic_bool *cancel) {
+    const size_t fed = ml_sequence_length(t->sequence), old = backlog(t) < n ? backlog(t) : n;
+    const bool last = n == backlog(t) + n_prompt;
+    for (size_t i = 0; i < n; i++)
+        f->ids[f->n_rows + i] = i < old ? t->ids[fed + i] : prompt[i - old];
+
+    struct ml_run *run = &f->runs[f->n_runs++];
+    *run = (struct ml_run){.sequence = t->sequence,
+                           .first = f->n_rows,
+                           .n = n,
+                           .logits = last ? ML_LOGITS_LAST : ML_LOGITS_NONE,
+                           .cancel = cancel,
+                           .error = &t->error};
+    f->shares[f->n_shares++] = (struct share){.timeline = t,
+                                              .run = run,
+                                              .prompt = n - old,
+                                              .row = last ? f->logits + f->n_wanted * f->vocabulary : NULL};
+    f->n_rows += n;
+    f->n_wanted += last;
+}
+
+static void add_request(struct ml_feeder *f, struct ml_timeline *t, size_t n) {
+    size_t n_prompt;
+    const int32_t *prompt = ml_request_prompt(t->request, &n_prompt);
+    add_rows(f, t, n, prompt, n_prompt, ml_request_cancel_flag(t->request));
+}
+
+/* A row to choose from that is at hand; a copy, since choosing changes it and the request may fail. */
+static void add_row_at_hand(struct ml_feeder *f, struct ml_timeline *t) {
+    float *row = f->logits + (f->timelines - ++f->n_at_hand) * f->vocabulary;
+    memcpy(row, t->logits, f->vocabulary * sizeof(*row));
+    f->shares[f->n_shares++] = (struct share){.timeline = t, .row = row};
+}
+
+/* Tokens that it wants fed before it can choose. */
+static size_t wanted(const struct ml_timeline *t) {
     size_t prompt;
     ml_request_prompt(t->request, &prompt);
-    if (missing(t) > 0 || (t->pending < 0 && prompt > 0)) return;
-    struct run *run = add_run(f, t, PENDING, &t->pending, t->pending >= 0 ? 1 : 0);
-    run->wants_logits = prompt == 0;
+    return prompt == 0 && t->fresh ? 0 : backlog(t) + prompt;
 }
 
-static size_t piece(const struct ml_timeline *t, size_t left, size_t *room) {
-    size_t n = left < t->chunk ? left : t->chunk;
-    if (n > *room) n = *room;
-    *room -= n;
-    return n;
-}
-
-/* A piece of its prompt, or of what has to be fed again before, as far as *room allows. */
-static void gather_prompt(struct ml_feeder *f, struct ml_timeline *t, size_t *room) {
-    size_t left;
-    const int32_t *ids = ml_request_prompt(t->request, &left);
-    if (missing(t) > 0) {
-        const size_t n = piece(t, missing(t), room);
-        if (n > 0) add_run(f, t, AGAIN, t->ids + ml_sequence_length(t->sequence), n);
-        return;
-    }
-    if (t->pending >= 0 || left == 0) return;
-    const size_t n = piece(t, left, room);
-    if (n > 0) add_run(f, t, PROMPT, ids, n)->wants_logits = n == left;
-}
-
-/* Those that generate come first: a long prompt does not hold them up. */
+/* Those that choose in this step come first: a long prompt does not hold them up. */
 static void gather(struct ml_feeder *f, struct ml_timeline *const *t, size_t n) {
     const double now = ml_clock_seconds();
-    size_t room = f->rows - (f->timelines - 1);
-    f->n = 0;
+    size_t room = f->max_prompt;
+    begin_step(f);
     for (size_t i = 0; i < n; i++) {
         if (!t[i]->runs) continue;
         if (t[i]->start == 0) t[i]->start = now;
         if (ml_request_is_cancelled(t[i]->request))
             cancel(t[i]);
-        else
-            gather_token(f, t[i]);
+        else if (wanted(t[i]) == 0)
+            add_row_at_hand(f, t[i]);
+        else if (wanted(t[i]) == 1)
+            add_request(f, t[i], 1);
     }
-    for (size_t i = 0; i < n; i++)
-        if (t[i]->runs) gather_prompt(f, t[i], &room);
+    for (size_t i = 0; i < n; i++) {
+        size_t rows = t[i]->runs ? wanted(t[i]) : 0;
+        if (rows <= 1) continue;
+        if (rows > t[i]->chunk) rows = t[i]->chunk;
+        if (rows > room) rows = room;
+        if (rows > 0) add_request(f, t[i], rows);
+        room -= rows;
+    }
 }
 
 /* ---- one step: feeding and taking ---- */
 
-/* The batch of all runs that have rows. Those without want the logits that their timelines have. */
-static struct ml_batch make_batch(struct ml_feeder *f) {
-    struct ml_batch b = {.ids = f->ids, .runs = f->fed};
-    float *row = f->logits;
-    for (size_t i = 0; i < f->n; i++) {
-        struct run *run = &f->runs[i];
-        if (run->n == 0) continue;
-        memcpy(f->ids + b.n, run->ids, run->n * sizeof(*f->ids));
-        f->fed[b.n_runs++] = (struct ml_run){.sequence = run->timeline->sequence,
-                                             .first = b.n,
-                                             .n = run->n,
-                                             .logits = run->wants_logits ? ML_LOGITS_LAST : ML_LOGITS_NONE,
-                                             .cancel = run->cancel,
-                                             .error = &run->error};
-        b.n += run->n;
-        if (run->wants_logits) run->logits = row, row += f->vocabulary;
-    }
-    for (size_t i = 0; i < f->n; i++) {
-        struct run *run = &f->runs[i];
-        if (run->n > 0 || !run->wants_logits) continue;
-        memcpy(row, run->timeline->logits, f->vocabulary * sizeof(*row));
-        run->logits = row;
-        row += f->vocabulary;
-    }
-    return b;
-}
-
-/* The one place that computes: all runs of a step. */
+/* The one place that computes. Each run then has its status. */
 static void forward(struct ml_feeder *f) {
-    struct ml_batch b = make_batch(f);
-    if (b.n_runs == 0) return;
-    ml_work_profile(f->work, f->runs[0].timeline->profile);
+    struct ml_batch batch = {.n = f->n_rows, .ids = f->ids, .runs = f->runs, .n_runs = f->n_runs};
+    if (f->n_runs == 0) return;
     if (f->gate) ml_lock_take(f->gate);
     ml_mem_guard_begin("the forward pass");
-    (void)!ml_forward(f->work, &b, f->logits, NULL); /* each run has a status of its own */
+    (void)!ml_forward(f->work, &batch, f->logits, NULL);
     ml_mem_guard_end();
     if (f->gate) ml_lock_release(f->gate);
-    for (size_t i = 0, k = 0; i < f->n; i++) {
-        if (f->runs[i].n == 0) continue;
-        f->runs[i].status = f->fed[k++].status;
-    }
+}
+
+static void append(struct ml_timeline *t, const int32_t *ids, size_t n) {
+    memcpy(t->ids + t->n, ids, n * sizeof(*ids));
+    t->n += n;
+    t->fresh = false;
 }
 
 static void take(struct ml_timeline *t, float *row) {
+    int32_t next;
     if (t->predicting == 0) t->predicting = ml_clock_seconds();
-    const marlin_status st = ml_request_take(t->request, row, &t->pending, &t->error);
+    const marlin_status st = ml_request_take(t->request, row, &next, &t->error);
+    if (next >= 0) append(t, &next, 1);
     if (st == MARLIN_OK && !ml_request_finished(t->request)) return;
-    end(t, st, t->pending < 0 ? row : NULL);
+    end(t, st, next < 0 ? row : NULL);
 }
 
-/* What was fed belongs to the timeline now. */
-static void follow(struct run *run) {
-    struct ml_timeline *t = run->timeline;
-    if (run->status == MARLIN_OK && run->kind != AGAIN) {
-        memcpy(t->ids + t->n_ids, run->ids, run->n * sizeof(*t->ids));
-        t->n_ids += run->n;
-    }
-    if (run->status == MARLIN_ERR_CANCELLED) {
+static void follow(struct ml_feeder *f, const struct share *s) {
+    struct ml_timeline *t = s->timeline;
+    if (s->run && s->run->status == MARLIN_ERR_CANCELLED) {
         cancel(t);
-    } else if (run->status != MARLIN_OK) {
-        t->error = run->error;
-        end(t, run->status, NULL);
-    } else {
-        if (run->kind != AGAIN) t->fresh = false;
-        if (run->kind == PENDING && run->n > 0) t->pending = -1;
-        if (run->kind == PROMPT) ml_request_fed(t->request, run->n);
-        if (run->logits) take(t, run->logits);
+        return;
     }
+    if (s->run && s->run->status != MARLIN_OK) {
+        end(t, s->run->status, NULL); /* t->error says why */
+        return;
+    }
+    if (s->prompt > 0) {
+        append(t, f->ids + s->run->first + s->run->n - s->prompt, s->prompt);
+        ml_request_fed(t->request, s->prompt);
+    }
+    if (s->row) take(t, s->row);
 }
 
 size_t ml_feeder_step(struct ml_feeder *f, struct ml_timeline *const *t, size_t n) {
     size_t running = 0;
     gather(f, t, n);
     forward(f);
-    for (size_t i = 0; i < f->n; i++)
-        follow(&f->runs[i]);
+    for (size_t i = 0; i < f->n_shares; i++)
+        follow(f, &f->shares[i]);
     for (size_t i = 0; i < n; i++)
         running += t[i]->runs;
     return running;
@@ -424,44 +404,32 @@ marlin_status ml_feeder_run(struct ml_feeder *f, struct ml_timeline *t,
     return ml_timeline_outcome(t, out, err);
 }
 
-/* One run alone. */
-static marlin_status feed_alone(struct ml_feeder *f, const struct run *run, struct marlin_error *err) {
-    f->n = 1;
-    f->runs[0] = *run;
-    forward(f);
-    if (err && f->runs[0].status != MARLIN_OK) *err = f->runs[0].error;
-    return f->runs[0].status;
-}
-
-/* Feeds what the model has to be fed again, and the pending token. */
+/* Feeds what the model has not seen of a timeline on which nothing runs; its logits are fresh then. */
 static marlin_status catch_up(struct ml_feeder *f, struct ml_timeline *t, struct marlin_error *err) {
-    marlin_status st;
-    while (missing(t) > 0) {
-        const size_t n = missing(t) < t->chunk ? missing(t) : t->chunk;
-        const struct run again = {
-            .timeline = t, .kind = AGAIN, .ids = t->ids + ml_sequence_length(t->sequence), .n = n};
-        ML_TRY(feed_alone(f, &again, err));
+    go_on(t);
+    while (!t->fresh) {
+        const struct share *s = &f->shares[0];
+        size_t n = backlog(t) < t->chunk ? backlog(t) : t->chunk;
+        if (n > f->max_prompt) n = f->max_prompt;
+        begin_step(f);
+        add_rows(f, t, n, NULL, 0, NULL);
+        forward(f);
+        if (s->run->status != MARLIN_OK) {
+            if (err) *err = t->error;
+            return s->run->status;
+        }
+        if (s->row) memcpy(t->logits, s->row, f->vocabulary * sizeof(*s->row));
+        t->fresh = s->row != NULL;
     }
-    const struct run last = {
-        .timeline = t, .kind = PENDING, .ids = &t->pending, .n = 1, .wants_logits = true};
-    ML_TRY(feed_alone(f, &last, err));
-    memcpy(t->logits, f->logits, f->vocabulary * sizeof(*t->logits));
-    t->ids[t->n_ids++] = t->pending;
-    t->pending = -1;
-    t->fresh = true;
-out:
-    return st;
+    return MARLIN_OK;
 }
 
 marlin_status ml_feeder_logits(struct ml_feeder *f, struct ml_timeline *t, const float **logits,
                                struct marlin_error *err) {
-    if (t->runs) return ml_fail(err, MARLIN_ERR_ARGUMENT, "logits: a request runs on this timeline");
-    if (!t->fresh && t->pending < 0)
-        return ml_fail(err, MARLIN_ERR_ARGUMENT,
-                       ml_timeline_length(t) == 0
-                           ? "logits: the timeline has no tokens yet"
-                           : "logits: the last request was cancelled in the middle of its prompt");
-    const marlin_status st = t->fresh ? MARLIN_OK : catch_up(f, t, err);
+    if (t->n == 0 || t->runs)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "logits: %s",
+                       t->runs ? "a request runs on this timeline" : "the timeline has no tokens yet");
+    const marlin_status st = catch_up(f, t, err);
     if (st == MARLIN_OK) *logits = t->logits;
     return st;
 }

@@ -4,12 +4,8 @@
  * model's memory of it, the sampler that has seen it, and its last token where that was chosen but not fed
  * yet. At most one request at a time runs on a timeline.
  *
- * What a timeline is made of is its tokens. The model's memory of them is a cache: what it has lost (a failed
- * request that had moved a sliding window on) or has for another length than is meant now (rotary tables, see
- * ml_sequence_expect) is fed again before the next request goes on.
- *
  * A step of the feeder asks every running request which rows it wants fed next (a piece of its prompt, or its
- * one new token), feeds all of them, and hands each request that wanted logits its row. A scheduler is a loop
+ * one new token), feeds all of them in one pass, and hands each request that wanted logits its row. A scheduler is a loop
  * around ml_feeder_step that adds timelines and takes them away between two steps. What a request generates
  * does not depend on the others that run beside it.
  */
@@ -30,9 +26,8 @@ struct ml_feeder;
 
 struct ml_timeline_options {
     struct ml_sampling sampling;
-    size_t context;             /* most tokens of the timeline; 0 = the model's own, at most 4096 */
-    size_t chunk;               /* most prompt tokens fed in one step; 0 = 512, which is the ceiling */
-    struct ml_profile *profile; /* stages of every forward pass are booked here; NULL = off; outlives it */
+    size_t context; /* most tokens of the timeline; 0 = the model's own, at most 4096 */
+    size_t chunk;   /* most prompt tokens fed in one step; 0 = 512, which is the ceiling */
 };
 
 /* A timeline on r, which must outlive it. One thread at a time, as for every function that takes it. */
@@ -44,7 +39,7 @@ size_t ml_timeline_length(const struct ml_timeline *t); /* tokens, fed or about 
 size_t ml_timeline_context(const struct ml_timeline *t);
 
 /* Starts a request, which the next steps of a feeder run; length and context of options are filled in here.
- * The prompt may be empty where the timeline can go on by itself. MARLIN_ERR_ARGUMENT while another request
+ * The prompt may be empty where the timeline is not. MARLIN_ERR_ARGUMENT while another request
  * runs on it; other errors as of ml_request_create. On failure the timeline is as it was. */
 marlin_status ml_timeline_start(struct ml_timeline *t, const struct ml_request_options *options,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;
@@ -67,9 +62,10 @@ marlin_status ml_timeline_outcome(const struct ml_timeline *t, struct ml_outcome
                                   struct marlin_error *err) MARLIN_MUST_CHECK;
 
 struct ml_feeder_options {
-    size_t timelines;     /* most that take part in one step; 0 = 1 */
-    size_t context;       /* of the longest timeline; 0 = as of a timeline that does not say */
-    struct ml_lock *gate; /* held around each forward pass, where several feeders share one pool; may be NULL */
+    size_t timelines;           /* most that take part in one step; 0 = 1 */
+    size_t context;             /* the longest of them; 0 = the model's own, at most 4096 */
+    struct ml_lock *gate;       /* held around each pass, where several feeders share a pool; may be NULL */
+    struct ml_profile *profile; /* stages of every pass are booked here; NULL = off; outlives it */
 };
 
 /* A feeder for timelines on r, which must outlive it. One thread at a time. */
@@ -88,9 +84,8 @@ marlin_status ml_feeder_run(struct ml_feeder *f, struct ml_timeline *t,
                             struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* The logits of the token that would come after the timeline, before bias, penalties and temperature:
- * [vocabulary] numbers, the timeline's, until its next request. Feeds the last token where that was not done
- * yet. MARLIN_ERR_ARGUMENT where they are not to be had: a request runs, the timeline is empty, or its last
- * request was cancelled in the middle of a prompt. */
+ * [vocabulary] numbers, the timeline's, until its next request. Feeds what has not been fed yet. MARLIN_ERR_ARGUMENT
+ * while a request runs and for an empty timeline. */
 marlin_status ml_feeder_logits(struct ml_feeder *f, struct ml_timeline *t, const float **logits,
                                struct marlin_error *err) MARLIN_MUST_CHECK;
 

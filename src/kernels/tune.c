@@ -69,8 +69,8 @@ static marlin_status prepare(struct tune *t, const struct ml_kernels *k, struct 
     t->bytes = larger(larger(LEAST_BYTES, 2 * ml_cpu()->l3), 2 * t->rows * COLS * sizeof(float));
     ML_TRY(ml_exec_create(&t->exec, k, pool, err));
     ML_TRY(ml_exec_reserve_quant(
-        &t->exec,
-        &(struct ml_quant_room){.max_k = COLS, .max_n = t->rows, .max_jobs = 1, .max_batch = HIGH}, err));
+        &t->exec, &(struct ml_quant_room){.max_k = COLS, .max_n = t->rows, .max_jobs = 1, .max_batch = HIGH},
+        err));
     t->weights = ml_alloc_aligned(t->bytes);
     t->x = ml_alloc_aligned((size_t)HIGH * COLS * sizeof *t->x);
     t->y = ml_alloc_aligned(HIGH * t->rows * sizeof *t->y);

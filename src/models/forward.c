@@ -408,7 +408,7 @@ static marlin_status flush(struct ml_work *w, struct marlin_error *err) {
     return st;
 }
 
-/* What was computed counts, but for runs that were cancelled meanwhile. */
+/* What was computed counts, unless the pass ended early since all were cancelled. */
 static marlin_status commit(struct ml_work *w, marlin_status first, struct marlin_error *err) {
     struct marlin_error why;
     for (size_t r = 0; r < w->n_runs; r++) {

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "models/arch/arch.h"
 #include "models/bind.h"
+#include "ops/fallback.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -61,6 +62,29 @@ static float embedding_scale(const struct ml_model *m) {
     return scale;
 }
 
+/* An operation that a table has not even got from ops/fallback.h; NULL when it is whole. */
+static const char *lacking(const struct ml_ops *ops) {
+#define LACKS(name)                                                                                          \
+    if (!ops->name) return #name;
+    ML_OPS(LACKS)
+#undef LACKS
+    return NULL;
+}
+
+/* The operations of a device: all of them are there, and those that the CPU computes over copies are named. */
+static marlin_status check_ops(const struct ml_device *device, const struct ml_ops **out,
+                               struct marlin_error *err) {
+    const struct ml_ops *ops = ml_ops_of(device);
+    if (!ops || lacking(ops))
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "device %s lacks the operation '%s': see ml_ops_fill",
+                       device->ops->name, ops ? lacking(ops) : "open");
+    for (size_t i = 0; ml_ops_missing(ops, i); i++)
+        ml_log(ML_LOG_WARN, "device %s: '%s' is computed by the CPU over copies", device->ops->name,
+               ml_ops_missing(ops, i));
+    *out = ops;
+    return MARLIN_OK;
+}
+
 /* The devices that layers are dealt out over, and what computes on each. */
 static marlin_status new_devices(struct ml_model *m, const struct ml_model_options *o,
                                  struct marlin_error *err) {
@@ -78,10 +102,8 @@ static marlin_status new_devices(struct ml_model *m, const struct ml_model_optio
     }
     for (size_t d = 0; d < n; d++) {
         if (!m->owns_device) m->devices[d] = o->devices[d];
-        m->ops[d] = ml_ops_of(m->devices[d]);
-        if (!m->ops[d])
-            return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "device %s has no operations",
-                           m->devices[d]->ops->name);
+        const marlin_status st = check_ops(m->devices[d], &m->ops[d], err);
+        if (st != MARLIN_OK) return st;
     }
     m->n_devices = n;
     return MARLIN_OK;

@@ -172,8 +172,9 @@ struct ml_run {
     struct ml_sequence *sequence;
     size_t first, n;
     /* A draft tree of at most ML_TREE_NODES: row i follows row parent[i] < i of the run, or with -1 the
-     * sequence. Its tokens do not count until ml_sequence_keep says which. NULL: each row follows the one
-     * before. */
+     * sequence. Its tokens do not count until ml_sequence_keep says which. What a node gets is what it would
+     * get as the last of the tokens on the path to it, but for the order of float sums over keys, since it stands
+     * in another slot; in a chain the same bits. NULL: each row follows the one before. */
     const int32_t *parent;
     enum ml_logits logits;      /* which rows want them, where the batch has no list by row */
     const atomic_bool *cancel;  /* looked at once a layer: a pass stops when all of its runs
@@ -198,7 +199,7 @@ struct ml_batch {
  * does. What goes wrong with one run (the context or the cache is full, an id is out of range, it was cancelled)
  * ends that run alone: its status says so, its sequence and its rows of logits stay as they were, and the others
  * are done. Returns the first of those statuses with its message; MARLIN_ERR_ARGUMENT for a batch that cannot
- * be, MARLIN_ERR_IO when a file of the model was cut meanwhile, and then no run was done. */
+ * be (gaps between runs, two runs of one sequence), MARLIN_ERR_IO when a file of the model was cut meanwhile, and then no run was done. */
 marlin_status ml_forward(struct ml_work *w, struct ml_batch *batch, float *logits,
                          struct marlin_error *err) MARLIN_MUST_CHECK;
 

@@ -195,7 +195,7 @@ static marlin_status create_lists(struct ml_work *w, struct marlin_error *err) {
     if (w->steps && w->streams && w->host && w->device && w->runs && w->taken && w->picked_to &&
         (w->hop || devices == 1))
         return MARLIN_OK;
-    return no_memory(w, hop, err);
+    return ml_fail(err, MARLIN_ERR_MEMORY, "cannot allocate the lists of %zu rows a pass", w->sizes.rows);
 }
 
 marlin_status ml_work_create(const struct ml_model *m, struct ml_pool *pool,

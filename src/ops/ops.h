@@ -198,12 +198,13 @@ struct ml_gather_op {
 
 /* The operations that are put onto a stream, for those who walk over all of them: X(name). */
 #define ML_OPS(X)                                                                                            \
-    X(embed) X(norm) X(add) X(linear) X(angles) X(rope_store) X(attention) X(glu) X(route) X(experts)        \
-        X(softcap) X(gather)
+    X(embed)                                                                                                 \
+    X(norm) X(add) X(linear) X(angles) X(rope_store) X(attention) X(glu) X(route) X(experts) X(softcap)      \
+        X(gather)
 
 /* The most that operations on a stream will be asked for. */
 struct ml_ops_sizes {
-    size_t rows, runs, positions; /* of a pass; of a sequence */
+    size_t rows, runs, positions;  /* of a pass; of a sequence */
     size_t quant_cols, quant_rows; /* largest padded sizes of a quantized matrix; 0 when there is none */
     size_t sum_rows;               /* most outputs of a layer that is a sum of pieces; 0 when there is none */
     size_t heads, kv_heads, v_dim; /* of attention */

@@ -264,9 +264,9 @@ static void layers_of_a_kind_share_pages(void **state) {
     (void)state;
     struct ml_layer_memory far = full(1, 8);
     far.device = 1;
-    const struct ml_layer_memory layers[] = {full(2, 8), window_of(16, 0), {.kind = ML_MEMORY_NONE},
-                                             recurrent(100), latent(12, 8), window_of(16, 1),
-                                             window_of(16, 0), window_of(32, 0), recurrent(64), far};
+    const struct ml_layer_memory layers[] = {
+        full(2, 8),       window_of(16, 0), {.kind = ML_MEMORY_NONE}, recurrent(100), latent(12, 8),
+        window_of(16, 1), window_of(16, 0), window_of(32, 0),         recurrent(64),  far};
     enum { N = sizeof layers / sizeof *layers };
     static const size_t groups[N] = {0, 1, SIZE_MAX, 2, 0, 3, 1, 4, 2, 5};
     const struct ml_memory_layout l = lay_out(layers, N, ML_F16);
@@ -293,7 +293,8 @@ static void claim(unsigned char *page, size_t page_bytes, size_t at, size_t byte
 }
 
 static void claim_layer(unsigned char *page, size_t page_bytes, const struct ml_kv_layout *l) {
-    const size_t size = ml_dtype_size(l->dtype), scales = l->dtype == ML_I8 ? ML_PAGE_KEYS * sizeof(float) : 0;
+    const size_t size = ml_dtype_size(l->dtype),
+                 scales = l->dtype == ML_I8 ? ML_PAGE_KEYS * sizeof(float) : 0;
     assert_int_equal(l->bytes, l->kv_heads * l->head_bytes);
     for (size_t h = 0; h < l->kv_heads; h++) {
         const size_t at = h * l->head_bytes;
@@ -312,7 +313,8 @@ static void nothing_overlaps(void **state) {
     static const enum ml_dtype types[] = {ML_F32, ML_F16, ML_I8};
     struct ml_layer_memory uneven = full(3, 33);
     uneven.v_dim = 17;
-    const struct ml_layer_memory layers[] = {full(2, 8), latent(33, 21), uneven, full(1, 1), latent(576, 512)};
+    const struct ml_layer_memory layers[] = {full(2, 8), latent(33, 21), uneven, full(1, 1),
+                                             latent(576, 512)};
     enum { N = sizeof layers / sizeof *layers };
     (void)state;
     for (size_t t = 0; t < 3; t++) {

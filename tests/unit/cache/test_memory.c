@@ -17,7 +17,16 @@
 
 #include "guard.h"
 
-enum { DEVICES = 2, MOST_LAYERS = 8, MOST = 5, CAPACITY = 400, ROWS = 130, WIDE = 100, NARROW = 20, NONE = -1 };
+enum {
+    DEVICES = 2,
+    MOST_LAYERS = 8,
+    MOST = 5,
+    CAPACITY = 400,
+    ROWS = 130,
+    WIDE = 100,
+    NARROW = 20,
+    NONE = -1
+};
 
 static const struct ml_layer_memory layers[MOST_LAYERS] = {
     {.kind = ML_MEMORY_FULL, .kv_heads = 2, .k_dim = 8, .v_dim = 4},
@@ -38,7 +47,16 @@ struct twin {
     uint32_t state;         /* what states hold; 0: nothing yet */
 };
 
+/* A CPU that knows its own memory, and fails when a stream of it is told to write elsewhere. */
+struct watched {
+    struct ml_device device; /* first: what others see */
+    struct ml_device_ops ops;
+    struct ml_device *cpu;
+    struct ml_buffer blocks[MOST_LAYERS];
+};
+
 static struct world {
+    struct watched watched[DEVICES];
     struct ml_device *devices[DEVICES];
     struct ml_stream stream[DEVICES], *streams[DEVICES];
     struct ml_arena arena;
@@ -50,10 +68,55 @@ static struct world {
     uint32_t tags; /* given out */
 } w;
 
+static marlin_status watched_alloc(struct ml_device *d, size_t bytes, struct ml_buffer *out,
+                                   struct marlin_error *err) {
+    struct watched *x = (struct watched *)d;
+    size_t i = 0;
+    while (x->blocks[i].address)
+        i++;
+    assert_true(i < MOST_LAYERS);
+    const marlin_status st = x->cpu->ops->alloc(x->cpu, bytes, out, err);
+    if (st == MARLIN_OK) x->blocks[i] = *out;
+    return st;
+}
+
+static void watched_free(struct ml_device *d, struct ml_buffer *b) {
+    struct watched *x = (struct watched *)d;
+    size_t i = 0;
+    while (x->blocks[i].address != b->address)
+        i++;
+    x->blocks[i] = (struct ml_buffer){0};
+    x->cpu->ops->free(x->cpu, b);
+}
+
+static void watched_copy(struct ml_stream *s, void *to, const void *from, size_t bytes) {
+    const struct watched *x = (const struct watched *)s->device;
+    const uintptr_t at = (uintptr_t)to;
+    bool own = false;
+    for (size_t i = 0; i < MOST_LAYERS; i++) {
+        const uintptr_t block = (uintptr_t)x->blocks[i].address;
+        own = own || (block && at >= block && at + bytes <= block + x->blocks[i].bytes);
+    }
+    if (!own) fail_msg("a stream writes to memory that is not its device's");
+    memmove(to, from, bytes);
+}
+
+static int open_device(size_t d) {
+    struct watched *x = &w.watched[d];
+    if (ml_device_open("cpu", &x->cpu, NULL) != MARLIN_OK) return -1;
+    x->ops = *x->cpu->ops;
+    x->ops.alloc = watched_alloc;
+    x->ops.free = watched_free;
+    x->ops.copy = x->ops.upload = watched_copy;
+    x->device = (struct ml_device){.ops = &x->ops, .is_host = true};
+    w.devices[d] = &x->device;
+    return 0;
+}
+
 static int begin(void **state) {
     (void)state;
     for (size_t d = 0; d < DEVICES; d++) {
-        if (ml_device_open("cpu", &w.devices[d], NULL) != MARLIN_OK) return -1;
+        if (open_device(d) != 0) return -1;
         if (w.devices[d]->ops->stream_open(w.devices[d], &w.stream[d], NULL) != MARLIN_OK) return -1;
         w.streams[d] = &w.stream[d];
     }
@@ -63,12 +126,13 @@ static int begin(void **state) {
 static int end(void **state) {
     for (size_t d = 0; d < DEVICES; d++) {
         w.devices[d]->ops->stream_close(&w.stream[d]);
-        w.devices[d]->ops->destroy(w.devices[d]);
+        w.watched[d].cpu->ops->destroy(w.watched[d].cpu);
     }
     return guard_clean(state);
 }
 
-static void open_world(size_t n_layers, enum ml_dtype type, const struct ml_pages_sizes *sizes, uint64_t seed) {
+static void open_world(size_t n_layers, enum ml_dtype type, const struct ml_pages_sizes *sizes,
+                       uint64_t seed) {
     struct marlin_error err;
     ml_arena_init(&w.arena, 0);
     w.n_layers = n_layers;
@@ -123,7 +187,8 @@ static bool part_of(const struct ml_kv_layout *l, size_t part, size_t *at, size_
     const bool latent = l->v_at == l->k_at, i8 = l->dtype == ML_I8;
     const size_t size = ml_dtype_size(l->dtype);
     const size_t starts[PARTS] = {l->k_at, l->v_at, l->k_scales_at, l->v_scales_at};
-    const size_t widths[PARTS] = {l->k_dim * size, latent ? 0 : l->v_dim * size, i8 ? 4 : 0, i8 && !latent ? 4 : 0};
+    const size_t widths[PARTS] = {l->k_dim * size, latent ? 0 : l->v_dim * size, i8 ? 4 : 0,
+                                  i8 && !latent ? 4 : 0};
     *at = starts[part];
     *bytes = widths[part];
     return *bytes > 0;
@@ -153,8 +218,8 @@ static void visit(const struct twin *t, size_t position, uint32_t tag, bool writ
                 if (write)
                     memcpy(page + at, want, bytes);
                 else if (memcmp(page + at, want, bytes) != 0)
-                    fail_msg("layer %zu, head %zu, part %zu, position %zu is not what was written", i, h, part,
-                             position);
+                    fail_msg("layer %zu, head %zu, part %zu, position %zu is not what was written", i, h,
+                             part, position);
             }
     }
 }

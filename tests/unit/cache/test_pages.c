@@ -161,7 +161,8 @@ static void impossible_sizes_are_named(void **state) {
     refuse((struct ml_pages_sizes){1, SIZE_MAX, 1, 0}, MARLIN_ERR_LIMIT);
     refuse((struct ml_pages_sizes){SIZE_MAX / 4, 64, 1, 0}, MARLIN_ERR_LIMIT);
     refuse((struct ml_pages_sizes){1, 64, 1, SIZE_MAX / 4}, MARLIN_ERR_LIMIT);
-    refuse((struct ml_pages_sizes){(size_t)INT32_MAX + 1, 64, 1, 0}, MARLIN_ERR_LIMIT); /* pages have an int32 */
+    refuse((struct ml_pages_sizes){(size_t)INT32_MAX + 1, 64, 1, 0},
+           MARLIN_ERR_LIMIT); /* pages have an int32 */
 }
 
 static void no_memory_is_an_error(void **state) {
@@ -183,7 +184,7 @@ static void no_memory_is_an_error(void **state) {
         by_length += strstr(err.text, "for 640 positions: ask for a shorter context") != NULL;
     }
     assert_int_equal(by_length, GROUPS); /* memory itself */
-    assert_true(n > 2 + 3 * GROUPS); /* the pool, its groups; memory and two lists of each */
+    assert_true(n > 2 + 3 * GROUPS);     /* the pool, its groups; memory and two lists of each */
 }
 
 /* ---- references ---- */
@@ -260,12 +261,9 @@ static void references_are_counted(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_sequence_takes_what_it_sees),
-        cmocka_unit_test(a_window_has_room_for_a_pass),
-        cmocka_unit_test(sizes_are_what_is_allocated),
-        cmocka_unit_test(impossible_sizes_are_named),
-        cmocka_unit_test(no_memory_is_an_error),
-        cmocka_unit_test(every_page_is_had_once),
+        cmocka_unit_test(a_sequence_takes_what_it_sees), cmocka_unit_test(a_window_has_room_for_a_pass),
+        cmocka_unit_test(sizes_are_what_is_allocated),   cmocka_unit_test(impossible_sizes_are_named),
+        cmocka_unit_test(no_memory_is_an_error),         cmocka_unit_test(every_page_is_had_once),
         cmocka_unit_test(references_are_counted),
     };
     return cmocka_run_group_tests(tests, begin, end);

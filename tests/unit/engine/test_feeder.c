@@ -21,6 +21,7 @@
 #include <cmocka.h>
 
 #include "folders.h"
+#include "guard.h"
 
 static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-12m";
 
@@ -479,6 +480,44 @@ static void a_prompt_without_an_answer_can_be_answered_later(void **state) {
     ml_timeline_free(t);
 }
 
+/* What was fed before a request was cancelled is a timeline like any other. */
+static void a_prompt_cancelled_in_the_middle_can_be_gone_on_from(void **state) {
+    const struct ml_runtime *r = *state;
+    enum { FED = 21 };
+    struct ml_timeline_options o = options(0, 0);
+    struct ml_feeder *f = make_feeder(r, 1);
+    struct ml_outcome out;
+    int32_t ids[LONG_PROMPT], expected[6];
+    atomic_bool cancel = false;
+    for (size_t i = 0; i < LONG_PROMPT; i++)
+        ids[i] = (int32_t)(300 + 7 * i);
+    struct ml_request_options rq = {.prompt = ids, .n_prompt = FED, .max_tokens = 6, .ignore_eos = true};
+    struct ml_timeline *t = make(r, &o);
+    assert_int_equal(ml_feeder_run(f, t, &rq, &out, NULL), MARLIN_OK);
+    memcpy(expected, out.tokens, sizeof(expected));
+    ml_timeline_free(t);
+
+    o.chunk = 7;
+    t = make(r, &o);
+    rq.n_prompt = LONG_PROMPT;
+    rq.cancel = &cancel;
+    assert_int_equal(ml_timeline_start(t, &rq, NULL), MARLIN_OK);
+    for (int i = 0; i < FED / 7; i++)
+        assert_int_equal(ml_feeder_step(f, &t, 1), 1);
+    atomic_store(&cancel, true);
+    assert_int_equal(ml_feeder_step(f, &t, 1), 0);
+    assert_int_equal(ml_timeline_outcome(t, &out, NULL), MARLIN_OK);
+    assert_int_equal(out.finish, ML_FINISH_CANCELLED);
+    assert_int_equal(out.prompt_tokens, FED);
+    assert_int_equal(ml_timeline_length(t), FED);
+    rq.n_prompt = 0;
+    rq.cancel = NULL;
+    assert_int_equal(ml_feeder_run(f, t, &rq, &out, NULL), MARLIN_OK);
+    assert_memory_equal(out.tokens, expected, sizeof(expected));
+    ml_timeline_free(t);
+    ml_feeder_free(f);
+}
+
 static int32_t best_of(const float *logits, size_t n) {
     size_t best = 0;
     for (size_t i = 1; i < n; i++)
@@ -520,17 +559,17 @@ static void logits_are_those_that_the_next_token_is_chosen_from(void **state) {
 
 static char copied[256], weights[512];
 
-/* A copy of the embedded model whose weights a test may cut. */
-static void copy_model(void) {
-    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
-                                        "tokenizer_config.json", "model.safetensors"};
+/* A copy of a model whose weights a test may cut. */
+static void copy_model(const char *dir, bool with_tokenizer) {
+    static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json",
+                                        "tokenizer_config.json"};
     (void)snprintf(copied, sizeof(copied), "/tmp/marlin-feeder-%ld", (long)getpid());
     remove_tree(copied);
     assert_int_equal(mkdir(copied, 0700), 0);
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+    for (size_t i = 0; i < (with_tokenizer ? 4 : 2); i++) {
         char path[512], *data = NULL;
         size_t len = 0;
-        (void)snprintf(path, sizeof(path), "%s/%s", model_dir, names[i]);
+        (void)snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
         assert_int_equal(ml_file_slurp(path, 1 << 28, &data, &len, NULL), MARLIN_OK);
         (void)snprintf(path, sizeof(path), "%s/%s", copied, names[i]);
         assert_int_equal(ml_file_write_atomic(path, data, len, NULL), MARLIN_OK);
@@ -613,7 +652,7 @@ static void three_requests(unsigned failing, int32_t answers[3][8]) {
 static void a_failed_request_leaves_no_trace(void **state) {
     (void)state;
     int32_t answers[3][8], expected[3][8];
-    copy_model();
+    copy_model(model_dir, true);
     three_requests(0, expected);
     for (unsigned failing = 1; failing < 8; failing += 2) {
         memset(answers, 0, sizeof(answers));
@@ -633,7 +672,7 @@ static void a_failed_request_keeps_the_logits(void **state) {
     const struct ml_timeline_options o = options(0, 0);
     struct ml_request_options rq = {.prompt = ids, .n_prompt = 3, .max_tokens = 0, .ignore_eos = true};
     const float *logits = NULL;
-    copy_model();
+    copy_model(model_dir, true);
     assert_int_equal(ml_runtime_open(copied, NULL, &runtime, NULL), MARLIN_OK);
     read_last(&cut);
     struct ml_feeder *f = make_feeder(&runtime, 1);
@@ -657,6 +696,50 @@ static void a_failed_request_keeps_the_logits(void **state) {
     remove_tree(copied);
 }
 
+/* A sliding window of 16 has moved on when a request of 300 tokens fails: the model's memory cannot be set back,
+ * and what it has lost is fed again. */
+static void a_failed_request_leaves_no_trace_in_a_sliding_window(void **state) {
+    (void)state;
+    struct ml_runtime runtime;
+    struct ml_outcome out;
+    struct marlin_error err = {0};
+    struct cut cut;
+    int32_t ids[300], expected[10];
+    const struct ml_runtime_options ro = {.threads = 1, .no_tokenizer = true};
+    struct ml_timeline_options o = options(0.7f, 6);
+    o.context = 500;
+    o.chunk = 50;
+    o.sampling.frequency_penalty = 0.3f;
+    copy_model(MARLIN_SOURCE_DIR "/tests/golden/fixtures/mistral_swa", false);
+    if (ml_runtime_open(copied, &ro, &runtime, &err) != MARLIN_OK) fail_msg("%s", err.text);
+    for (size_t i = 0; i < 300; i++)
+        ids[i] = (int32_t)(i * 31 % 251);
+    struct ml_feeder *f = make_feeder(&runtime, 1);
+    const struct ml_request_options first = {
+        .prompt = ids, .n_prompt = 120, .max_tokens = 3, .ignore_eos = true};
+    struct ml_request_options rq = {.prompt = ids, .n_prompt = 300, .max_tokens = 10, .ignore_eos = true};
+    read_last(&cut);
+    for (int fails = 0; fails < 2; fails++) {
+        struct ml_timeline *t = make(&runtime, &o);
+        assert_int_equal(ml_feeder_run(f, t, &first, &out, NULL), MARLIN_OK);
+        if (fails) {
+            assert_int_equal(truncate(weights, cut.size - 1), 0);
+            assert_int_equal(ml_feeder_run(f, t, &rq, &out, NULL), MARLIN_ERR_IO);
+            put_back(&cut);
+            assert_int_equal(ml_timeline_length(t), 123);
+        }
+        assert_int_equal(ml_feeder_run(f, t, &rq, &out, NULL), MARLIN_OK);
+        assert_int_equal(out.prompt_tokens, 300);
+        assert_int_equal(out.n_tokens, 10);
+        if (!fails) memcpy(expected, out.tokens, sizeof(expected));
+        assert_memory_equal(out.tokens, expected, sizeof(expected));
+        ml_timeline_free(t);
+    }
+    ml_feeder_free(f);
+    ml_runtime_close(&runtime);
+    remove_tree(copied);
+}
+
 static int setup(void **state) {
     static struct ml_runtime runtime;
     open_runtime(&runtime, 1);
@@ -666,8 +749,7 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
     ml_runtime_close(*state);
-    assert_true(ml_mem_guard_violations() == 0);
-    return 0;
+    return guard_clean(state);
 }
 
 int main(void) {
@@ -684,9 +766,11 @@ int main(void) {
         cmocka_unit_test(what_becomes_of_one_is_nothing_to_the_others),
         cmocka_unit_test(a_long_prompt_holds_nobody_up),
         cmocka_unit_test(a_prompt_without_an_answer_can_be_answered_later),
+        cmocka_unit_test(a_prompt_cancelled_in_the_middle_can_be_gone_on_from),
         cmocka_unit_test(logits_are_those_that_the_next_token_is_chosen_from),
         cmocka_unit_test(a_failed_request_leaves_no_trace),
         cmocka_unit_test(a_failed_request_keeps_the_logits),
+        cmocka_unit_test(a_failed_request_leaves_no_trace_in_a_sliding_window),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

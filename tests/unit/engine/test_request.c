@@ -18,6 +18,8 @@
 
 #include <cmocka.h>
 
+#include "guard.h"
+
 static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-12m";
 
 enum { VOCAB = 16, EOS = 3, CONTEXT = 64, PROMPT = 5, MAX_VOCAB = 8192 };
@@ -428,12 +430,6 @@ static void every_allocation_may_fail(void **state) {
     ml_tokenizer_free(t);
 }
 
-static int guarded(void **state) {
-    (void)state;
-    assert_true(ml_mem_guard_violations() == 0);
-    return 0;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ends_at_max_tokens),
@@ -446,5 +442,5 @@ int main(void) {
         cmocka_unit_test(cancelling_gives_out_what_was_held_back),
         cmocka_unit_test(every_allocation_may_fail),
     };
-    return cmocka_run_group_tests(tests, NULL, guarded);
+    return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

@@ -66,8 +66,7 @@ static void a_model_does_not_diverge_from_itself(void **state) {
     (void)state;
     struct ml_perplexity p;
     const struct ml_perplexity_options o = {.ctx = CTX};
-    assert_int_equal(ml_perplexity_run(model, model, pool, ids, N, &o, &p, NULL),
-                     MARLIN_OK);
+    assert_int_equal(ml_perplexity_run(model, model, pool, ids, N, &o, &p, NULL), MARLIN_OK);
     assert_true(p.compared);
     assert_true(p.reference_perplexity == p.perplexity);
     assert_true(p.divergence.top1_agreement == 1);
@@ -79,12 +78,10 @@ static void too_little_text_names_both_numbers(void **state) {
     struct ml_perplexity p;
     struct marlin_error err;
     const struct ml_perplexity_options o = {.ctx = CTX}, one = {.ctx = 1};
-    assert_int_equal(ml_perplexity_run(model, NULL, pool, ids, CTX - 1, &o, &p, &err),
-                     MARLIN_ERR_ARGUMENT);
+    assert_int_equal(ml_perplexity_run(model, NULL, pool, ids, CTX - 1, &o, &p, &err), MARLIN_ERR_ARGUMENT);
     assert_non_null(strstr(err.text, "299"));
     assert_non_null(strstr(err.text, "300"));
-    assert_int_equal(ml_perplexity_run(model, NULL, pool, ids, N, &one, &p, &err),
-                     MARLIN_ERR_ARGUMENT);
+    assert_int_equal(ml_perplexity_run(model, NULL, pool, ids, N, &one, &p, &err), MARLIN_ERR_ARGUMENT);
 }
 
 static int setup(void **state) {

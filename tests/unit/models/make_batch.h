@@ -79,14 +79,18 @@ static inline struct ml_config *mb_config(const char *json) {
     return c;
 }
 
-static inline struct ml_model *mb_model(const struct mb_spec *spec) {
+static inline struct ml_model *mb_model_as(const struct mb_spec *spec, bool exact) {
     struct marlin_error err = {0};
-    const struct ml_model_options options = {.kv_dtype = ML_F32};
+    const struct ml_model_options options = {.kv_dtype = ML_F32, .exact = exact};
     struct ml_config *c = mb_config(spec->json);
     struct ml_model *m = NULL;
     mb_ok(ml_model_random(c, &spec->format, 7, &options, &m, &err), &err);
     ml_config_free(c);
     return m;
+}
+
+static inline struct ml_model *mb_model(const struct mb_spec *spec) {
+    return mb_model_as(spec, false);
 }
 
 static inline struct ml_cache *mb_cache(const struct ml_model *m, enum ml_dtype type, size_t sequences,

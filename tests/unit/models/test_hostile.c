@@ -130,7 +130,8 @@ static void cut_while_running(void **state) {
     assert_int_equal(ml_feed(f.work, f.sequence, make_prompt, 3, ML_LOGITS_LAST, logits, &err), MARLIN_OK);
     weights_path(path);
     assert_int_equal(truncate(path, 4096), 0);
-    assert_int_equal(ml_feed(f.work, f.sequence, make_prompt + 3, 1, ML_LOGITS_LAST, logits, &err), MARLIN_ERR_IO);
+    assert_int_equal(ml_feed(f.work, f.sequence, make_prompt + 3, 1, ML_LOGITS_LAST, logits, &err),
+                     MARLIN_ERR_IO);
     if (!strstr(err.text, path) || !strstr(err.text, "truncated while in use")) fail_msg("%s", err.text);
     assert_int_equal(ml_sequence_length(f.sequence), 3); /* the token does not count */
     ml_free(logits);

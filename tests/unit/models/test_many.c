@@ -21,7 +21,8 @@ static int32_t id_of(size_t sequence, size_t step) {
     return (int32_t)((sequence * 97 + step * 31 + sequence * step) % VOCAB);
 }
 
-static struct many open_many(const struct ml_model *m, struct ml_pool *pool, size_t positions, enum ml_dtype kv) {
+static struct many open_many(const struct ml_model *m, struct ml_pool *pool, size_t positions,
+                             enum ml_dtype kv) {
     const struct ml_pages_sizes pages = {.sequences = MANY, .positions = positions, .rows = MANY};
     const struct ml_work_sizes sizes = {.rows = MANY, .runs = MANY, .positions = positions};
     struct many s = {0};
@@ -45,8 +46,11 @@ static void feed_all(const struct many *s, const int32_t ids[MANY], float *logit
     struct ml_batch batch = {.n = MANY, .ids = ids, .runs = runs, .n_runs = MANY};
     struct marlin_error err;
     for (size_t i = 0; i < MANY; i++)
-        runs[i] = (struct ml_run){
-            .sequence = s->sequence[i], .first = i, .n = 1, .logits = ML_LOGITS_LAST, .status = MARLIN_ERR_IO};
+        runs[i] = (struct ml_run){.sequence = s->sequence[i],
+                                  .first = i,
+                                  .n = 1,
+                                  .logits = ML_LOGITS_LAST,
+                                  .status = MARLIN_ERR_IO};
     if (ml_forward(s->work, &batch, logits, &err) != MARLIN_OK) fail_msg("%s", err.text);
     for (size_t i = 0; i < MANY; i++)
         assert_int_equal(runs[i].status, MARLIN_OK);

@@ -155,7 +155,8 @@ static void tokens_one_by_one(void **state) {
     assert_int_equal(feed_open(&f, m, NULL, MAKE_PROMPT, 1, NULL), MARLIN_OK);
     double worst = 0;
     for (size_t t = 0; t < MAKE_PROMPT; t++) {
-        assert_int_equal(ml_feed(f.work, f.sequence, &make_prompt[t], 1, ML_LOGITS_ALL, one, NULL), MARLIN_OK);
+        assert_int_equal(ml_feed(f.work, f.sequence, &make_prompt[t], 1, ML_LOGITS_ALL, one, NULL),
+                         MARLIN_OK);
         for (size_t i = 0; i < VOCAB; i++)
             worst = fmax(worst, fabs((double)one[i] - whole[t * VOCAB + i]));
     }

@@ -171,7 +171,8 @@ static void int8_is_the_same_however_fed(void **state) {
 
 /* ---- errors ---- */
 
-static void refuse(const struct feed *f, const int32_t *ids, size_t n, marlin_status status, const char *what) {
+static void refuse(const struct feed *f, const int32_t *ids, size_t n, marlin_status status,
+                   const char *what) {
     struct marlin_error err;
     const size_t before = ml_sequence_length(f->sequence);
     assert_int_equal(ml_feed(f->work, f->sequence, ids, n, ML_LOGITS_NONE, NULL, &err), status);

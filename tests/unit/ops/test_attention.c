@@ -121,9 +121,12 @@ struct rows {
 
 static struct rows rows_of(const struct fixture *f, enum ml_dtype type, size_t dim) {
     switch (type) {
-    case ML_F16: return (struct rows){type, dim, f->k16, f->v16, NULL, NULL};
-    case ML_I8: return (struct rows){type, dim, f->k8, f->v8, f->k_scales, f->v_scales};
-    default: return (struct rows){type, dim, f->k, f->v, NULL, NULL};
+    case ML_F16:
+        return (struct rows){type, dim, f->k16, f->v16, NULL, NULL};
+    case ML_I8:
+        return (struct rows){type, dim, f->k8, f->v8, f->k_scales, f->v_scales};
+    default:
+        return (struct rows){type, dim, f->k, f->v, NULL, NULL};
     }
 }
 
@@ -226,26 +229,26 @@ static void attend_whole(const struct call *c) {
     seen_pages(c, table);
     for (size_t h = 0; h < KV_HEADS; h++) {
         const size_t at = h * l->head_bytes, first = h * GROUP * l->k_dim;
-        ml_attention_of(ml_kernels(), l->dtype)(&(struct ml_attention_args){
-            .q = c->q + first,
-            .q_stride = HEADS * l->k_dim,
-            .out = c->out + first,
-            .out_stride = HEADS * l->v_dim,
-            .pages = table,
-            .k_at = l->k_at + at,
-            .v_at = l->v_at + at,
-            .k_scales_at = l->k_scales_at + at,
-            .v_scales_at = l->v_scales_at + at,
-            .k_dim = l->k_dim,
-            .v_dim = l->v_dim,
-            .v_stride = l->v_stride,
-            .rows = c->n * GROUP,
-            .group = GROUP,
-            .slot0 = c->pos,
-            .window = c->window,
-            .scale = scale,
-            .softcap = c->softcap,
-            .sink = c->sinks ? c->sinks + h * GROUP : NULL});
+        ml_attention_of(ml_kernels(), l->dtype)(
+            &(struct ml_attention_args){.q = c->q + first,
+                                        .q_stride = HEADS * l->k_dim,
+                                        .out = c->out + first,
+                                        .out_stride = HEADS * l->v_dim,
+                                        .pages = table,
+                                        .k_at = l->k_at + at,
+                                        .v_at = l->v_at + at,
+                                        .k_scales_at = l->k_scales_at + at,
+                                        .v_scales_at = l->v_scales_at + at,
+                                        .k_dim = l->k_dim,
+                                        .v_dim = l->v_dim,
+                                        .v_stride = l->v_stride,
+                                        .rows = c->n * GROUP,
+                                        .group = GROUP,
+                                        .slot0 = c->pos,
+                                        .window = c->window,
+                                        .scale = scale,
+                                        .softcap = c->softcap,
+                                        .sink = c->sinks ? c->sinks + h * GROUP : NULL});
     }
 }
 

@@ -41,7 +41,8 @@ static int close_ops(void **state) {
 /* Nothing of it may allocate. */
 static void route(float *logits, size_t n, const struct ml_router *router) {
     ml_mem_guard_begin("route");
-    ml_ops_cpu.route(&stream, &(struct ml_route_op){.router = *router, .logits = logits, .n = n, .plan = plan});
+    ml_ops_cpu.route(&stream,
+                     &(struct ml_route_op){.router = *router, .logits = logits, .n = n, .plan = plan});
     ml_mem_guard_end();
 }
 

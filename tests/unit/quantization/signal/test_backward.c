@@ -73,7 +73,8 @@ static double dot(const float *a, const float *b, size_t n) {
 static double loss(struct fixture *f, size_t layer, float step) {
     for (size_t i = 0; i < TOKENS * f->hidden; i++)
         f->moved[i] = f->x[i] + step * f->dx[i];
-    assert_int_equal(ml_layer_forward(f->run.work, f->run.sequence, layer, f->moved, TOKENS, 0, NULL), MARLIN_OK);
+    assert_int_equal(ml_layer_forward(f->run.work, f->run.sequence, layer, f->moved, TOKENS, 0, NULL),
+                     MARLIN_OK);
     return dot(f->g, f->moved, TOKENS * f->hidden);
 }
 
