@@ -41,23 +41,24 @@ bool ml_kind_to_quant(int kind, struct ml_quant_matrix *m) {
 
 static char kind_names[ML_KINDS][KIND_NAME];
 
+static void name_quantized(int kind, char name[KIND_NAME]) {
+    struct ml_quant_matrix m = {0};
+    if (!ml_kind_to_quant(kind, &m)) return;
+    const struct ml_form *f = ml_form_of(m.format);
+    if (f->books > 1)
+        (void)snprintf(name, KIND_NAME, "%s-%s-%d", f->name, ml_exl3_codebook_name(m.codebook), m.bits);
+    else if (widths(f) > 1)
+        (void)snprintf(name, KIND_NAME, "%s%d", f->name, m.bits);
+    else
+        (void)snprintf(name, KIND_NAME, "%s", f->name);
+}
+
 static void name_kinds(void) {
-    for (int kind = 0; kind < ML_KINDS; kind++) {
-        static const char *const plain[ML_KIND_INT8] = {"f32", "f16", "bf16"};
-        struct ml_quant_matrix m = {0};
-        char *name = kind_names[kind];
-        if (!ml_kind_to_quant(kind, &m)) {
-            (void)snprintf(name, KIND_NAME, "%s", plain[kind]);
-            continue;
-        }
-        const struct ml_form *f = ml_form_of(m.format);
-        if (f->books > 1)
-            (void)snprintf(name, KIND_NAME, "%s-%s-%d", f->name, ml_exl3_codebook_name(m.codebook), m.bits);
-        else if (widths(f) > 1)
-            (void)snprintf(name, KIND_NAME, "%s%d", f->name, m.bits);
-        else
-            (void)snprintf(name, KIND_NAME, "%s", f->name);
-    }
+    static const char *const plain[ML_KIND_INT8] = {"f32", "f16", "bf16"};
+    for (int kind = 0; kind < ML_KIND_INT8; kind++)
+        (void)snprintf(kind_names[kind], KIND_NAME, "%s", plain[kind]);
+    for (int kind = ML_KIND_INT8; kind < ML_KINDS; kind++)
+        name_quantized(kind, kind_names[kind]);
 }
 
 const char *ml_kind_name(int kind) {
