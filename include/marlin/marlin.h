@@ -3,10 +3,12 @@
  * Metal Marlin: run large language models, and make them small. Two nouns:
  *
  *   marlin_model    a loaded model and its tokenizer: immutable, may be shared by sessions on many threads
- *   marlin_session  one timeline of tokens on a model: one thread at a time
+ *   marlin_session  one timeline of tokens on a model: one thread at a time, except for marlin_cancel
  *
  * Everything returned by an `open` is released by the matching `close`. Strings are UTF-8. A failed call says
- * why in its `struct marlin_error` and leaves the objects it was given as they were.
+ * why in its `struct marlin_error` and leaves the objects it was given as they were: after a failed request a
+ * session has the tokens, the penalties' history and the random numbers that it had before, so that the same
+ * request may be tried again.
  *
  *     struct marlin_error err;
  *     marlin_model *model = NULL;
@@ -34,6 +36,22 @@ extern "C" {
 typedef struct marlin_model marlin_model;
 typedef struct marlin_session marlin_session;
 
+/* "0.1.0" */
+const char *marlin_version(void);
+
+/* ---- remarks of the library ---- */
+
+enum marlin_log_level { MARLIN_LOG_DEBUG, MARLIN_LOG_INFO, MARLIN_LOG_WARN };
+
+/* One line without a newline, valid during the call; on whichever thread had something to say. */
+typedef void marlin_log_fn(void *user, enum marlin_log_level level, const char *text);
+
+/* Where remarks of level `least` and above go, for the whole process; fn NULL = nowhere, as at the start.
+ * Only while no other call of the library runs. The library itself never prints. */
+void marlin_log_set(marlin_log_fn *fn, void *user, enum marlin_log_level least);
+
+/* ---- models ---- */
+
 struct marlin_model_options {
     int threads;            /* workers including the caller; 0 = one per processor */
     const char *device;     /* "cpu"; NULL = the best there is */
@@ -49,6 +67,29 @@ marlin_status marlin_model_open(const char *dir, const struct marlin_model_optio
 /* Every session on it must be closed first. NULL is fine. */
 void marlin_model_close(marlin_model *m);
 
+/* ---- text and tokens; any thread ---- */
+
+enum marlin_tokenize_flags {
+    MARLIN_SPECIAL = 1, /* special tokens that are written out in the text ("<|im_end|>") are those tokens, as
+                           in a chat template. Without it they are plain text: right for what users type */
+    MARLIN_ADD_BOS = 2  /* add what the model puts around the beginning of a timeline (BOS) */
+};
+
+/* The ids of a text of len bytes. *n: how many there are, also where `capacity` of them do not suffice, which
+ * is MARLIN_ERR_LIMIT and leaves ids as it was (capacity 0 asks for the number: ids may be NULL then). */
+marlin_status marlin_tokenize(const marlin_model *m, const char *text, size_t len, unsigned flags,
+                              int32_t *ids, size_t capacity, size_t *n,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* The text of n ids, special tokens left out or spelled out (with_special). *len: its bytes, also where
+ * `capacity` of them do not suffice, which is MARLIN_ERR_LIMIT and leaves text as it was. No NUL is added;
+ * the bytes may be invalid UTF-8 when the ids are. MARLIN_ERR_ARGUMENT for an id outside the vocabulary. */
+marlin_status marlin_detokenize(const marlin_model *m, const int32_t *ids, size_t n, bool with_special,
+                                char *text, size_t capacity, size_t *len,
+                                struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* ---- sessions ---- */
+
 struct marlin_session_options {
     size_t context;    /* most tokens of the timeline; 0 = the model's own, at most 4096 */
     float temperature; /* 0 = greedy */
@@ -63,26 +104,89 @@ struct marlin_session_options {
 void marlin_session_options_default(const marlin_model *m, struct marlin_session_options *o);
 marlin_status marlin_session_open(marlin_model *m, const struct marlin_session_options *options,
                                   marlin_session **out, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Not while a call with the session runs. NULL is fine. */
 void marlin_session_close(marlin_session *s);
 
-enum marlin_finish { MARLIN_FINISH_LENGTH, MARLIN_FINISH_STOP, MARLIN_FINISH_CANCELLED };
+/* Tokens that the timeline has, and the most that it can have, those of answers included. */
+size_t marlin_session_length(const marlin_session *s);
+size_t marlin_session_context(const marlin_session *s);
+
+/* ---- requests ---- */
+
+enum marlin_finish {
+    MARLIN_FINISH_LENGTH,   /* max_tokens, or the context is full */
+    MARLIN_FINISH_STOP,     /* an end-of-sequence token or a stop string */
+    MARLIN_FINISH_CANCELLED /* marlin_cancel, or the callback returned false */
+};
 
 struct marlin_usage {
     enum marlin_finish finish;
     size_t prompt_tokens, completion_tokens;
     double prompt_seconds, completion_seconds;
+    const int32_t *tokens; /* [completion_tokens] ids of the answer, without the end-of-sequence token: the
+                              session's, until its next request or close */
 };
 
-/* Called with each piece of text (whole UTF-8 sequences, not NUL-terminated); return false to stop. */
+/* Called with each piece of text (whole UTF-8 sequences, not NUL-terminated) on the thread that generates;
+ * return false to stop. May call marlin_cancel, but nothing else with a session that takes part. */
 typedef bool marlin_text_fn(void *user, const char *text, size_t len);
 
-/* Appends prompt to the timeline and generates up to max_tokens tokens. usage may be NULL. */
+/* Appends prompt to the timeline and generates up to max_tokens tokens. Special tokens written in it are
+ * plain text; the beginning of a timeline gets the model's BOS. fn and usage may be NULL. */
 marlin_status marlin_generate(marlin_session *s, const char *prompt, size_t max_tokens, marlin_text_fn *fn,
                               void *user, struct marlin_usage *usage,
                               struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* "0.1.0" */
-const char *marlin_version(void);
+/* The same with everything that can be said. Only read during the call. A zeroed one, but for max_tokens,
+ * goes on from the end of the timeline. */
+struct marlin_request {
+    /* What is appended first: a text, or n_ids ids that are taken as they are; not both. A text gets the
+     * model's BOS where the timeline is empty, and with `special` set the special tokens that are written in
+     * it are those tokens (MARLIN_SPECIAL). */
+    const char *prompt;
+    bool special;
+    const int32_t *ids;
+    size_t n_ids;
+
+    size_t max_tokens; /* 0 only appends */
+    /* At most 64 strings of 1 to 1024 bytes, each of which ends the answer and is not shown. */
+    const char *const *stop;
+    size_t n_stop;
+    bool ignore_eos; /* go on after an end-of-sequence token, which then is part of the answer */
+
+    marlin_text_fn *on_text; /* may be NULL */
+    void *user;
+};
+
+/* Runs one request. MARLIN_ERR_LIMIT, with both numbers, when prompt and timeline leave no room in the
+ * context for one token: nothing is ever dropped. usage may be NULL. */
+marlin_status marlin_run(marlin_session *s, const struct marlin_request *request, struct marlin_usage *usage,
+                         struct marlin_error *err) MARLIN_MUST_CHECK;
+
+struct marlin_job {
+    marlin_session *session;
+    struct marlin_request request;
+    struct marlin_usage usage; /* filled in */
+    struct marlin_error error; /* filled in; its code is MARLIN_OK where the request ended well */
+};
+
+/* Runs n requests on n different sessions of one model side by side: every step of the model serves all of
+ * them. Each gives what marlin_run would give. A request that fails leaves the others alone. Returns
+ * MARLIN_OK when all ended well, else the first error in the order of jobs; MARLIN_ERR_ARGUMENT, with nothing
+ * run, for sessions of several models or one that occurs twice. Callbacks of all jobs come on the calling
+ * thread. */
+marlin_status marlin_run_many(struct marlin_job *jobs, size_t n, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Any thread, also in a signal handler. true: the request that runs on the session ends as soon as it can,
+ * with MARLIN_FINISH_CANCELLED and what it has so far; so does every later one, until false takes it back.
+ * The timeline stays usable. */
+void marlin_cancel(marlin_session *s, bool cancel);
+
+/* The logits of the token that would follow the timeline, before penalties and temperature: *n numbers, one
+ * for each id of the vocabulary; the session's, until its next request or close. Runs the model where its
+ * last token was chosen but not fed yet. MARLIN_ERR_ARGUMENT when the timeline is empty. */
+marlin_status marlin_logits(marlin_session *s, const float **logits, size_t *n,
+                            struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #ifdef __cplusplus
 }

@@ -34,6 +34,7 @@ marlin_status ml_buf_reserve(struct ml_buf *b, size_t n) {
     if (cap < need) cap = need;
     char *data = ml_realloc(b->data, cap);
     if (!data) return MARLIN_ERR_MEMORY;
+    data[b->len] = '\0';
     b->data = data;
     b->cap = cap;
     return MARLIN_OK;

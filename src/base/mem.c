@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static atomic_uint_fast64_t n_allocations;
+static atomic_uint_fast64_t n_allocations, n_bytes;
 static atomic_uint_fast64_t fail_at; /* 0 = off; counts down to the failing allocation */
 
 static atomic_uint_fast64_t n_violations;
@@ -25,6 +25,10 @@ void ml_mem_fail_at(uint64_t n) {
 
 uint64_t ml_mem_count(void) {
     return atomic_load(&n_allocations);
+}
+
+uint64_t ml_mem_bytes(void) {
+    return atomic_load(&n_bytes);
 }
 
 void ml_mem_guard_begin(const char *what) {
@@ -65,9 +69,10 @@ void ml_mem_guard_lock(void) {
 }
 
 /* True when this allocation must fail. */
-static bool account(void) {
+static bool account(size_t bytes) {
     watch("allocation");
     atomic_fetch_add_explicit(&n_allocations, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&n_bytes, bytes, memory_order_relaxed);
     uint_fast64_t left = atomic_load_explicit(&fail_at, memory_order_relaxed);
     while (left > 0) {
         if (atomic_compare_exchange_weak(&fail_at, &left, left - 1)) return left == 1;
@@ -76,17 +81,17 @@ static bool account(void) {
 }
 
 void *ml_alloc(size_t size) {
-    return account() ? NULL : malloc(size ? size : 1);
+    return account(size) ? NULL : malloc(size ? size : 1);
 }
 
 void *ml_calloc(size_t count, size_t size) {
     size_t bytes;
-    if (!ml_mul_size(count, size, &bytes) || account()) return NULL;
+    if (!ml_mul_size(count, size, &bytes) || account(bytes)) return NULL;
     return calloc(1, bytes ? bytes : 1);
 }
 
 void *ml_realloc(void *p, size_t size) {
-    return account() ? NULL : realloc(p, size ? size : 1);
+    return account(size) ? NULL : realloc(p, size ? size : 1);
 }
 
 void ml_free(void *p) {
@@ -110,7 +115,7 @@ char *ml_strdup(const char *s) {
 
 void *ml_alloc_aligned(size_t size) {
     size_t rounded;
-    if (!ml_align_up(size ? size : 1, 64, &rounded) || account()) return NULL;
+    if (!ml_align_up(size ? size : 1, 64, &rounded) || account(rounded)) return NULL;
     return aligned_alloc(64, rounded);
 }
 

@@ -28,6 +28,8 @@ void ml_mem_fail_at(uint64_t n);
 
 /* Test hook: number of allocations made by the whole process so far. */
 uint64_t ml_mem_count(void);
+/* Test hook: bytes that were asked for by all of them, whether or not they were freed since. */
+uint64_t ml_mem_bytes(void);
 
 /* Marks the calling thread's following code as "must neither allocate nor lock" (the token loop). An
  * allocation or a lock by this thread inside a guard is counted in every build; in builds with assertions, or

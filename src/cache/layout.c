@@ -56,8 +56,7 @@ static bool place_keys(const struct ml_layer_memory *m, enum ml_dtype dtype, siz
     if (dtype == ML_I8 && !append(&end, 1, sizeof(float), &l->k_scales_at)) return false;
     l->v_scales_at = l->k_scales_at;
     if (dtype == ML_I8 && !latent && !append(&end, 1, sizeof(float), &l->v_scales_at)) return false;
-    return ml_add_size(end - at, LINE, &l->head_bytes) &&
-           ml_mul_size(l->head_bytes, m->kv_heads, &l->bytes);
+    return ml_add_size(end - at, LINE, &l->head_bytes) && ml_mul_size(l->head_bytes, m->kv_heads, &l->bytes);
 }
 
 static bool belongs(const struct ml_memory_group *g, const struct ml_layer_memory *m) {
@@ -77,7 +76,8 @@ static size_t group_of(struct ml_memory_layout *out, const struct ml_layer_memor
     return g;
 }
 
-static bool place_state(const struct ml_layer_memory *m, size_t at, struct ml_memory_place *p, size_t *bytes) {
+static bool place_state(const struct ml_layer_memory *m, size_t at, struct ml_memory_place *p,
+                        size_t *bytes) {
     p->state_at = at;
     p->state_bytes = m->state_bytes;
     return ml_align_up(m->state_bytes, LINE, bytes);

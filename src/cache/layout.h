@@ -58,8 +58,8 @@ struct ml_memory_group {
 
 /* Where a layer finds its memory. */
 struct ml_memory_place {
-    size_t group;                /* SIZE_MAX: it has none */
-    struct ml_kv_layout layout;  /* of keys and values */
+    size_t group;                 /* SIZE_MAX: it has none */
+    struct ml_kv_layout layout;   /* of keys and values */
     size_t state_at, state_bytes; /* recurrent: from the start of the page */
 };
 
@@ -74,7 +74,8 @@ struct ml_memory_layout {
  * I8, MARLIN_ERR_ARGUMENT for a dimension of 0, MARLIN_ERR_LIMIT on overflow. */
 marlin_status ml_memory_layout_create(const struct ml_layer_memory *layers, size_t n_layers,
                                       enum ml_dtype dtype, struct ml_arena *arena,
-                                      struct ml_memory_layout *out, struct marlin_error *err) MARLIN_MUST_CHECK;
+                                      struct ml_memory_layout *out,
+                                      struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Bytes of one slot of one KV head, keys and values with their scales and without padding. */
 size_t ml_kv_slot_bytes(const struct ml_kv_layout *l);

@@ -167,8 +167,8 @@ marlin_status ml_memory_reserve(struct ml_memory *m, size_t n, struct ml_stream 
         const size_t wanted = pages_wanted(m, g, n), left = ml_pages_left(m->pool, g);
         if (wanted <= left) continue;
         return ml_fail(err, MARLIN_ERR_MEMORY,
-                       "the cache is full: %zu tokens want %zu pages of %zu positions, %zu of %zu are left", n,
-                       wanted, (size_t)ML_PAGE_KEYS, left, ml_pages_total(m->pool, g));
+                       "the cache is full: %zu tokens want %zu pages of %zu positions, %zu of %zu are left",
+                       n, wanted, (size_t)ML_PAGE_KEYS, left, ml_pages_total(m->pool, g));
     }
     for (size_t g = 0; g < m->layout->n_groups; g++)
         write_pages(m, g, n, streams[group_at(m, g)->device]);
@@ -210,7 +210,7 @@ size_t ml_memory_rewindable(const struct ml_memory *m) {
 }
 
 size_t ml_memory_rewind(struct ml_memory *m, size_t n) {
-    if (n >= m->length) return m->length;
+    if (n > 0 && n >= m->length) return m->length;
     if (n < ml_memory_rewindable(m)) n = 0;
     if (n == 0) {
         drop_all(m);
@@ -227,16 +227,23 @@ size_t ml_memory_rewind(struct ml_memory *m, size_t n) {
     return n;
 }
 
+/* Pages of a group from here on hold nothing that counts yet. */
+static size_t pages_counted(const struct ml_memory *m, size_t g) {
+    const size_t end = group_at(m, g)->recurrent ? 1 : (m->length + ML_PAGE_KEYS - 1) / ML_PAGE_KEYS;
+    return end < m->tables[g].end ? end : m->tables[g].end;
+}
+
 void ml_memory_restore(struct ml_memory *m, const struct ml_memory *from) {
+    if (m == from) return;
     for (size_t g = 0; g < m->layout->n_groups; g++)
-        for (size_t i = from->tables[g].begin; i < from->tables[g].end; i++)
+        for (size_t i = from->tables[g].begin; i < pages_counted(from, g); i++)
             ml_pages_keep(m->pool, g, from->tables[g].page[i]);
     drop_all(m);
     for (size_t g = 0; g < m->layout->n_groups; g++) {
         const struct table *t = &from->tables[g];
         m->tables[g].begin = t->begin;
-        m->tables[g].end = t->end;
-        for (size_t i = t->begin; i < t->end; i++)
+        m->tables[g].end = pages_counted(from, g);
+        for (size_t i = t->begin; i < m->tables[g].end; i++)
             set_page(m, g, i, t->page[i]);
     }
     m->length = from->length;

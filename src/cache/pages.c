@@ -11,7 +11,7 @@ struct group {
     struct ml_device *device;
     struct ml_buffer memory;
     size_t n, n_free, page_bytes;
-    int32_t *free;    /* [n], the first n_free of which are free pages */
+    int32_t *free;     /* [n], the first n_free of which are free pages */
     uint32_t *holders; /* [n] references */
 };
 
@@ -38,15 +38,16 @@ static bool pages_in(const struct ml_memory_group *g, const struct ml_pages_size
     const size_t one = ml_pages_of(g, z->positions, z->rows);
     const size_t spare = g->recurrent || g->window ? one : 1;
     size_t a, b;
-    return ml_mul_size(one, z->sequences, &a) && ml_mul_size(spare, z->spares, &b) && ml_add_size(a, b, out) &&
-           *out <= INT32_MAX;
+    return ml_mul_size(one, z->sequences, &a) && ml_mul_size(spare, z->spares, &b) &&
+           ml_add_size(a, b, out) && *out <= INT32_MAX;
 }
 
 static marlin_status too_large(const struct ml_pages_sizes *z, struct marlin_error *err) {
-    return ml_fail(err, MARLIN_ERR_LIMIT,
-                   "key-value cache: %zu sequences of %zu positions pass the address space: ask for a shorter "
-                   "context",
-                   z->sequences, z->positions);
+    return ml_fail(
+        err, MARLIN_ERR_LIMIT,
+        "key-value cache: %zu sequences of %zu positions pass the address space: ask for a shorter "
+        "context",
+        z->sequences, z->positions);
 }
 
 marlin_status ml_pages_bytes(const struct ml_memory_layout *l, const struct ml_pages_sizes *z, size_t *bytes,
@@ -84,7 +85,8 @@ static marlin_status create_group(struct group *to, const struct ml_memory_group
 }
 
 marlin_status ml_pages_create(const struct ml_memory_layout *l, struct ml_device *const *devices,
-                              const struct ml_pages_sizes *z, struct ml_pages **out, struct marlin_error *err) {
+                              const struct ml_pages_sizes *z, struct ml_pages **out,
+                              struct marlin_error *err) {
     size_t bytes;
     struct ml_pages *p = NULL;
     marlin_status st;

@@ -14,8 +14,9 @@ struct ml_pages;
 struct ml_pages_sizes {
     size_t sequences; /* of `positions` each */
     size_t positions;
-    size_t rows;   /* most rows of a sequence in one pass: a window keeps so many more */
-    size_t spares; /* copies of a sequence's memory (checkpoints, forks) that are held beside it: they share the
+    size_t rows; /* most rows of a sequence in one pass: a window keeps so many more */
+    size_t
+        spares; /* copies of a sequence's memory (checkpoints, forks) that are held beside it: they share the
                       pages of all positions and have their own of windows and states */
 };
 

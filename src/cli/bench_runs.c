@@ -242,9 +242,9 @@ static double cache_bytes(const struct ml_bench *b, const struct ml_bench_run *r
     double sum = 0;
     for (size_t at = 0; at < r->tokens; at += step) {
         const size_t left = r->tokens - at;
-        sum += (double)r->batch *
-               (double)ml_model_cache_bytes(b->runtime.model, ml_model_kv_dtype(b->runtime.model), r->start + at,
-                                            left < step ? left : step);
+        sum += (double)r->batch * (double)ml_model_cache_bytes(b->runtime.model,
+                                                               ml_model_kv_dtype(b->runtime.model),
+                                                               r->start + at, left < step ? left : step);
     }
     return sum;
 }

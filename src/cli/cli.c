@@ -7,7 +7,7 @@
 
 #include "base/cpu.h"
 #include "base/log.h"
-#include "device/device.h"
+#include "engine/runtime.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -48,11 +48,6 @@ const struct ml_command *ml_cli_find(const char *name) {
         if (strcmp(commands[i].verb->name, name) == 0) return &commands[i];
     }
     return NULL;
-}
-
-struct ml_pool *ml_cli_pool(struct ml_cli *cli, struct marlin_error *err) {
-    if (!cli->pool && ml_pool_create(cli->threads, &cli->pool, err) != MARLIN_OK) return NULL;
-    return cli->pool;
 }
 
 static void log_to_stderr(void *user, enum ml_log_level level, const char *text) {

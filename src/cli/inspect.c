@@ -7,6 +7,7 @@
 #include "converters/hf_config.h"
 #include "converters/safetensors.h"
 #include "models/model.h"
+#include "packing/forms.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -90,15 +91,11 @@ out:
     return st;
 }
 
-static bool ends_with(const char *s, const char *suffix) {
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
-
 /* Bits of a weight in a tensor of weights; 0 for scales, signs and other vectors. */
 static unsigned weight_bits(const struct ml_tensor *t) {
-    if (t->rank == 3 && ends_with(t->name, ".trellis")) return (unsigned)(t->shape[2] / 16);
-    if (t->rank == 3 && ends_with(t->name, ".tap")) return (unsigned)(t->shape[2] / 32);
+    const struct ml_form *f = ml_form_of_tensor(t->name);
+    const int bits = f && f->tiled ? ml_form_bits(f, t->dtype, t->rank, t->shape) : 0;
+    if (bits) return (unsigned)bits;
     if (t->rank < 2) return 0;
     return (unsigned)(8 * ml_dtype_size(t->dtype));
 }

@@ -47,7 +47,7 @@ const struct ml_verb ml_verb_quantize = {
         "that SRC may be "
         "larger than memory. A run that was interrupted goes on with --resume and the same options, "
         "and ends with "
-        "the same bytes.\n\n"
+        "the same bytes; if OUT is complete, --resume says so and does nothing.\n\n"
         "--effort low and normal search a trellis of 2^12 states (normal: 2^14 beyond 4 bits), on less and "
         "on "
         "more calibration text; high searches 2^16 states, which takes 10 to 20 times as long and loses 2 "
@@ -170,7 +170,9 @@ static bool parse_size(const char *text, uint64_t *out) {
 }
 
 static enum ml_exl3_codebook codebook(const char *name) {
-    return strcmp(name, "mcg") == 0 ? ML_EXL3_MCG : strcmp(name, "3inst") == 0 ? ML_EXL3_3INST : ML_EXL3_MUL1;
+    enum ml_exl3_codebook found = ML_EXL3_MUL1;
+    (void)ml_exl3_codebook_find(name, &found); /* the option's own list knows no other */
+    return found;
 }
 
 static enum ml_quantize_effort effort(const char *name) {
@@ -218,6 +220,11 @@ static marlin_status read_settings(struct ml_cli *cli, const struct ml_args *arg
 }
 
 /* ---- result ---- */
+
+static marlin_status add_complete(struct ml_buf *b, const struct ml_quantize_settings *s, bool json) {
+    return json ? ml_buf_adds(b, "{\"complete_already\":true}\n")
+                : ml_buf_addf(b, "%s: complete already, nothing to resume\n", s->out);
+}
 
 static marlin_status add_tensor(struct ml_buf *b, const struct ml_quantize_tensor *t) {
     marlin_status st;
@@ -294,8 +301,11 @@ int ml_cmd_quantize(struct ml_cli *cli, const struct ml_args *args) {
     st = ml_quantize_model(&s, &report, &err);
     stop(&show);
     if (st != MARLIN_OK) goto out;
-    ML_TRY(cli->json ? add_json(&b, &report, ml_clock_seconds() - begin)
-                     : add_text(&b, &s, &report, ml_clock_seconds() - begin));
+    if (report.complete_already)
+        ML_TRY(add_complete(&b, &s, cli->json));
+    else
+        ML_TRY(cli->json ? add_json(&b, &report, ml_clock_seconds() - begin)
+                         : add_text(&b, &s, &report, ml_clock_seconds() - begin));
     rc = ml_cli_write(cli, &b);
 out:
     if (st != MARLIN_OK) rc = ml_cli_fail(cli, st, &err);

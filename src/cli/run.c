@@ -7,10 +7,11 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/profile_text.h"
-#include "engine/generate.h"
+#include "engine/feeder.h"
 #include "engine/stop.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,7 +32,7 @@ static const struct ml_option options[] = {
     {"stop", 0, ML_OPT_REPEAT, "TEXT", "end before this text; may be given several times", NULL, 0, 0},
     {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
      0, 0},
-    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", "f16", 0, 0},
+    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", ML_KV_DEFAULT_NAME, 0, 0},
     {"ctx", 0, ML_OPT_INT, "N", "most tokens of prompt and answer (the model's own, at most 4096)", NULL, 1,
      1 << 30},
     {"profile", 0, ML_OPT_FLAG, NULL, "print time, bytes and share of the read bandwidth by stage", NULL, 0,
@@ -53,11 +54,11 @@ const struct ml_verb ml_verb_run = {
 };
 
 static const char default_prompt[] = "Once upon a time";
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted;
 
 static void on_interrupt(int sig) {
     (void)sig;
-    interrupted = 1;
+    atomic_store(&interrupted, true);
 }
 
 struct job {
@@ -71,16 +72,21 @@ struct job {
     struct ml_runtime runtime;
     struct ml_profile *profile; /* NULL unless --profile or --trace */
     struct ml_outcome outcome;
-    struct ml_buf text; /* collected for --json */
+    struct ml_buf text;        /* collected for --json */
+    marlin_status text_status; /* of printing or collecting the text: the first failure ends it */
 };
 
 static bool print_text(void *user, const char *text, size_t len) {
-    (void)user;
-    return fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
+    struct job *j = user;
+    const bool done = fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
+    if (!done) j->text_status = MARLIN_ERR_IO;
+    return done;
 }
 
 static bool collect_text(void *user, const char *text, size_t len) {
-    return ml_buf_add(user, text, len) == MARLIN_OK;
+    struct job *j = user;
+    j->text_status = ml_buf_add(&j->text, text, len);
+    return j->text_status == MARLIN_OK;
 }
 
 /* Which argument is what. model stays NULL where the default is meant. */
@@ -114,8 +120,8 @@ static void read_sampling(struct job *j) {
     s->seed = ml_args_given(a, "seed") ? (uint64_t)ml_args_int(a, "seed") : ml_clock_ns();
 }
 
-static marlin_status generate(struct job *j, struct ml_generator *g, const struct ml_ids *ids,
-                              struct marlin_error *err) {
+static marlin_status generate(struct job *j, struct ml_feeder *f, struct ml_timeline *t,
+                              const struct ml_ids *ids, struct marlin_error *err) {
     const char *stop[ML_STOP_MAX];
     const size_t n_stop = ml_args_repeat_count(j->args, "stop");
     if (n_stop > ML_STOP_MAX)
@@ -123,17 +129,17 @@ static marlin_status generate(struct job *j, struct ml_generator *g, const struc
                        ML_STOP_MAX);
     for (size_t i = 0; i < n_stop; i++)
         stop[i] = ml_args_repeat(j->args, "stop", i);
-    const struct ml_request rq = {
+    const struct ml_request_options rq = {
         .prompt = ids->id,
         .n_prompt = ids->n,
         .max_tokens = (size_t)ml_args_int(j->args, "tokens"),
         .stop = stop,
         .n_stop = n_stop,
         .on_text = j->cli->json ? collect_text : print_text,
-        .user = &j->text,
+        .user = j,
         .cancel = &interrupted,
     };
-    return ml_generator_run(g, &rq, &j->outcome, err);
+    return ml_feeder_run(f, t, &rq, &j->outcome, err);
 }
 
 static double per_second(size_t n, double seconds) {
@@ -179,58 +185,74 @@ out:
     return st;
 }
 
-static int report(struct job *j) {
+static void print_speeds(const struct job *j) {
     const struct ml_outcome *o = &j->outcome;
+    fprintf(stderr,
+            "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms\n",
+            o->prompt_tokens, per_second(o->prompt_tokens, o->prompt_seconds), o->n_tokens,
+            per_second(o->n_tokens, o->predicted_seconds), j->runtime.load_seconds * 1e3);
+}
+
+/* Returns the exit status: failed when any part of the text or of the object did not get out. */
+static int report(struct job *j) {
     struct ml_buf b;
-    int rc;
+    int rc = ML_EXIT_DONE;
+    marlin_status st = j->text_status;
     ml_buf_init(&b, JSON_LIMIT);
     if (j->cli->json) {
-        const marlin_status st = add_json(j, &b);
+        if (st == MARLIN_OK) st = add_json(j, &b);
         rc = st == MARLIN_OK ? ml_cli_write(j->cli, &b)
                              : ml_cli_failf(j->cli, st, "the result does not fit into memory");
     } else {
-        rc = fputs("\n", stdout) < 0 || fflush(stdout) != 0
-                 ? ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text failed")
-                 : ML_EXIT_DONE;
-        if (!j->cli->quiet)
-            fprintf(
-                stderr,
-                "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms\n",
-                o->prompt_tokens, per_second(o->prompt_tokens, o->prompt_seconds), o->n_tokens,
-                per_second(o->n_tokens, o->predicted_seconds), j->runtime.load_seconds * 1e3);
+        if (st != MARLIN_OK || fputs("\n", stdout) < 0 || fflush(stdout) != 0)
+            rc = ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text failed");
+        if (!j->cli->quiet) print_speeds(j);
     }
     ml_buf_free(&b);
     return rc;
 }
 
+/* Text, speeds and what --profile and --trace ask for, which is written even where writing the text failed.
+ * That failure has been printed already and leaves *err alone. */
+static marlin_status report_all(struct job *j, struct marlin_error *err) {
+    const char *trace = ml_args_string(j->args, "trace");
+    const marlin_status text = report(j) == ML_EXIT_DONE ? MARLIN_OK : MARLIN_ERR_IO;
+    marlin_status st = MARLIN_OK;
+    if (ml_args_flag(j->args, "profile")) ML_TRY(ml_cli_print_profile(j->profile, j->runtime.pool, err));
+    if (trace) ML_TRY(ml_cli_write_trace(j->cli, j->profile, trace, err));
+out:
+    return st == MARLIN_OK ? text : st;
+}
+
 static marlin_status speak(struct job *j, struct marlin_error *err) {
-    struct ml_generator *g = NULL;
+    struct ml_timeline *t = NULL;
+    struct ml_feeder *f = NULL;
     struct ml_ids ids = {0};
     const struct ml_runtime_options ro = {.device = j->cli->device,
                                           .threads = j->cli->threads,
                                           .cache_type = ml_args_string(j->args, "cache-type"),
                                           .exact = ml_args_flag(j->args, "exact")};
-    const char *trace = ml_args_string(j->args, "trace");
+    const bool trace = ml_args_given(j->args, "trace");
     marlin_status st;
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
     read_sampling(j);
     if (ml_args_flag(j->args, "profile") || trace)
         ML_TRY(ml_profile_create(&j->profile, trace ? MAX_EVENTS : 0, err));
-    const struct ml_generator_options go = {
+    const struct ml_timeline_options to = {
         .sampling = j->sampling,
-        .profile = j->profile,
         .context = ml_args_given(j->args, "ctx") ? (size_t)ml_args_int(j->args, "ctx") : 0,
     };
+    const struct ml_feeder_options fo = {.context = to.context, .profile = j->profile};
     ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len, ML_ENCODE_BOS, &ids, err));
-    ML_TRY(ml_generator_create(&j->runtime, &go, &g, err));
+    ML_TRY(ml_timeline_create(&j->runtime, &to, &t, err));
+    ML_TRY(ml_feeder_create(&j->runtime, &fo, &f, err));
     /* A sentence that nobody typed is shown whole. */
-    if (j->prompt == default_prompt && !j->cli->json) print_text(NULL, j->prompt, j->prompt_len);
-    ML_TRY(generate(j, g, &ids, err));
-    if (report(j) != ML_EXIT_DONE) st = MARLIN_ERR_IO;
-    if (ml_args_flag(j->args, "profile")) ML_TRY(ml_cli_print_profile(j->profile, j->runtime.pool, err));
-    if (trace) ML_TRY(ml_cli_write_trace(j->cli, j->profile, trace, err));
+    if (j->prompt == default_prompt && !j->cli->json) print_text(j, j->prompt, j->prompt_len);
+    ML_TRY(generate(j, f, t, &ids, err));
+    st = report_all(j, err);
 out:
-    ml_generator_free(g);
+    ml_feeder_free(f);
+    ml_timeline_free(t);
     ml_ids_free(&ids);
     return st;
 }

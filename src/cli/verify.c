@@ -15,6 +15,7 @@
 #include "converters/hf_config.h"
 #include "converters/safetensors.h"
 #include "models/model.h"
+#include "packing/forms.h"
 #include "tokenizer/tokenizer.h"
 
 #include <inttypes.h>
@@ -110,10 +111,8 @@ static marlin_status scan_tensor(struct verification *v, struct ml_pool *pool, c
 
 /* Rows of int8 have -127..127: kernels count on it. */
 static marlin_status scan_rows(struct verification *v, const struct ml_tensor *t) {
-    static const char suffix[] = ".int8";
-    const size_t len = strlen(t->name);
-    if (t->dtype != ML_I8 || len < sizeof suffix || strcmp(t->name + len - sizeof suffix + 1, suffix) != 0)
-        return MARLIN_OK;
+    const struct ml_form *f = ml_form_of_tensor(t->name);
+    if (f != ml_form_of(ML_QUANT_INT8) || t->dtype != f->weights.dtype) return MARLIN_OK;
     const uint8_t *first = memchr(t->data ? (const void *)t->data : "", 0x80, (size_t)t->bytes);
     if (!first) return MARLIN_OK;
     const uint64_t at = (uint64_t)(first - t->data);

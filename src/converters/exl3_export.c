@@ -4,17 +4,12 @@
  */
 #include "converters/exl3_export.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 void ml_exl3_adapt(struct ml_tensor_decl *d, bool bias, bool router) {
     if (d->dtype == ML_F32 || (d->dtype == ML_BF16 && (bias || router))) d->dtype = ML_F16;
     if (bias && d->rank == 1) d->shape[0] = (d->shape[0] + 127) / 128 * 128;
-}
-
-static const char *codebook_name(enum ml_exl3_codebook c) {
-    static const char *const names[ML_EXL3_CODEBOOKS] = {
-        [ML_EXL3_3INST] = "3inst", [ML_EXL3_MCG] = "mcg", [ML_EXL3_MUL1] = "mul1"};
-    return names[c];
 }
 
 marlin_status ml_exl3_config(const struct ml_exl3_summary *s, struct ml_buf *b) {
@@ -23,7 +18,7 @@ marlin_status ml_exl3_config(const struct ml_exl3_summary *s, struct ml_buf *b) 
         "{\n    \"quant_method\": \"exl3\",\n    \"version\": \"1.4.1\",\n    \"bits\": %.2f,\n"
         "    \"head_bits\": %d,\n    \"calibration\": {\"rows\": %zu, \"cols\": %zu},\n"
         "    \"out_scales\": \"always\",\n    \"codebook\": \"%s\"",
-        s->bits, s->head_bits, s->rows, s->cols, codebook_name(s->codebook));
+        s->bits, s->head_bits, s->rows, s->cols, ml_exl3_codebook_name(s->codebook));
 }
 
 /* ---- what each module stores ---- */
@@ -77,8 +72,9 @@ static marlin_status add_module(const struct ml_exl3_stored *t, size_t n, enum m
     ML_TRY(ml_buf_adds(b, "}"));
     if (t->bits) {
         ML_TRY(ml_buf_addf(b, ", \"quant_format\": \"exl3\", \"bits_per_weight\": %d", t->bits));
-        if (c == ML_EXL3_MCG) ML_TRY(ml_buf_adds(b, ", \"mcg_multiplier\": 3417055213"));
-        if (c == ML_EXL3_MUL1) ML_TRY(ml_buf_adds(b, ", \"mul1_multiplier\": 2212286765"));
+        const uint32_t multiplier = ml_exl3_stored_multiplier(c);
+        if (multiplier)
+            ML_TRY(ml_buf_addf(b, ", \"%s_multiplier\": %" PRIu32, ml_exl3_codebook_name(c), multiplier));
     }
     ML_TRY(ml_buf_adds(b, "}"));
 out:

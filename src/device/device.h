@@ -68,7 +68,8 @@ struct ml_device_ops {
     marlin_status (*event_create)(struct ml_device *d, struct ml_event *out, struct marlin_error *err);
     void (*event_free)(struct ml_event *e);
     void (*event_record)(struct ml_event *e, struct ml_stream *s); /* the point that the stream has reached */
-    void (*event_wait)(struct ml_event *e, struct ml_stream *s);   /* what s is given from now on comes after it */
+    void (*event_wait)(struct ml_event *e,
+                       struct ml_stream *s); /* what s is given from now on comes after it */
 
     void (*memory)(struct ml_device *d, uint64_t *free_bytes, uint64_t *total_bytes);
     void (*destroy)(struct ml_device *d);

@@ -8,10 +8,29 @@
 
 #include <string.h>
 
-/* A piece is one token's text, and the held part is shorter than one stop string. */
+/* A piece is one token's text, and the part that is held back is shorter than one stop string. */
 enum { HELD_LIMIT = 16 << 20 };
 
-marlin_status ml_stop_init(struct ml_stop *s, const char *const *strings, size_t n,
+static marlin_status add_string(struct ml_stop *s, const char *string, struct marlin_error *err) {
+    const size_t len = strlen(string), i = s->n;
+    if (len == 0) return ml_fail(err, MARLIN_ERR_ARGUMENT, "stop string %zu is empty: leave it out", i + 1);
+    if (len > ML_STOP_MAX_BYTES)
+        return ml_fail(err, MARLIN_ERR_LIMIT, "stop string %zu has %zu bytes, at most %d are allowed", i + 1,
+                       len, ML_STOP_MAX_BYTES);
+    s->strings[i] = ml_strdup(string);
+    if (!s->strings[i]) return ml_fail(err, MARLIN_ERR_MEMORY, "stop strings: out of memory");
+    s->len[i] = len;
+    if (len > s->longest) s->longest = len;
+    s->n++;
+    return MARLIN_OK;
+}
+
+size_t ml_stop_most(const struct ml_stop *s, size_t piece) {
+    const size_t held = s->longest ? s->longest - 1 : 0;
+    return piece < HELD_LIMIT - held ? piece + held : HELD_LIMIT;
+}
+
+marlin_status ml_stop_init(struct ml_stop *s, const char *const *strings, size_t n, size_t piece,
                            struct marlin_error *err) {
     marlin_status st = MARLIN_OK;
     memset(s, 0, sizeof(*s));
@@ -19,26 +38,10 @@ marlin_status ml_stop_init(struct ml_stop *s, const char *const *strings, size_t
     if (n > ML_STOP_MAX)
         return ml_fail(err, MARLIN_ERR_LIMIT, "stop strings: %zu given, at most %d are allowed", n,
                        ML_STOP_MAX);
-    for (size_t i = 0; i < n; i++) {
-        const size_t len = strlen(strings[i]);
-        if (len == 0) {
-            st = ml_fail(err, MARLIN_ERR_ARGUMENT, "stop string %zu is empty: leave it out", i + 1);
-            goto out;
-        }
-        if (len > ML_STOP_MAX_BYTES) {
-            st = ml_fail(err, MARLIN_ERR_LIMIT, "stop string %zu has %zu bytes, at most %d are allowed",
-                         i + 1, len, ML_STOP_MAX_BYTES);
-            goto out;
-        }
-        s->strings[i] = ml_strdup(strings[i]);
-        if (!s->strings[i]) {
-            st = ml_fail(err, MARLIN_ERR_MEMORY, "stop strings: out of memory");
-            goto out;
-        }
-        s->len[i] = len;
-        if (len > s->longest) s->longest = len;
-        s->n++;
-    }
+    for (size_t i = 0; i < n; i++)
+        ML_TRY(add_string(s, strings[i], err));
+    if (n && ml_buf_reserve(&s->held, ml_stop_most(s, piece)) != MARLIN_OK)
+        st = ml_fail(err, MARLIN_ERR_MEMORY, "stop strings: out of memory");
 out:
     if (st != MARLIN_OK) ml_stop_free(s);
     return st;
@@ -50,11 +53,6 @@ void ml_stop_free(struct ml_stop *s) {
     ml_buf_free(&s->held);
     memset(s, 0, sizeof(*s));
     ml_buf_init(&s->held, HELD_LIMIT);
-}
-
-void ml_stop_reset(struct ml_stop *s) {
-    ml_buf_clear(&s->held);
-    s->found = false;
 }
 
 /* Length of the longest stop string that ends at byte `end` of text, 0 when none does. */

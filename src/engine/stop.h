@@ -25,13 +25,16 @@ struct ml_stop {
     bool found;
 };
 
-/* Copies n strings. MARLIN_ERR_ARGUMENT for an empty one, MARLIN_ERR_LIMIT over the ceilings above. On
- * failure s is empty and ml_stop_free is harmless. */
-marlin_status ml_stop_init(struct ml_stop *s, const char *const *strings, size_t n,
+/* Copies n strings. piece: most bytes of one push for which room is made here: such pushes allocate nothing
+ * as long as `out` has room for ml_stop_most(s, piece) bytes. MARLIN_ERR_ARGUMENT for an empty string,
+ * MARLIN_ERR_LIMIT over the ceilings above. On failure s is empty and ml_stop_free is harmless. */
+marlin_status ml_stop_init(struct ml_stop *s, const char *const *strings, size_t n, size_t piece,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_stop_free(struct ml_stop *s);
-/* Ready for another text with the same strings. */
-void ml_stop_reset(struct ml_stop *s);
+
+/* Most bytes that one push of `piece` bytes, or the finish, gives out: they, and what was held back before.
+ */
+size_t ml_stop_most(const struct ml_stop *s, size_t piece);
 
 /* Takes a piece of text and appends to out what can no longer be part of a stop string. Sets s->found once
  * one is complete: the text before it has then been given out, and later pushes do nothing. */

@@ -1,36 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The frame of the kernel check: walks over tiers and families, owns the memory of a case, gathers rows.
- * Comparing is check/compare.c, timing check/timing.c.
+ * The frame of the kernel check: owns the memory of a case and gathers rows. The walk over tiers and families
+ * is check/run.c, comparing check/compare.c, timing check/timing.c.
  */
 #include "kernels/check/check_int.h"
 
 #include "base/fp.h"
 #include "base/mem.h"
-#include "kernels/tiers.h"
 
 #include <stdio.h>
 #include <string.h>
-
-extern const struct ml_check_family ml_check_matmul, ml_check_attention, ml_check_elementwise,
-    ml_check_convert, ml_check_viterbi, ml_check_quant, ml_check_exec;
-
-static const struct ml_check_family *const families[] = {
-    &ml_check_matmul,  &ml_check_attention, &ml_check_elementwise, &ml_check_convert,
-    &ml_check_viterbi, &ml_check_quant,     &ml_check_exec,        NULL,
-};
-
-static void make_tables(struct ml_check_tables *t, enum ml_cpu_tier tier) {
-    t->tier = tier;
-    ml_kernels_init(&t->k, ml_cpu(), tier);
-    ml_viterbi_kernels_init(&t->viterbi, tier);
-}
-
-const char *ml_check_family_name(size_t i) {
-    for (size_t k = 0; k < i; k++)
-        if (!families[k]) return NULL;
-    return families[i] ? families[i]->name : NULL;
-}
 
 /* ---- a case ---- */
 
@@ -53,6 +32,7 @@ struct ml_rng *ml_check_rng(struct ml_check *c) {
 void ml_check_end_row(struct ml_check *c) {
     if (c->row.entry && c->options->on_row) c->options->on_row(c->options->user, &c->row);
     c->row = (struct ml_check_row){0};
+    c->walked = 0;
 }
 
 bool ml_check_begin(struct ml_check *c, const char *entry, const char *variant, ml_check_get_fn *get,
@@ -72,6 +52,7 @@ bool ml_check_begin(struct ml_check *c, const char *entry, const char *variant, 
     }
     c->params[0] = '\0';
     c->bytes = c->operations = 0;
+    c->bits = 0;
     c->threads = c->streams = false;
     return true;
 }
@@ -85,6 +66,7 @@ void ml_check_param(struct ml_check *c, const char *name, size_t value) {
     char text[24];
     (void)snprintf(text, sizeof text, "%zu", value);
     ml_check_param_text(c, name, text);
+    if (strcmp(name, "bits") == 0) c->bits = value;
 }
 
 void ml_check_release(struct ml_check *c) {
@@ -137,6 +119,18 @@ void *ml_check_scratch(struct ml_check *c, size_t bytes) {
 }
 
 static const size_t size_of[] = {4, 2, 2, 1};
+
+/* NaNs of the type, not the ones that arithmetic makes. */
+void ml_check_set_pattern(enum ml_check_type t, void *p, size_t i) {
+    static const uint16_t half[] = {0, 0x7da5, 0x7fa5};
+    const uint32_t full = 0x7fa5a5a5;
+    if (t == ML_CHECK_F32)
+        memcpy((char *)p + 4 * i, &full, 4);
+    else if (t == ML_CHECK_BYTES)
+        ((unsigned char *)p)[i] = ML_GUARD_PATTERN;
+    else
+        memcpy((char *)p + 2 * i, &half[t], 2);
+}
 
 void *ml_check_output(struct ml_check *c, const struct ml_check_result *result) {
     const size_t bytes = result->count * size_of[result->type];
@@ -238,99 +232,4 @@ void *ml_check_elements(struct ml_check *c, enum ml_dtype t, size_t n, enum ml_c
 
 void ml_check_widen(const struct ml_check *c, enum ml_dtype t, float *dst, const void *src, size_t n) {
     c->reference->k.widen[t](dst, src, n);
-}
-
-/* ---- the walk ---- */
-
-void ml_check_call(struct ml_check *c, ml_check_call_fn *fn, void *arg) {
-    c->row.cases++;
-    if (c->options->timing)
-        ml_check_time_case(c, fn, arg);
-    else
-        ml_check_compare_case(c, fn, arg);
-    ml_check_release(c);
-}
-
-/* A case leaves by longjmp when memory ends. */
-static bool run_family(struct ml_check *c) {
-    ml_rng_seed(&c->rng, 20261);
-    if (setjmp(c->leave)) {
-        ml_check_release(c);
-        return false;
-    }
-    c->family->run(c);
-    ml_check_end_row(c);
-    return true;
-}
-
-/* One tier: the wanted families. */
-static marlin_status walk_tier(struct ml_check *c, struct marlin_error *err) {
-    const struct ml_check_options *o = c->options;
-    for (size_t i = 0; families[i]; i++) {
-        c->family = o->other ? o->other : families[i];
-        if (!o->other && o->family && strcmp(o->family, c->family->name) != 0) continue;
-        if (!run_family(c)) return ml_fail(err, MARLIN_ERR_MEMORY, "%s", c->trouble);
-        if (o->other) break;
-    }
-    return MARLIN_OK;
-}
-
-#if defined(__x86_64__)
-static void probe(void *arg) {
-    volatile float sink = ml_probe_masked_load(arg);
-    (void)sink;
-}
-
-static bool masked_loads_touch(enum ml_cpu_tier best) {
-    struct ml_guard g;
-    if (best == ML_CPU_GENERIC || !ml_guard_make(&g, sizeof(float), true, sizeof(float), 0)) return false;
-    const bool touch = ml_guard_call(probe, g.data) != 0;
-    ml_guard_free(&g);
-    return touch;
-}
-#else
-static bool masked_loads_touch(enum ml_cpu_tier best) {
-    (void)best;
-    return false;
-}
-#endif
-
-static marlin_status walk(struct ml_check *c, struct marlin_error *err) {
-    const enum ml_cpu_tier best = ml_cpu()->tier;
-    c->total->reads_unguarded = masked_loads_touch(best);
-    for (int t = 0; t < ML_CPU_TIERS; t++) {
-        if (ml_cpu_tier_has(best, (enum ml_cpu_tier)t)) make_tables(&c->table[t], (enum ml_cpu_tier)t);
-    }
-    c->reference = &c->table[ML_CPU_GENERIC];
-    for (int t = 0; t < ML_CPU_TIERS; t++) {
-        if (!ml_cpu_tier_has(best, (enum ml_cpu_tier)t) || (c->options->timing && t != (int)best)) continue;
-        c->tier = &c->table[t];
-        const marlin_status st = walk_tier(c, err);
-        if (st != MARLIN_OK) return st;
-        c->below = c->tier;
-    }
-    return MARLIN_OK;
-}
-
-static bool is_family(const char *name) {
-    for (size_t i = 0; families[i]; i++)
-        if (strcmp(families[i]->name, name) == 0) return true;
-    return false;
-}
-
-marlin_status ml_check_run(const struct ml_check_options *o, struct ml_check_total *total,
-                           struct marlin_error *err) {
-    *total = (struct ml_check_total){0};
-    if (o->family && !is_family(o->family))
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "kernels: no family is called '%s'", o->family);
-    struct ml_check *c = ml_calloc(1, sizeof *c);
-    if (!c) return ml_fail(err, MARLIN_ERR_MEMORY, "kernel check: out of memory");
-    c->options = o;
-    c->total = total;
-    marlin_status st = MARLIN_OK;
-    if (o->timing) st = ml_peak_reader_create(o->pool, &c->reader, err);
-    if (st == MARLIN_OK) st = walk(c, err);
-    ml_peak_reader_free(c->reader);
-    ml_free(c);
-    return st;
 }

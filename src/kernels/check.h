@@ -78,7 +78,10 @@ struct ml_check_options {
     const struct ml_check_family *other; /* not NULL: this one, which need not be listed, instead */
     bool timing;                         /* time instead of checking */
     bool quick;                          /* fewer repeats */
-    struct ml_pool *pool;                /* for what runs over all threads; NULL = the caller alone */
+    /* Not 0: only every so many cases of a row, and the first of each number of bits; for emulators, which
+     * are slow. The same cases in every run; a prime number meets all fills and shapes by turns. */
+    size_t sample;
+    struct ml_pool *pool; /* for what runs over all threads; NULL = the caller alone */
     void *user;
     void (*on_row)(void *user, const struct ml_check_row *row);             /* may be NULL */
     void (*on_failure)(void *user, const struct ml_check_failure *failure); /* may be NULL */

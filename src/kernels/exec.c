@@ -3,9 +3,9 @@
  * Kernels spread over the pool. Work is cut by shape alone, never by the number of threads, and no piece adds
  * to another's sums.
  */
+#include "kernels/exec.h"
 #include "base/checked.h"
 #include "base/mem.h"
-#include "kernels/exec.h"
 #include "kernels/tiers.h"
 #include "kernels/tune.h"
 
@@ -18,7 +18,7 @@ enum {
     SHARES = 8,
     LEAST_PIECE = 64 << 10,
     MOST_PIECE = 512 << 10,
-    MAX_JOBS = 256       /* of one fork-join */
+    MAX_JOBS = 256 /* of one fork-join */
 };
 
 void ml_exec_bind(struct ml_exec *e) {

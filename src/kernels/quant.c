@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Quantized matrices apart from products: the order that kernels read, whole numbers of EXL3 states, and the
- * way back to a plain matrix.
+ * Quantized matrices apart from products: the order that kernels read, and the way back to a plain matrix.
  */
 #include "kernels/quant.h"
 
@@ -12,17 +11,6 @@
 #include <string.h>
 
 enum { B = ML_QUANT_BLOCK };
-
-int ml_quant_exl3_whole(enum ml_exl3_codebook cb, uint16_t state) {
-    uint32_t x;
-    if (cb == ML_EXL3_MUL1) {
-        x = state * 0x83dcd12du;
-        return (int)((x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24)) - 510;
-    }
-    x = cb == ML_EXL3_3INST ? state * 89226354u + 64248484u : state * 0xcbac1fedu;
-    x = (x & 0x8fff8fffu) ^ 0x3b603b60u;
-    return ml_quant_half(x & 0xffff) + ml_quant_half(x >> 16);
-}
 
 size_t ml_quant_x_bytes(size_t k) {
     return ((k < ML_QUANT_CONSTANTS ? k + ML_QUANT_CONSTANTS : 2 * k) + 63) / 64 * 64 + 64;
@@ -48,19 +36,14 @@ static bool is_whole(const struct ml_quant_matrix *m) {
 }
 
 size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m) {
-    if (!k->quant.arrange || m->format == ML_QUANT_INT8) return 0;
+    if (!k->quant.arrange || !ml_form_of(m->format)->tiled) return 0;
     return m->n / 16 * strip_bytes(m);
-}
-
-static const uint8_t *tile_at(const struct ml_quant_matrix *m, size_t s, size_t t) {
-    const size_t bytes = (size_t)32 * (size_t)m->bits;
-    return m->data + (m->format == ML_QUANT_TAP ? s * (m->k / 16) + t : t * (m->n / 16) + s) * bytes;
 }
 
 static void interleave_group(const struct ml_quant_matrix *m, size_t s, size_t g, uint64_t *to) {
     const size_t words = (size_t)4 * (size_t)m->bits, run = m->k / 128;
     for (size_t q = 0; q < ML_QUANT_RUNS; q++) {
-        const uint8_t *tile = tile_at(m, s, q * run + g);
+        const uint8_t *tile = ml_form_tile_at(m, s, q * run + g);
         for (size_t w = 0; w < words; w++) {
             uint64_t v;
             memcpy(&v, tile + 8 * w, sizeof v);
@@ -103,9 +86,10 @@ static void hadamard(double *x, size_t stride) {
 
 static void restore_block(const struct ml_quant_matrix *m, struct block *b, size_t row, size_t col,
                           float *w) {
+    const struct ml_form *f = ml_form_of(m->format);
     for (size_t s = 0; s < 8; s++)
         for (size_t t = 0; t < 8; t++)
-            ml_quant_tile(m, row / 16 + s, col / 16 + t, b->tiles + s * 16 * B + 16 * t, B);
+            f->tile(m, row / 16 + s, col / 16 + t, b->tiles + s * 16 * B + 16 * t, B);
     for (size_t i = 0; i < (size_t)B * B; i++)
         b->q[i] = b->tiles[i] / B; /* the norms of both sides */
     for (size_t i = 0; i < B; i++)
@@ -119,7 +103,7 @@ static void restore_block(const struct ml_quant_matrix *m, struct block *b, size
 
 marlin_status ml_quant_restore(const struct ml_quant_matrix *m, float *w, struct marlin_error *err) {
     ML_ASSERT(is_whole(m) && m->data);
-    if (m->format == ML_QUANT_INT8) {
+    if (!ml_form_of(m->format)->tiled) {
         for (size_t i = 0; i < m->rows * m->cols; i++)
             w[i] = m->sv[i / m->cols] * (float)(int8_t)m->data[i];
         return MARLIN_OK;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Multiplication by quantized weights: y = W x for the three formats that linear layers are stored in.
+ * Multiplication by quantized weights: y = W x for the three formats that linear layers are stored in
+ * (struct ml_quant_matrix, packing/forms.h).
  *
  *   INT8  W[r][c] = sv[r] * q[r][c]
  *   TAP   W = diag(sv) . Hn . Q . Hk . diag(su)     Q from 16 x 16 tap-trellis tiles (packing/tap.h), its
@@ -46,14 +47,12 @@
 
 #include "base/cpu.h"
 #include "base/status.h"
-#include "packing/exl3.h"
-#include "packing/tap.h"
+#include "packing/forms.h"
 
 #include <stdbool.h>
 
 struct ml_kernels;
 
-enum ml_quant_format { ML_QUANT_INT8, ML_QUANT_TAP, ML_QUANT_EXL3 };
 enum ml_quant_mode { ML_QUANT_FAST, ML_QUANT_EXACT };
 
 enum {
@@ -63,33 +62,6 @@ enum {
     ML_QUANT_FEW_ROWS = 8,     /* rows of x that are multiplied as tiles are decoded */
     ML_QUANT_MAX_COLS = 65536, /* of FAST: no int32 sum overflows. Wider matrices are multiplied exactly */
 };
-
-/* A matrix as it is stored. Immutable after binding; any number of threads may multiply by it. Pointers
- * belong to the model. */
-struct ml_quant_matrix {
-    enum ml_quant_format format;
-    int bits;                       /* TAP 2..6, EXL3 1..8, INT8 8 */
-    size_t rows, cols;              /* out, in: what y and x have */
-    size_t n, k;                    /* padded: multiples of 128 (TAP, EXL3); equal to rows, cols (INT8) */
-    const uint8_t *data;            /* TAP tiles [n/16][k/16][32 bits]; EXL3 tiles [k/16][n/16][32 bits];
-                                       INT8 rows [rows][cols] */
-    const float *su;                /* [k]; NULL for INT8 */
-    const float *sv;                /* [n] */
-    const struct ml_tap_code *code; /* TAP; has passed ml_tap_check. Set by ml_quant_set_code */
-    bool mirrored;                  /* TAP: ml_tap_is_mirrored(code), for kernels to choose a version by */
-    bool split;                     /* TAP: mirrored and ml_tap_is_split(code) */
-    enum ml_exl3_codebook codebook; /* EXL3 */
-    const void *arranged;           /* data in the order that this machine's kernels read, made by
-                                       ml_quant_arrange; NULL when they read `data` itself, and then nothing
-                                       but the reference multiplies, slowly */
-};
-
-/* Binds the code, which m keeps a pointer to. */
-static inline void ml_quant_set_code(struct ml_quant_matrix *m, const struct ml_tap_code *code) {
-    m->code = code;
-    m->mirrored = ml_tap_is_mirrored(code);
-    m->split = m->mirrored && ml_tap_is_split(code);
-}
 
 /* Bytes that ml_quant_arrange wants for m on this machine, 64-byte aligned; 0 when kernels read `data`. */
 size_t ml_quant_arranged_bytes(const struct ml_kernels *k, const struct ml_quant_matrix *m);

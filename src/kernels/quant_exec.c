@@ -25,11 +25,11 @@
 enum {
     FAST_ROWS = ML_GEMM_ROWS, /* of x in a task */
     EXACT_ROWS = ML_GEMM_EXACT_ROWS,
-    PIECE = 48 * 1024,  /* bytes of weights worth a visit to the shared counter */
-    TASKS = 256,        /* of a dispatch */
-    ALONE = 4,          /* single rows that the caller prepares by itself */
-    LAST_BLOCKS = 4,    /* cut-off last blocks of a dispatch, for each job over the same x */
-    LEAST_LEFT = 4096,  /* blocks of 128 rows of a dispatch whose strips are counted, at least */
+    PIECE = 48 * 1024, /* bytes of weights worth a visit to the shared counter */
+    TASKS = 256,       /* of a dispatch */
+    ALONE = 4,         /* single rows that the caller prepares by itself */
+    LAST_BLOCKS = 4,   /* cut-off last blocks of a dispatch, for each job over the same x */
+    LEAST_LEFT = 4096, /* blocks of 128 rows of a dispatch whose strips are counted, at least */
     STRIP = ML_QUANT_STRIP,
     BLOCK = ML_QUANT_BLOCK,
     FEW = ML_QUANT_FEW_ROWS

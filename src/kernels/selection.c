@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 
+#include <pthread.h>
 #include <stdio.h>
 
 enum { KIND_NAME = 16 };
@@ -14,22 +15,56 @@ int ml_kind_of_float(enum ml_dtype t) {
     return (int)t;
 }
 
+static int widths(const struct ml_form *f) {
+    return f->max_bits - f->min_bits + 1;
+}
+
 int ml_kind_of_quant(const struct ml_quant_matrix *m) {
-    if (m->format == ML_QUANT_INT8) return ML_KIND_INT8;
-    if (m->format == ML_QUANT_TAP) return ML_KIND_TAP + m->bits - ML_TAP_MIN_BITS;
-    return ML_KIND_EXL3 + (int)m->codebook * ML_EXL3_MAX_BITS + m->bits - 1;
+    static const int first[ML_QUANT_FORMATS] = {
+        [ML_QUANT_INT8] = ML_KIND_INT8, [ML_QUANT_TAP] = ML_KIND_TAP, [ML_QUANT_EXL3] = ML_KIND_EXL3};
+    const struct ml_form *f = ml_form_of(m->format);
+    const int book = f->books > 1 ? (int)m->codebook : 0;
+    return first[m->format] + book * widths(f) + m->bits - f->min_bits;
+}
+
+bool ml_kind_to_quant(int kind, struct ml_quant_matrix *m) {
+    int left = kind - ML_KIND_INT8, format = 0;
+    if (left < 0) return false;
+    const struct ml_form *f = ml_form_of(ML_QUANT_INT8);
+    for (; left >= f->books * widths(f); f = ml_form_of((enum ml_quant_format)++ format))
+        left -= f->books * widths(f);
+    m->format = (enum ml_quant_format)format;
+    m->codebook = (enum ml_exl3_codebook)(left / widths(f));
+    m->bits = f->min_bits + left % widths(f);
+    return true;
+}
+
+static char kind_names[ML_KINDS][KIND_NAME];
+
+static void name_kinds(void) {
+    for (int kind = 0; kind < ML_KINDS; kind++) {
+        static const char *const plain[ML_KIND_INT8] = {"f32", "f16", "bf16"};
+        struct ml_quant_matrix m = {0};
+        char *name = kind_names[kind];
+        if (!ml_kind_to_quant(kind, &m)) {
+            (void)snprintf(name, KIND_NAME, "%s", plain[kind]);
+            continue;
+        }
+        const struct ml_form *f = ml_form_of(m.format);
+        if (f->books > 1)
+            (void)snprintf(name, KIND_NAME, "%s-%s-%d", f->name, ml_exl3_codebook_name(m.codebook), m.bits);
+        else if (widths(f) > 1)
+            (void)snprintf(name, KIND_NAME, "%s%d", f->name, m.bits);
+        else
+            (void)snprintf(name, KIND_NAME, "%s", f->name);
+    }
 }
 
 const char *ml_kind_name(int kind) {
-    static const char names[ML_KINDS][KIND_NAME] = {
-        "f32",          "f16",          "bf16",         "int8",         "tap2",         "tap3",
-        "tap4",         "tap5",         "tap6",         "exl3-3inst-1", "exl3-3inst-2", "exl3-3inst-3",
-        "exl3-3inst-4", "exl3-3inst-5", "exl3-3inst-6", "exl3-3inst-7", "exl3-3inst-8", "exl3-mcg-1",
-        "exl3-mcg-2",   "exl3-mcg-3",   "exl3-mcg-4",   "exl3-mcg-5",   "exl3-mcg-6",   "exl3-mcg-7",
-        "exl3-mcg-8",   "exl3-mul1-1",  "exl3-mul1-2",  "exl3-mul1-3",  "exl3-mul1-4",  "exl3-mul1-5",
-        "exl3-mul1-6",  "exl3-mul1-7",  "exl3-mul1-8"};
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     ML_ASSERT(kind >= 0 && kind < ML_KINDS);
-    return names[kind];
+    (void)pthread_once(&once, name_kinds);
+    return kind_names[kind];
 }
 
 const char *ml_path_name(enum ml_path p) {

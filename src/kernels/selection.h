@@ -27,8 +27,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Kinds of weights, numbered so that a kind is found by arithmetic: F32 F16 BF16 (as enum ml_dtype), INT8,
- * TAP of 2..6 bits, EXL3 of 1..8 bits for each codebook. */
+/* Kinds of weights, numbered so that a kind is found by arithmetic: F32 F16 BF16 (as enum ml_dtype), then the
+ * forms in the order of packing/forms.h, of each its codebooks and of each of those its bits: INT8, TAP of
+ * 2..6 bits, EXL3 of 1..8 bits for each codebook. */
 enum {
     ML_KIND_INT8 = 3,
     ML_KIND_TAP = 4,
@@ -80,6 +81,8 @@ struct ml_choice {
 
 int ml_kind_of_float(enum ml_dtype t); /* F32, F16, BF16 */
 int ml_kind_of_quant(const struct ml_quant_matrix *m);
+/* The other way: sets format, bits and codebook of m. False for a kind of plain numbers. */
+bool ml_kind_to_quant(int kind, struct ml_quant_matrix *m);
 /* "bf16", "int8", "tap4", "exl3-mul1-4"; static. kind < ML_KINDS. */
 const char *ml_kind_name(int kind);
 

@@ -55,8 +55,6 @@ void ml_quant_dots_reference(float *z, size_t ldz, const struct ml_quant_matrix 
                              const struct ml_quant_x *x, size_t n, void *scratch);
 /* `decode` in fast plain C. */
 void ml_quant_decode(float *q, const struct ml_quant_matrix *m, size_t s);
-/* Tile t of strip s of Q as float32, row r at q + r * stride. */
-void ml_quant_tile(const struct ml_quant_matrix *m, size_t s, size_t t, float *q, size_t stride);
 
 /* Loads the first of 8 floats with the others masked off, which must not touch their memory: processors see
  * to that, emulators may not. */

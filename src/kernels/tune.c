@@ -69,8 +69,8 @@ static marlin_status prepare(struct tune *t, const struct ml_kernels *k, struct 
     t->bytes = larger(larger(LEAST_BYTES, 2 * ml_cpu()->l3), 2 * t->rows * COLS * sizeof(float));
     ML_TRY(ml_exec_create(&t->exec, k, pool, err));
     ML_TRY(ml_exec_reserve_quant(
-        &t->exec,
-        &(struct ml_quant_room){.max_k = COLS, .max_n = t->rows, .max_jobs = 1, .max_batch = HIGH}, err));
+        &t->exec, &(struct ml_quant_room){.max_k = COLS, .max_n = t->rows, .max_jobs = 1, .max_batch = HIGH},
+        err));
     t->weights = ml_alloc_aligned(t->bytes);
     t->x = ml_alloc_aligned((size_t)HIGH * COLS * sizeof *t->x);
     t->y = ml_alloc_aligned(HIGH * t->rows * sizeof *t->y);
@@ -108,23 +108,11 @@ static void multiply_plain(struct tune *t, enum ml_dtype type, size_t n) {
 }
 
 static void multiply_quant(struct tune *t, int kind, size_t n) {
-    struct ml_quant_matrix m = {.format = ML_QUANT_INT8,
-                                .bits = 8,
-                                .rows = t->rows,
-                                .cols = COLS,
-                                .n = t->rows,
-                                .k = COLS,
-                                .su = t->scale,
-                                .sv = t->scale};
-    if (kind >= ML_KIND_EXL3) {
-        m.format = ML_QUANT_EXL3;
-        m.bits = 1 + (kind - ML_KIND_EXL3) % ML_EXL3_MAX_BITS;
-        m.codebook = (enum ml_exl3_codebook)((kind - ML_KIND_EXL3) / ML_EXL3_MAX_BITS);
-    } else if (kind >= ML_KIND_TAP) {
-        m.format = ML_QUANT_TAP;
-        m.bits = kind - ML_KIND_TAP + ML_TAP_MIN_BITS;
+    struct ml_quant_matrix m = {
+        .rows = t->rows, .cols = COLS, .n = t->rows, .k = COLS, .su = t->scale, .sv = t->scale};
+    (void)ml_kind_to_quant(kind, &m);
+    if (m.format == ML_QUANT_TAP)
         ml_quant_set_code(&m, ml_tap_code_find((unsigned)m.bits, ML_TAP_WINDOW_NORMAL));
-    }
     m.data = window(t, t->rows * COLS / 8 * (size_t)m.bits);
     if (ml_quant_arranged_bytes(t->exec.k, &m)) m.arranged = m.data; /* any bits are weights in any order */
     const struct ml_quant_job job = {&m, t->y, t->rows, t->x, COLS, n};

@@ -1,54 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From tensor names to typed structs. Every function names the tensor that is missing, has the wrong shape
- * or a type that cannot be used. Names are canonical ("model.layers.0.mlp.up_proj"); the prefix of
- * multimodal wrappers is put in their place when looking into the file.
+ * From names to typed structs, for architectures. Every function names the tensor that is missing, has the
+ * wrong shape or a type that cannot be used. Names are canonical ("model.layers.0.mlp.up_proj").
  */
 #ifndef ML_MODELS_BIND_H
 #define ML_MODELS_BIND_H
 
-#include "base/map.h"
-#include "base/rng.h"
-#include "models/model_int.h"
-
-enum { ML_BIND_NAME = 320, ML_BIND_WAITING = 64 };
-
-struct ml_binder {
-    struct ml_model *m;
-    const struct ml_tensors *tensors; /* NULL: random weights */
-    const char *prefix;               /* stands for "model." in the file */
-    const char *head_prefix;          /* goes before "lm_head" */
-    struct ml_map used;               /* names that were bound */
-    struct ml_pool *pool;             /* writes memory of weights first */
-    uint64_t seed;
-    struct ml_random_format random; /* random weights */
-    uint16_t *noise;                /* random weights: a ring of bfloat16 */
-    uint8_t *bytes;                 /* random tiles: a ring of bytes */
-    bool warned;                    /* of an EXL3 multiplier: once is enough */
-    float *layer_bias;              /* EXL3: of the layer being bound, or NULL */
-    /* Quantized matrices that wait to be rearranged. */
-    struct ml_bind_waiting {
-        struct ml_quant_matrix *m;
-        const struct ml_tensor *from;
-        void *own, *to;
-    } waiting[ML_BIND_WAITING];
-    size_t n_waiting, waiting_bytes;
-};
-
-/* Finds the prefix. tensors NULL: random weights. */
-marlin_status ml_binder_init(struct ml_binder *b, struct ml_model *m, const struct ml_tensors *tensors,
-                             struct marlin_error *err) MARLIN_MUST_CHECK;
-void ml_binder_free(struct ml_binder *b);
-
-/* Memory that lives as long as the model, 64-byte aligned. */
-marlin_status ml_model_own(struct ml_model *m, size_t bytes, void **out,
-                           struct marlin_error *err) MARLIN_MUST_CHECK;
-
-/* Releases one block that ml_model_own gave out, or with NULL all of them. */
-void ml_model_disown(struct ml_model *m, const void *data);
-
-/* True when the file has the tensor; random models have what the plain spelling of an architecture names. */
-bool ml_bind_has(const struct ml_binder *b, const char *tensor);
+#include "models/store.h"
 
 /* A linear layer in whatever form it is stored: "NAME.weight" [out, in], and "NAME.bias" [out] when bias, or
  * one of the quantized forms. */
@@ -65,10 +23,6 @@ bool ml_bind_has_linear(const struct ml_binder *b, const char *name);
 /* model.embed_tokens, plain or int8 rows. */
 marlin_status ml_bind_embedding(struct ml_binder *b, struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Gives a linear layer its canonical name (copied). */
-marlin_status ml_bind_name(struct ml_binder *b, struct ml_linear *l, const char *name,
-                           struct marlin_error *err) MARLIN_MUST_CHECK;
-
 /* One stored matrix as several linear layers, one below the other: parts[i] gets names[i] and rows[i]. */
 struct ml_bind_part {
     const char *name;
@@ -81,11 +35,6 @@ marlin_status ml_bind_rows(struct ml_binder *b, const char *name, size_t in, con
 /* "NAME.weight" [n] widened to float32. */
 marlin_status ml_bind_norm(struct ml_binder *b, const char *name, size_t n, struct ml_norm *norm,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
-/* A tensor of `rank` 2 or 3 whose full name is given: [rows, cols] or [depth, rows, cols], as depth * rows
- * rows of a matrix. */
-marlin_status ml_bind_matrix(struct ml_binder *b, const char *tensor, size_t depth, size_t rows, size_t cols,
-                             struct ml_matrix *out, struct marlin_error *err) MARLIN_MUST_CHECK;
-
 /* ---- blocks.c: what most architectures share; LAYER is "model.layers.N." ---- */
 
 /* Appends `n` linears to the layer's sites (copied). The blocks below do so for theirs. */
@@ -122,16 +71,11 @@ marlin_status ml_model_place(struct ml_model *m, struct marlin_error *err) MARLI
 /* Releases the copies. */
 void ml_model_displace(struct ml_model *m);
 
-/* ---- random.c ---- */
-
-/* rows * cols bfloat16 of variance 1 / cols. */
-marlin_status ml_random_matrix(struct ml_binder *b, size_t rows, size_t cols, struct ml_matrix *out,
-                               struct marlin_error *err) MARLIN_MUST_CHECK;
-
 /* ---- loader.c ---- */
 
-/* Binds embedding, layers, norm and head. */
-marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Binds embedding, layers, norm and head from the source. pool may be NULL. */
+marlin_status ml_model_bind(struct ml_model *m, struct ml_source *source, struct ml_pool *pool,
+                            struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Everything of a model that its config alone decides. config must outlive the model. */
 marlin_status ml_model_new(const struct ml_config *config, const struct ml_model_options *options,
                            struct ml_model **out, struct marlin_error *err) MARLIN_MUST_CHECK;

@@ -3,6 +3,7 @@
  * Binding of the blocks that most architectures share: attention, feed-forward, mixture of experts.
  */
 #include "models/bind.h"
+#include "models/forms/forms.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -198,18 +199,26 @@ out:
     return st;
 }
 
+/* A matrix of all experts. */
+struct whole {
+    struct ml_matrix w;
+    const struct ml_tensor *from;
+};
+
 /* Rows [row, row + rows) of `whole` as a linear layer of expert e. */
 static marlin_status expert_view(struct ml_binder *b, const struct ml_layer *l,
                                  const struct ml_moe_names *names, size_t e, const char *part,
-                                 const struct ml_matrix *whole, size_t row, size_t rows,
-                                 struct ml_linear *out, struct marlin_error *err) {
+                                 const struct whole *whole, size_t row, size_t rows, struct ml_linear *out,
+                                 struct marlin_error *err) {
     char suffix[128], name[ML_BIND_NAME];
     (void)snprintf(suffix, sizeof(suffix), "%sexperts.%zu.%s", names->block, e, part);
     ml_layer_name(l, suffix, name);
-    *out = (struct ml_linear){.in = whole->cols, .out = rows, .kind = ML_LINEAR_PLAIN, .u.plain = *whole};
+    const struct ml_matrix *w = &whole->w;
+    *out = (struct ml_linear){.in = w->cols, .out = rows, .kind = ML_LINEAR_PLAIN, .u.plain = *w};
     out->u.plain.rows = rows;
-    out->u.plain.data = (const char *)whole->data + row * whole->stride * ml_dtype_size(whole->dtype);
-    return ml_bind_name(b, out, name, err);
+    out->u.plain.data = (const char *)w->data + row * w->stride * ml_dtype_size(w->dtype);
+    const marlin_status st = ml_bind_name(b, out, name, err);
+    return st != MARLIN_OK ? st : ml_bind_note(b, out, whole->from, false, err);
 }
 
 /* gate_up_proj [E, 2I, H]: rows 0..I-1 of an expert are its gate; down_proj [E, H, I]. */
@@ -217,15 +226,15 @@ static marlin_status bind_fused_experts(struct ml_binder *b, const struct ml_lay
                                         const struct ml_moe_names *names, const struct moe_shape *s,
                                         struct marlin_error *err) {
     char suffix[128], name[ML_BIND_NAME];
-    struct ml_matrix gate_up, down;
+    struct whole gate_up, down;
     marlin_status st;
 
     (void)snprintf(suffix, sizeof(suffix), "%sexperts.gate_up_proj", names->block);
     ml_layer_name(l, suffix, name);
-    ML_TRY(ml_bind_matrix(b, name, s->experts, 2 * s->ff, s->hidden, &gate_up, err));
+    ML_TRY(ml_form_matrix(b, name, s->experts, 2 * s->ff, s->hidden, &gate_up.w, &gate_up.from, err));
     (void)snprintf(suffix, sizeof(suffix), "%sexperts.down_proj", names->block);
     ml_layer_name(l, suffix, name);
-    ML_TRY(ml_bind_matrix(b, name, s->experts, s->hidden, s->ff, &down, err));
+    ML_TRY(ml_form_matrix(b, name, s->experts, s->hidden, s->ff, &down.w, &down.from, err));
     for (size_t e = 0; e < s->experts; e++) {
         struct ml_mlp *x = &l->ffn.moe.experts[e];
         const size_t row = 2 * e * s->ff;

@@ -12,7 +12,7 @@ size_t ml_model_copy_bytes(const struct ml_model *m, const struct ml_quant_matri
 uint64_t ml_model_held_bytes(const struct ml_model *m, const struct ml_quant_matrix *q) {
     const size_t copy = ml_model_copy_bytes(m, q);
     const uint64_t stored = (uint64_t)q->n * q->k / 8 * (uint64_t)q->bits;
-    const size_t scales = q->n + (q->format == ML_QUANT_INT8 ? 0 : q->k);
+    const size_t scales = q->n + (ml_form_of(q->format)->in_scales.suffix ? q->k : 0);
     return (copy ? copy : stored) + scales * sizeof(float);
 }
 

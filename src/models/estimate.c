@@ -31,8 +31,8 @@ static size_t groups_of(const struct ml_config *c) {
     return (size_t)full + slides;
 }
 
-marlin_status ml_config_work_bytes(const struct ml_config *c, const struct ml_work_sizes *sizes, size_t *bytes,
-                                   struct marlin_error *err) {
+marlin_status ml_config_work_bytes(const struct ml_config *c, const struct ml_work_sizes *sizes,
+                                   size_t *bytes, struct marlin_error *err) {
     if (ml_step_layout(c, sizes, groups_of(c), true, NULL, NULL, NULL, bytes)) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_LIMIT, "working memory for %zu rows a pass passes the address space",
                    sizes->rows);
@@ -48,8 +48,8 @@ static bool add_up(struct ml_memory_estimate *e) {
 }
 
 /* quant: what the model's matrices add to the operations' sizes; all 0 from a config alone. */
-static marlin_status estimate(const struct ml_model *like, uint64_t weight_bytes, size_t ctx, size_t max_batch,
-                              enum ml_dtype kv_dtype, struct ml_memory_estimate *out,
+static marlin_status estimate(const struct ml_model *like, uint64_t weight_bytes, size_t ctx,
+                              size_t max_batch, enum ml_dtype kv_dtype, struct ml_memory_estimate *out,
                               struct marlin_error *err) {
     const size_t rows = max_batch < ctx ? max_batch : ctx;
     const struct ml_work_sizes sizes = {.rows = rows, .runs = 1, .positions = ctx};
@@ -60,9 +60,8 @@ static marlin_status estimate(const struct ml_model *like, uint64_t weight_bytes
     marlin_status st;
     ML_TRY(ml_config_cache_bytes(c, 0, (size_t)c->num_layers, kv_dtype, &pages, &kv, err));
     ML_TRY(ml_config_work_bytes(c, &sizes, &work, err));
-    struct ml_memory_estimate e = {.weights = weight_bytes,
-                                   .kv = kv,
-                                   .state = sizeof(struct ml_sequence) + sizeof(struct ml_work)};
+    struct ml_memory_estimate e = {
+        .weights = weight_bytes, .kv = kv, .state = sizeof(struct ml_sequence) + sizeof(struct ml_work)};
     /* One scratch for each worker of a pool over all processors. */
     if (!ml_ops_cpu.bytes(&ops, (size_t)ml_cpu()->cores, &products) ||
         !ml_add_u64(work, products, &e.scratch) || !add_up(&e)) {

@@ -34,7 +34,8 @@ static void fill_layer(struct ml_rng *rng, const struct ml_kv_layout *l, char *p
     }
 }
 
-static marlin_status fill_group(struct ml_work *w, struct ml_sequence *s, size_t g, struct marlin_error *err) {
+static marlin_status fill_group(struct ml_work *w, struct ml_sequence *s, size_t g,
+                                struct marlin_error *err) {
     const struct ml_memory_layout *l = &s->cache->layout;
     struct ml_stream *stream = w->streams[l->groups[g].device];
     struct ml_rng rng;

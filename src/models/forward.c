@@ -46,9 +46,8 @@ static void stage_tables(const struct ml_work *w, size_t d, size_t r) {
         if (l->groups[g].device != d) continue;
         const char *const *table = ml_memory_table(s->memory, g, &n);
         memcpy(w->host[d].tables + at, table, n * sizeof *table);
-        w->steps[d].pages[g] =
-            (struct ml_page_table){.table = w->device[d].tables + g * w->sizes.runs * w->stride,
-                                   .stride = w->stride};
+        w->steps[d].pages[g] = (struct ml_page_table){
+            .table = w->device[d].tables + g * w->sizes.runs * w->stride, .stride = w->stride};
         if (!stream->device->is_host)
             stream->device->ops->upload(stream, w->device[d].tables + at, w->host[d].tables + at,
                                         n * sizeof *table);
@@ -61,10 +60,8 @@ static void stage_run(struct ml_work *w, const struct ml_batch *b, size_t d, siz
     const struct ml_run *run = w->runs[r];
     const struct ml_staged *to = &w->host[d];
     const size_t half = w->model->rope.half, half_local = w->model->rope_local.half;
-    to->runs[r] = (struct ml_pass_run){.first = (int32_t)row,
-                                       .n = (int32_t)run->n,
-                                       .slot0 = (int64_t)slot0,
-                                       .tree = run->parent != NULL};
+    to->runs[r] = (struct ml_pass_run){
+        .first = (int32_t)row, .n = (int32_t)run->n, .slot0 = (int64_t)slot0, .tree = run->parent != NULL};
     for (size_t i = 0; i < run->n; i++) {
         to->run_of[row + i] = (int32_t)r;
         stage_row(b, run, slot0, i, to, row + i);
@@ -129,8 +126,8 @@ marlin_status ml_step_begin(struct ml_work *w, struct ml_sequence *s, size_t n, 
     return MARLIN_OK;
 }
 
-marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden, size_t n,
-                               size_t pos0, struct marlin_error *err) {
+marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden,
+                               size_t n, size_t pos0, struct marlin_error *err) {
     const struct ml_layer *l = &w->model->layers[layer];
     ml_mem_guard_begin("layer forward");
     const marlin_status st = ml_step_begin(w, s, n, pos0, err);
@@ -146,28 +143,52 @@ static bool wants_logits(const struct ml_batch *b, const struct ml_run *run, siz
     return run->logits == ML_LOGITS_ALL || (run->logits == ML_LOGITS_LAST && row + 1 == run->first + run->n);
 }
 
+static bool is_repeated(const struct ml_batch *b, size_t r) {
+    for (size_t i = 0; i < r; i++)
+        if (b->runs[i].sequence == b->runs[r].sequence) return true;
+    return false;
+}
+
+/* Run r begins at `row`. */
+static marlin_status check_run(const struct ml_work *w, const struct ml_batch *b, size_t r, size_t row,
+                               struct marlin_error *err) {
+    const struct ml_run *run = &b->runs[r];
+    if (run->first != row || run->n == 0 || run->n > b->n - row)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: run %zu does not follow the one before", r);
+    if (is_repeated(b, r))
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: run %zu is a second one of its sequence", r);
+    if (run->sequence->cache->model != w->model ||
+        run->sequence->cache->layout.dtype != b->runs[0].sequence->cache->layout.dtype)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                       "forward: the sequence of run %zu is of another model or type of cache", r);
+    if (ml_sequence_capacity(run->sequence) > w->sizes.positions)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                       "forward: run %zu has room for %zu positions, %zu are possible", r,
+                       ml_sequence_capacity(run->sequence), w->sizes.positions);
+    return MARLIN_OK;
+}
+
 static marlin_status check_batch(const struct ml_work *w, const struct ml_batch *b, const float *logits,
                                  struct marlin_error *err) {
     size_t row = 0;
     bool wanted = false;
-    for (size_t r = 0; r < b->n_runs; r++) {
-        const struct ml_run *run = &b->runs[r];
-        if (run->first != row || run->n == 0 || run->n > b->n - row)
-            return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: run %zu does not follow the one before", r);
-        if (run->sequence->cache->model != w->model ||
-            run->sequence->cache->layout.dtype != b->runs[0].sequence->cache->layout.dtype)
-            return ml_fail(err, MARLIN_ERR_ARGUMENT,
-                           "forward: the sequence of run %zu is of another model or type of cache", r);
-        if (ml_sequence_capacity(run->sequence) > w->sizes.positions)
-            return ml_fail(err, MARLIN_ERR_ARGUMENT,
-                           "forward: run %zu has room for %zu positions, %zu are possible", r,
-                           ml_sequence_capacity(run->sequence), w->sizes.positions);
-        for (size_t end = row + run->n; row < end; row++)
-            wanted = wanted || wants_logits(b, run, row);
-    }
-    if (row != b->n || b->n == 0 || b->n > w->sizes.rows || b->n_runs > w->sizes.runs || (wanted && !logits))
+    if (b->n == 0 || b->n > w->sizes.rows)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu tokens, between 1 and %zu are possible", b->n,
                        w->sizes.rows);
+    if (b->n_runs > w->sizes.runs)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu runs, at most %zu are possible", b->n_runs,
+                       w->sizes.runs);
+    for (size_t r = 0; r < b->n_runs; r++) {
+        const marlin_status st = check_run(w, b, r, row, err);
+        if (st != MARLIN_OK) return st;
+        for (size_t end = row + b->runs[r].n; row < end; row++)
+            wanted = wanted || wants_logits(b, &b->runs[r], row);
+    }
+    if (row != b->n)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: %zu of %zu tokens belong to no run", b->n - row,
+                       b->n);
+    if (wanted && !logits)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: logits are wanted, and there is no room for them");
     return MARLIN_OK;
 }
 
@@ -197,10 +218,11 @@ static size_t least_window(const struct ml_memory_layout *l) {
 static marlin_status check_tree(const struct ml_run *run, struct marlin_error *err) {
     if (!run->parent) return MARLIN_OK;
     if (run->n > ML_TREE_NODES || run->n > least_window(&run->sequence->cache->layout))
-        return ml_fail(err, MARLIN_ERR_LIMIT,
-                       "a draft tree of %zu tokens: at most %d are possible, no more than a sliding window has, "
-                       "and none where layers are recurrent",
-                       run->n, ML_TREE_NODES);
+        return ml_fail(
+            err, MARLIN_ERR_LIMIT,
+            "a draft tree of %zu tokens: at most %d are possible, no more than a sliding window has, "
+            "and none where layers are recurrent",
+            run->n, ML_TREE_NODES);
     for (size_t i = 0; i < run->n; i++)
         if (run->parent[i] < -1 || run->parent[i] >= (int32_t)i)
             return ml_fail(err, MARLIN_ERR_ARGUMENT, "node %zu of a draft tree follows node %d", i,
@@ -208,42 +230,37 @@ static marlin_status check_tree(const struct ml_run *run, struct marlin_error *e
     return MARLIN_OK;
 }
 
+/* A context that is full is said by the memory. */
 static marlin_status check_length(const struct ml_run *run, struct marlin_error *err) {
-    const size_t length = ml_sequence_length(run->sequence);
-    if (run->n <= SIZE_MAX - length && length + run->n <= run->sequence->beyond) return MARLIN_OK;
+    const struct ml_sequence *s = run->sequence;
+    const size_t length = ml_sequence_length(s), left = ml_sequence_capacity(s) - length;
+    if (run->n > left || length + run->n <= s->beyond) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_ARGUMENT,
                    "%zu tokens after %zu: the sequence was meant for %zu, and its rotary tables hold for %zu",
-                   run->n, length, run->sequence->expected, run->sequence->beyond);
+                   run->n, length, s->expected, s->beyond);
 }
 
 static bool is_cancelled(const struct ml_run *run) {
     return run->cancel && atomic_load_explicit(run->cancel, memory_order_relaxed);
 }
 
-static bool is_taken(const struct ml_work *w, const struct ml_sequence *s) {
-    for (size_t r = 0; r < w->n_runs; r++)
-        if (w->runs[r]->sequence == s) return true;
-    return false;
-}
-
 static marlin_status admit(struct ml_work *w, const struct ml_batch *b, struct ml_run *run,
                            struct marlin_error *err) {
     marlin_status st;
-    if (is_taken(w, run->sequence))
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "forward: a sequence has two runs");
     if (is_cancelled(run)) return ml_fail(err, MARLIN_ERR_CANCELLED, "cancelled");
     ML_TRY(check_ids(w, b, run, err));
     ML_TRY(check_tree(run, err));
-    ML_TRY(ml_memory_reserve(run->sequence->memory, run->n, w->streams, err));
     ML_TRY(check_length(run, err));
+    ML_TRY(ml_memory_reserve(run->sequence->memory, run->n, w->streams, err));
 out:
     return st;
 }
 
 /* Says what a run failed with; the first message stays. */
-static void fail_run(struct ml_run *run, marlin_status st, const struct marlin_error *why, marlin_status *first,
-                     struct marlin_error *err) {
+static void fail_run(struct ml_run *run, marlin_status st, const struct marlin_error *why,
+                     marlin_status *first, struct marlin_error *err) {
     run->status = st;
+    if (run->error) *run->error = *why;
     if (*first != MARLIN_OK) return;
     *first = st;
     if (err) *err = *why;
@@ -262,6 +279,7 @@ static marlin_status admit_all(struct ml_work *w, const struct ml_batch *b, stru
         const marlin_status st = admit(w, b, run, &why);
         const bool in = st == MARLIN_OK;
         if (in) w->runs[w->n_runs++] = run;
+        run->status = st;
         if (!in) fail_run(run, st, &why, &first, err);
         for (size_t i = run->first; i < run->first + run->n; i++) {
             const bool wants = wants_logits(b, run, i);
@@ -274,7 +292,6 @@ static marlin_status admit_all(struct ml_work *w, const struct ml_batch *b, stru
             if (in) w->taken[w->n++] = i;
             wanted += wants;
         }
-        run->status = st;
     }
     return first;
 }
@@ -312,11 +329,10 @@ static float *picked_rows(const struct ml_work *w, struct ml_step *s, size_t d) 
     const int32_t *picked = w->host[d].picked;
     if ((size_t)(picked[w->n_picked - 1] - picked[0]) == w->n_picked - 1)
         return s->x + (size_t)picked[0] * hidden;
-    s->ops->gather(&s->stream, &(struct ml_gather_op){.x = s->x,
-                                                      .rows = w->device[d].picked,
-                                                      .y = s->picked,
-                                                      .n = w->n_picked,
-                                                      .width = hidden});
+    s->ops->gather(
+        &s->stream,
+        &(struct ml_gather_op){
+            .x = s->x, .rows = w->device[d].picked, .y = s->picked, .n = w->n_picked, .width = hidden});
     return s->picked;
 }
 
@@ -387,11 +403,12 @@ static marlin_status flush(struct ml_work *w, struct marlin_error *err) {
         if (st == MARLIN_OK) st = one;
     }
     /* A file that was cut meanwhile gave zeros instead of weights. */
-    if (st == MARLIN_OK && m->tensors && !ml_tensors_intact(m->tensors)) st = ml_tensors_check(m->tensors, err);
+    if (st == MARLIN_OK && m->tensors && !ml_tensors_intact(m->tensors))
+        st = ml_tensors_check(m->tensors, err);
     return st;
 }
 
-/* What was computed counts, but for runs that were cancelled meanwhile. */
+/* What was computed counts, unless the pass ended early since all were cancelled. */
 static marlin_status commit(struct ml_work *w, marlin_status first, struct marlin_error *err) {
     struct marlin_error why;
     for (size_t r = 0; r < w->n_runs; r++) {
@@ -404,20 +421,26 @@ static marlin_status commit(struct ml_work *w, marlin_status first, struct marli
     return first;
 }
 
-marlin_status ml_forward(struct ml_work *w, struct ml_batch *b, float *logits, struct marlin_error *err) {
-    marlin_status st = check_batch(w, b, logits, err);
+static marlin_status fail_all(struct ml_batch *b, marlin_status st, const struct marlin_error *why,
+                              struct marlin_error *err) {
+    marlin_status first = MARLIN_OK;
     for (size_t r = 0; r < b->n_runs; r++)
-        b->runs[r].status = st;
-    if (st != MARLIN_OK) return st;
+        fail_run(&b->runs[r], st, why, &first, NULL);
+    if (err) *err = *why;
+    return st;
+}
+
+marlin_status ml_forward(struct ml_work *w, struct ml_batch *b, float *logits, struct marlin_error *err) {
+    struct marlin_error why;
+    marlin_status st = check_batch(w, b, logits, &why);
+    if (st != MARLIN_OK) return fail_all(b, st, &why, err);
     const marlin_status first = admit_all(w, b, err);
     if (w->n_runs == 0) return first;
     ml_mem_guard_begin("model forward");
     run_pass(w, b, logits);
     ml_mem_guard_end();
-    st = flush(w, err);
-    for (size_t r = 0; st != MARLIN_OK && r < w->n_runs; r++)
-        w->runs[r]->status = st;
-    return st == MARLIN_OK ? commit(w, first, err) : st;
+    st = flush(w, &why);
+    return st == MARLIN_OK ? commit(w, first, err) : fail_all(b, st, &why, err);
 }
 
 marlin_status ml_feed(struct ml_work *w, struct ml_sequence *s, const int32_t *ids, size_t n,

@@ -7,7 +7,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "models/arch/arch.h"
-#include "models/bind_int.h"
+#include "models/bind.h"
+#include "ops/fallback.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -61,6 +62,29 @@ static float embedding_scale(const struct ml_model *m) {
     return scale;
 }
 
+/* An operation that a table has not even got from ops/fallback.h; NULL when it is whole. */
+static const char *lacking(const struct ml_ops *ops) {
+#define LACKS(name)                                                                                          \
+    if (!ops->name) return #name;
+    ML_OPS(LACKS)
+#undef LACKS
+    return NULL;
+}
+
+/* The operations of a device: all of them are there, and those that the CPU computes over copies are named. */
+static marlin_status check_ops(const struct ml_device *device, const struct ml_ops **out,
+                               struct marlin_error *err) {
+    const struct ml_ops *ops = ml_ops_of(device);
+    if (!ops || lacking(ops))
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "device %s lacks the operation '%s': see ml_ops_fill",
+                       device->ops->name, ops ? lacking(ops) : "open");
+    for (size_t i = 0; ml_ops_missing(ops, i); i++)
+        ml_log(ML_LOG_WARN, "device %s: '%s' is computed by the CPU over copies", device->ops->name,
+               ml_ops_missing(ops, i));
+    *out = ops;
+    return MARLIN_OK;
+}
+
 /* The devices that layers are dealt out over, and what computes on each. */
 static marlin_status new_devices(struct ml_model *m, const struct ml_model_options *o,
                                  struct marlin_error *err) {
@@ -69,7 +93,8 @@ static marlin_status new_devices(struct ml_model *m, const struct ml_model_optio
     m->ops = ml_arena_array(&m->arena, n, sizeof *m->ops);
     if (!m->devices || !m->ops) return ml_fail(err, MARLIN_ERR_MEMORY, "model: out of memory");
     if (n == 0 || n > layers)
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "%zu layers cannot be dealt out over %zu devices", layers, n);
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "%zu layers cannot be dealt out over %zu devices", layers,
+                       n);
     if (!o || !o->devices) {
         const marlin_status st = ml_device_open("cpu", &m->devices[0], err);
         if (st != MARLIN_OK) return st;
@@ -77,10 +102,8 @@ static marlin_status new_devices(struct ml_model *m, const struct ml_model_optio
     }
     for (size_t d = 0; d < n; d++) {
         if (!m->owns_device) m->devices[d] = o->devices[d];
-        m->ops[d] = ml_ops_of(m->devices[d]);
-        if (!m->ops[d])
-            return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "device %s has no operations",
-                           m->devices[d]->ops->name);
+        const marlin_status st = check_ops(m->devices[d], &m->ops[d], err);
+        if (st != MARLIN_OK) return st;
     }
     m->n_devices = n;
     return MARLIN_OK;
@@ -88,8 +111,8 @@ static marlin_status new_devices(struct ml_model *m, const struct ml_model_optio
 
 static marlin_status count_groups(struct ml_model *m, struct marlin_error *err) {
     struct ml_memory_layout layout;
-    const marlin_status st = ml_config_layout(m->config, 0, (size_t)m->config->num_layers, m->n_devices, ML_F32,
-                                              &m->arena, &layout, err);
+    const marlin_status st = ml_config_layout(m->config, 0, (size_t)m->config->num_layers, m->n_devices,
+                                              ML_F32, &m->arena, &layout, err);
     m->n_groups = layout.n_groups;
     return st;
 }
@@ -151,7 +174,7 @@ static marlin_status tie_head(struct ml_binder *b, struct marlin_error *err) {
     struct ml_quant_matrix *rows = &head->u.quant.pieces[0].m;
     *rows = *m->embedding_rows;
     m->weight_bytes += ml_model_copy_bytes(m, rows);
-    ML_TRY(ml_bind_matrix_done(b, rows, NULL, NULL, err));
+    ML_TRY(ml_bind_matrix_done(b, rows, NULL, err));
 out:
     return st;
 }
@@ -173,15 +196,14 @@ static void warn_of_other_head(const struct ml_model *m) {
 static marlin_status bind_head(struct ml_binder *b, struct marlin_error *err) {
     struct ml_model *m = b->m;
     const size_t vocab = (size_t)m->config->vocab_size, hidden = (size_t)m->config->hidden_size;
-    const bool random = !b->tensors && b->random.bits < 16;
     marlin_status st;
 
-    if (m->config->tie_embeddings && !random && !ml_bind_has_linear(b, "lm_head")) {
+    if (m->config->tie_embeddings && !ml_bind_has_linear(b, "lm_head")) {
         st = tie_head(b, err);
         goto out;
     }
     ML_TRY(ml_bind_linear(b, "lm_head", vocab, hidden, false, &m->head, err));
-    if (m->config->tie_embeddings && !random) warn_of_other_head(m);
+    if (m->config->tie_embeddings) warn_of_other_head(m);
 out:
     return st;
 }
@@ -199,8 +221,9 @@ static marlin_status bind_layers(struct ml_binder *b, struct marlin_error *err) 
     return MARLIN_OK;
 }
 
-marlin_status ml_model_bind(struct ml_binder *b, struct marlin_error *err) {
-    struct ml_model *m = b->m;
+marlin_status ml_model_bind(struct ml_model *m, struct ml_source *source, struct ml_pool *pool,
+                            struct marlin_error *err) {
+    struct ml_binder binder = {.m = m, .source = source, .pool = pool}, *b = &binder;
     const size_t hidden = (size_t)m->config->hidden_size;
     marlin_status st;
 
@@ -217,56 +240,6 @@ out:
     return st;
 }
 
-/* ---- tensors that nobody asked for ---- */
-
-static bool ends_with(const char *s, const char *suffix) {
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
-
-/* Layers beyond num_layers hold heads for multi-token prediction. */
-static bool is_extra_layer(const struct ml_binder *b, const char *name) {
-    const size_t skip = strlen(b->prefix);
-    static const char layers[] = "layers.";
-    if (strncmp(name, b->prefix, skip) != 0 || strncmp(name + skip, layers, sizeof(layers) - 1) != 0)
-        return false;
-    const char *digits = name + skip + sizeof(layers) - 1;
-    char *end = NULL;
-    const unsigned long long number = strtoull(digits, &end, 10);
-    return end != digits && *end == '.' && number >= (unsigned long long)b->m->config->num_layers;
-}
-
-/* Of a multimodal model only the text part is loaded. */
-static bool is_other_modality(const char *name) {
-    static const char *const parts[] = {"model.visual.",          "visual.",
-                                        "vision_tower.",          "model.vision_tower.",
-                                        "vision_model.",          "model.vision_model.",
-                                        "multi_modal_projector.", "model.multi_modal_projector."};
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
-        if (strncmp(name, parts[i], strlen(parts[i])) == 0) return true;
-    }
-    return false;
-}
-
-static bool is_ignorable(const struct ml_binder *b, const char *name) {
-    return ends_with(name, "rotary_emb.inv_freq") || strncmp(name, "mtp.", 4) == 0 ||
-           strncmp(name, "model.mtp.", 10) == 0 || is_extra_layer(b, name) || is_other_modality(name);
-}
-
-static void warn_unused(const struct ml_binder *b) {
-    enum { NAMED = 8 };
-    size_t unused = 0;
-    for (size_t i = 0; i < ml_tensors_count(b->tensors); i++) {
-        const struct ml_tensor *t = ml_tensors_at(b->tensors, i);
-        uint64_t value;
-        if (ml_map_get(&b->used, t->name, strlen(t->name), &value) || is_ignorable(b, t->name)) continue;
-        if (++unused > NAMED) continue;
-        ml_log(ML_LOG_WARN, "tensor '%s' is not known to architecture %s and is not used (%s)", t->name,
-               b->m->arch->model_type, ml_file_path(t->file));
-    }
-    if (unused > NAMED) ml_log(ML_LOG_WARN, "and %zu more tensors that are not used", unused - NAMED);
-}
-
 /* ---- loading ---- */
 
 enum { QUANT_VERSION = 1 };
@@ -279,7 +252,7 @@ static bool is_one_of(const char *s, const char *const *list, size_t n) {
 
 static marlin_status check_quantization(const struct ml_config *c, struct marlin_error *err) {
     static const char *const methods[] = {"", "fp8", "marlin", "exl3"};
-    static const char *const codebooks[] = {"", "3inst", "mcg", "mul1"};
+    enum ml_exl3_codebook codebook;
     if (!is_one_of(c->quant_method, methods, sizeof(methods) / sizeof(methods[0]))) {
         return ml_fail(
             err, MARLIN_ERR_UNSUPPORTED,
@@ -294,8 +267,8 @@ static marlin_status check_quantization(const struct ml_config *c, struct marlin
             (long long)c->quant_version, QUANT_VERSION);
     }
     /* Files say by tensor which codebook they use; one that a later format adds would be taken for 3INST. */
-    if (strcmp(c->quant_method, "exl3") == 0 &&
-        !is_one_of(c->quant_codebook, codebooks, sizeof(codebooks) / sizeof(codebooks[0]))) {
+    if (strcmp(c->quant_method, "exl3") == 0 && c->quant_codebook[0] &&
+        !ml_exl3_codebook_find(c->quant_codebook, &codebook)) {
         return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
                        "config.json: EXL3 codebook '%s' is not known: known are 3inst, mcg and mul1",
                        c->quant_codebook);
@@ -304,16 +277,16 @@ static marlin_status check_quantization(const struct ml_config *c, struct marlin
 }
 
 static marlin_status bind_from(struct ml_model *m, struct ml_pool *pool, struct marlin_error *err) {
-    struct ml_binder b;
+    struct ml_source *source = NULL;
     marlin_status st;
 
-    ML_TRY(ml_binder_init(&b, m, m->tensors, err));
-    b.pool = pool;
-    ML_TRY(ml_model_bind(&b, err));
+    ML_TRY(ml_names_find(m->tensors, &m->names, err));
+    ML_TRY(ml_source_file(m, &source, err));
+    ML_TRY(ml_model_bind(m, source, pool, err));
     ML_TRY(ml_tensors_check(m->tensors, err));
-    warn_unused(&b);
+    source->ops->warn_unused(source);
 out:
-    ml_binder_free(&b);
+    if (source) source->ops->close(source);
     return st;
 }
 

@@ -40,8 +40,8 @@ struct ml_model_options {
     struct ml_device *const *devices; /* in whose order layers are dealt out, each an equal run of them; they
                                          outlive the model. NULL = the CPU */
     size_t n_devices;
-    struct ml_pool *pool;     /* used while loading (first touch); may be NULL */
-    enum ml_dtype kv_dtype;   /* ML_F32, ML_F16 or ML_I8: must be said */
+    struct ml_pool *pool;   /* used while loading (first touch); may be NULL */
+    enum ml_dtype kv_dtype; /* ML_F32, ML_F16 or ML_I8: must be said */
     bool exact;        /* multiply by quantized weights in float32 (ML_QUANT_EXACT), not with int8 inputs */
     bool headers_only; /* bind and check, but neither read nor copy weights: counts are right, nothing can be
                           run */
@@ -142,6 +142,8 @@ void ml_sequence_restore(struct ml_sequence *s, const struct ml_sequence *from);
  * nothing changes; rewind to 0, say it again, and feed them anew. A pass beyond what was expected fails where
  * the tables would differ. */
 bool ml_sequence_expect(struct ml_sequence *s, size_t length);
+/* Most tokens for which its tables hold. */
+size_t ml_sequence_holds(const struct ml_sequence *s);
 
 /* ---- one pass ------------------------------------------------------------------------------------- */
 
@@ -151,8 +153,9 @@ struct ml_work_sizes {
 };
 
 /* pool: NULL = the calling thread alone; one caller at a time; outlives the work. */
-marlin_status ml_work_create(const struct ml_model *m, struct ml_pool *pool, const struct ml_work_sizes *sizes,
-                             struct ml_work **out, struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_work_create(const struct ml_model *m, struct ml_pool *pool,
+                             const struct ml_work_sizes *sizes, struct ml_work **out,
+                             struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_work_free(struct ml_work *w);         /* NULL is fine */
 size_t ml_work_rows(const struct ml_work *w); /* most rows of a pass */
 /* Books the stages of each following pass into p (models/profile.h), which must outlive them; NULL = off. */
@@ -169,21 +172,23 @@ struct ml_run {
     struct ml_sequence *sequence;
     size_t first, n;
     /* A draft tree of at most ML_TREE_NODES: row i follows row parent[i] < i of the run, or with -1 the
-     * sequence. Its tokens do not count until ml_sequence_keep says which. NULL: each row follows the one
-     * before. */
+     * sequence. Its tokens do not count until ml_sequence_keep says which. What a node gets is what it would
+     * get as the last of the tokens on the path to it, but for the order of float sums over keys, since it stands
+     * in another slot; in a chain the same bits. NULL: each row follows the one before. */
     const int32_t *parent;
-    enum ml_logits logits;     /* which rows want them, where the batch has no list by row */
-    const atomic_bool *cancel; /* looked at once a layer: a pass stops when all of its runs
+    enum ml_logits logits;      /* which rows want them, where the batch has no list by row */
+    const atomic_bool *cancel;  /* looked at once a layer: a pass stops when all of its runs
                                   are cancelled; may be NULL */
-    marlin_status status;      /* set by ml_forward */
+    marlin_status status;       /* set by ml_forward, */
+    struct marlin_error *error; /* and what it says; may be NULL */
 };
 
 enum { ML_ROW_EMBEDDING = -1 };
 
 struct ml_batch {
-    size_t n;                     /* rows; those of the runs, in their order */
-    const int32_t *ids;           /* [n] a token, or ML_ROW_EMBEDDING */
-    const float *embeddings;      /* [n, H] rows that are not tokens; others are not read. NULL: there are none */
+    size_t n;                /* rows; those of the runs, in their order */
+    const int32_t *ids;      /* [n] a token, or ML_ROW_EMBEDDING */
+    const float *embeddings; /* [n, H] rows that are not tokens; others are not read. NULL: there are none */
     const int32_t (*position)[3]; /* [n] time, height, width; NULL: as the rows follow each other */
     const bool *wants_logits;     /* [n]; NULL: as the runs say */
     struct ml_run *runs;
@@ -194,7 +199,7 @@ struct ml_batch {
  * does. What goes wrong with one run (the context or the cache is full, an id is out of range, it was cancelled)
  * ends that run alone: its status says so, its sequence and its rows of logits stay as they were, and the others
  * are done. Returns the first of those statuses with its message; MARLIN_ERR_ARGUMENT for a batch that cannot
- * be, MARLIN_ERR_IO when a file of the model was cut meanwhile, and then no run was done. */
+ * be (gaps between runs, two runs of one sequence), MARLIN_ERR_IO when a file of the model was cut meanwhile, and then no run was done. */
 marlin_status ml_forward(struct ml_work *w, struct ml_batch *batch, float *logits,
                          struct marlin_error *err) MARLIN_MUST_CHECK;
 

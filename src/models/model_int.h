@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "models/layers/rope.h"
 #include "models/model.h"
+#include "models/names.h"
 #include "models/sites.h"
 
 /* ---- weights -------------------------------------------------------------------------------------- */
@@ -54,10 +55,13 @@ struct ml_layer {
     size_t n_sites;
 };
 
-/* n rounded up to a multiple of 128, the width of a Hadamard block. */
-static inline size_t ml_quant_padded(size_t n) {
-    return (n + 127) / 128 * 128;
-}
+/* A tensor that a linear was made from, alone or as one of several: tensors that hold q, k and v, or all
+ * experts, are the origin of each. NULL for a tied head, which is the embedding. */
+struct ml_origin {
+    const struct ml_tensor *tensor;
+    bool bias; /* it is the linear's bias; else weights, or what they are decoded with */
+    const struct ml_origin *next;
+};
 
 /* ---- architectures -------------------------------------------------------------------------------- */
 
@@ -89,21 +93,23 @@ struct ml_model {
     struct ml_device **devices; /* [n_devices] */
     const struct ml_ops **ops;  /* [n_devices] */
     size_t n_devices;
-    bool owns_device;        /* the one there is */
+    bool owns_device;         /* the one there is */
     struct ml_placed *placed; /* memory of weights on devices that are not the host */
     size_t n_groups;          /* groups of layers that share pages (cache/layout.h) */
     enum ml_dtype kv_dtype;
     enum ml_quant_mode mode;
     bool headers_only;
     struct ml_tensors *tensors; /* what the matrices point into; NULL for a random model */
+    struct ml_names names;      /* how they are called there */
     struct ml_arena arena;
     struct ml_owned *owned;
     struct ml_rope rope, rope_local;
     struct ml_matrix embedding;             /* [vocab, H]; unset when embedding_rows */
     struct ml_quant_matrix *embedding_rows; /* [vocab, H] as int8, or NULL */
+    const struct ml_tensor *embedding_from; /* of its weights */
     float embedding_scale;
     struct ml_embedding embed; /* the same, where the first device reads it */
-    struct ml_layer *layers; /* [num_layers] */
+    struct ml_layer *layers;   /* [num_layers] */
     struct ml_norm norm;
     struct ml_linear head; /* [vocab, H]; the embedding when tied */
     uint64_t weight_bytes, bytes_per_token, products_per_token, parameters;
@@ -138,8 +144,8 @@ marlin_status ml_config_cache_bytes(const struct ml_config *c, size_t first, siz
                                     const struct ml_pages_sizes *sizes, size_t *bytes,
                                     struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Bytes of working memory of one device for passes of these sizes. */
-marlin_status ml_config_work_bytes(const struct ml_config *c, const struct ml_work_sizes *sizes, size_t *bytes,
-                                   struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_config_work_bytes(const struct ml_config *c, const struct ml_work_sizes *sizes,
+                                   size_t *bytes, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Number of the device that a layer of so many runs on: an equal run of layers each. */
 static inline size_t ml_device_of_layer(size_t layer, size_t layers, size_t devices) {

@@ -90,9 +90,12 @@ static marlin_status place_norm(struct placing *p, struct ml_norm *norm, struct 
 }
 
 static marlin_status place_layer(struct placing *p, struct ml_layer *l, struct marlin_error *err) {
-    struct ml_norm *const norms[] = {
-        &l->attn_in, &l->attn_out, &l->mlp_in, &l->mlp_out, &l->mixer.attention.q_norm,
-        &l->mixer.attention.k_norm};
+    struct ml_norm *const norms[] = {&l->attn_in,
+                                     &l->attn_out,
+                                     &l->mlp_in,
+                                     &l->mlp_out,
+                                     &l->mixer.attention.q_norm,
+                                     &l->mixer.attention.k_norm};
     marlin_status st;
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
         ML_TRY(place_norm(p, norms[i], err));

@@ -100,6 +100,10 @@ bool ml_sequence_expect(struct ml_sequence *s, size_t length) {
     return true;
 }
 
+size_t ml_sequence_holds(const struct ml_sequence *s) {
+    return s->beyond;
+}
+
 marlin_status ml_sequence_create(struct ml_cache *cache, size_t positions, struct ml_sequence **out,
                                  struct marlin_error *err) {
     const struct ml_model *m = cache->model;

@@ -18,9 +18,9 @@ struct ml_sequence {
     struct ml_cache *cache;
     bool owns_cache;
     struct ml_memory *memory;
-    size_t expected;         /* length that the tables below are for */
-    float *inv, *inv_local;  /* [half] inverse frequencies of the two rotary tables */
-    size_t beyond;           /* most tokens that they hold for */
+    size_t expected;        /* length that the tables below are for */
+    float *inv, *inv_local; /* [half] inverse frequencies of the two rotary tables */
+    size_t beyond;          /* most tokens that they hold for */
 };
 
 #endif

@@ -12,8 +12,8 @@
 #include "models/model.h"
 #include "models/profile.h"
 
-/* Called before a linear layer's multiplication with its input: n rows of linear->in floats, ldx apart. On the
- * CPU only. */
+/* Called once a pass for each linear layer that multiplies, with its input: n rows of linear->in floats, ldx
+ * apart. On the CPU only. */
 typedef void ml_observe_fn(void *user, const struct ml_linear *linear, const float *x, size_t ldx, size_t n);
 
 /* Cosines and sines of the rows' positions by one rotary table. */
@@ -69,8 +69,8 @@ marlin_status ml_step_begin(struct ml_work *w, struct ml_sequence *s, size_t n, 
 /* Runs one layer alone on the CPU: hidden [n, H] -> hidden, tokens at positions pos0..., whose keys and values
  * are stored in the sequence's memory; positions before pos0 were fed to this layer earlier. Neither allocates
  * nor changes the length of the sequence. */
-marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden, size_t n,
-                               size_t pos0, struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_layer_forward(struct ml_work *w, struct ml_sequence *s, size_t layer, float *hidden,
+                               size_t n, size_t pos0, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Every step's observer. */
 void ml_work_observe(struct ml_work *w, ml_observe_fn *fn, void *user);

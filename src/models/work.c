@@ -190,15 +190,17 @@ static marlin_status create_lists(struct ml_work *w, struct marlin_error *err) {
     w->runs = ml_calloc(w->sizes.runs, sizeof *w->runs);
     w->taken = ml_calloc(w->sizes.rows, sizeof *w->taken);
     w->picked_to = ml_calloc(w->sizes.rows, sizeof *w->picked_to);
-    if (devices > 1 && ml_mul_size(w->sizes.rows, hidden * sizeof *w->hop, &hop)) w->hop = ml_alloc_aligned(hop);
+    if (devices > 1 && ml_mul_size(w->sizes.rows, hidden * sizeof *w->hop, &hop))
+        w->hop = ml_alloc_aligned(hop);
     if (w->steps && w->streams && w->host && w->device && w->runs && w->taken && w->picked_to &&
         (w->hop || devices == 1))
         return MARLIN_OK;
-    return no_memory(w, hop, err);
+    return ml_fail(err, MARLIN_ERR_MEMORY, "cannot allocate the lists of %zu rows a pass", w->sizes.rows);
 }
 
-marlin_status ml_work_create(const struct ml_model *m, struct ml_pool *pool, const struct ml_work_sizes *sizes,
-                             struct ml_work **out, struct marlin_error *err) {
+marlin_status ml_work_create(const struct ml_model *m, struct ml_pool *pool,
+                             const struct ml_work_sizes *sizes, struct ml_work **out,
+                             struct marlin_error *err) {
     marlin_status st;
     if (sizes->rows == 0 || sizes->runs == 0 || sizes->positions == 0)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "a pass needs room for at least one token");

@@ -25,11 +25,11 @@ struct ml_work {
     const struct ml_model *model;
     struct ml_pool *pool;
     struct ml_work_sizes sizes;
-    size_t stride;                          /* pages of the longest sequence */
-    struct ml_step *steps;                  /* [devices] */
-    struct ml_stream **streams;             /* [devices] those of the steps */
-    struct ml_staged *host, *device;        /* [devices] */
-    float *hop;                             /* [R, H] between two devices; NULL where there is one */
+    size_t stride;                   /* pages of the longest sequence */
+    struct ml_step *steps;           /* [devices] */
+    struct ml_stream **streams;      /* [devices] those of the steps */
+    struct ml_staged *host, *device; /* [devices] */
+    float *hop;                      /* [R, H] between two devices; NULL where there is one */
     ml_layer_done_fn *layer_done;
     void *layer_user;
     /* of the running pass */

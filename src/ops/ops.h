@@ -165,7 +165,8 @@ struct ml_route_op {
 };
 
 /* y[t] = sum over t's choices of weight * down(act(gate x[t]) * up x[t]), summed in the order of the choices
- * whatever order the experts ran in. */
+ * whatever order the experts ran in. On the host, pair_x (of n > 1) and pair_gate hold afterwards what the first
+ * two and the last linears of the experts have read. */
 struct ml_experts_op {
     const struct ml_moe *moe;
     enum ml_quant_mode mode;
@@ -197,12 +198,13 @@ struct ml_gather_op {
 
 /* The operations that are put onto a stream, for those who walk over all of them: X(name). */
 #define ML_OPS(X)                                                                                            \
-    X(embed) X(norm) X(add) X(linear) X(angles) X(rope_store) X(attention) X(glu) X(route) X(experts)        \
-        X(softcap) X(gather)
+    X(embed)                                                                                                 \
+    X(norm) X(add) X(linear) X(angles) X(rope_store) X(attention) X(glu) X(route) X(experts) X(softcap)      \
+        X(gather)
 
 /* The most that operations on a stream will be asked for. */
 struct ml_ops_sizes {
-    size_t rows, runs, positions; /* of a pass; of a sequence */
+    size_t rows, runs, positions;  /* of a pass; of a sequence */
     size_t quant_cols, quant_rows; /* largest padded sizes of a quantized matrix; 0 when there is none */
     size_t sum_rows;               /* most outputs of a layer that is a sum of pieces; 0 when there is none */
     size_t heads, kv_heads, v_dim; /* of attention */

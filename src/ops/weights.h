@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct ml_origin;
+
 /* How a linear layer's weights are stored. */
 enum ml_linear_kind { ML_LINEAR_PLAIN, ML_LINEAR_QUANT };
 
@@ -42,7 +44,8 @@ struct ml_linear {
         struct ml_matrix plain;
         struct ml_quant_linear quant;
     } u;
-    const float *bias; /* [out] or NULL */
+    const float *bias;              /* [out] or NULL */
+    const struct ml_origin *origin; /* the tensors that it was made from (models/model_int.h) */
 };
 
 /* RMSNorm: x * rsqrt(mean(x^2) + eps) * (w + offset). w == NULL: the layer has no such norm. */

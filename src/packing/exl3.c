@@ -30,6 +30,27 @@ static marlin_status bad_bits(unsigned bits, struct marlin_error *err) {
     return ml_fail(err, MARLIN_ERR_ARGUMENT, "EXL3 tile: %u bits a weight, the format knows 1 to 8", bits);
 }
 
+const char *ml_exl3_codebook_name(enum ml_exl3_codebook cb) {
+    static const char *const names[ML_EXL3_CODEBOOKS] = {
+        [ML_EXL3_3INST] = "3inst", [ML_EXL3_MCG] = "mcg", [ML_EXL3_MUL1] = "mul1"};
+    return names[cb];
+}
+
+bool ml_exl3_codebook_find(const char *name, enum ml_exl3_codebook *out) {
+    for (int cb = 0; cb < ML_EXL3_CODEBOOKS; cb++) {
+        if (strcmp(name, ml_exl3_codebook_name((enum ml_exl3_codebook)cb)) != 0) continue;
+        *out = (enum ml_exl3_codebook)cb;
+        return true;
+    }
+    return false;
+}
+
+uint32_t ml_exl3_stored_multiplier(enum ml_exl3_codebook cb) {
+    static const uint32_t multiplier[ML_EXL3_CODEBOOKS] = {
+        [ML_EXL3_MCG] = ML_EXL3_MCG_MULTIPLIER, [ML_EXL3_MUL1] = ML_EXL3_MUL1_MULTIPLIER};
+    return multiplier[cb];
+}
+
 size_t ml_exl3_tile_bytes(unsigned bits) {
     return bits_ok(bits) ? (size_t)32 * bits : 0;
 }
@@ -44,13 +65,13 @@ uint16_t ml_exl3_value(enum ml_exl3_codebook cb, uint16_t state) {
     ML_ASSERT(cb < ML_EXL3_CODEBOOKS);
     switch (cb) {
     case ML_EXL3_3INST:
-        return sum_of_halves(state * 89226354u + 64248484u);
+        return sum_of_halves(state * ML_EXL3_3INST_MULTIPLIER + ML_EXL3_3INST_ADDEND);
     case ML_EXL3_MCG:
-        return sum_of_halves(state * 0xcbac1fedu);
+        return sum_of_halves(state * ML_EXL3_MCG_MULTIPLIER);
     default:
         break;
     }
-    const uint32_t x = state * 0x83dcd12du;
+    const uint32_t x = state * ML_EXL3_MUL1_MULTIPLIER;
     const uint32_t sum = (x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24);
     /* 0x1eee and 0xc931 as binary16; the product has 22 bits and the difference no more, so float32 is exact
      * and the result is what one fused half-precision operation gives. */

@@ -35,6 +35,20 @@ enum {
 
 enum ml_exl3_codebook { ML_EXL3_3INST, ML_EXL3_MCG, ML_EXL3_MUL1, ML_EXL3_CODEBOOKS };
 
+/* What states are multiplied by, modulo 2^32; 3INST adds a number too. */
+#define ML_EXL3_3INST_MULTIPLIER 89226354u
+#define ML_EXL3_3INST_ADDEND     64248484u
+#define ML_EXL3_MCG_MULTIPLIER   0xcbac1fedu
+#define ML_EXL3_MUL1_MULTIPLIER  0x83dcd12du
+
+/* "3inst", "mcg", "mul1": in config.json, and the suffix of the tensor that names a layer's codebook. */
+const char *ml_exl3_codebook_name(enum ml_exl3_codebook cb);
+/* The codebook of that name; false when there is none. */
+bool ml_exl3_codebook_find(const char *name, enum ml_exl3_codebook *out);
+/* The multiplier that files hold beside a layer ("P.mcg", "P.mul1"); 0: the codebook is the one that goes
+ * without saying. */
+uint32_t ml_exl3_stored_multiplier(enum ml_exl3_codebook cb);
+
 /* Bytes of a tile, 32 K; 0 when K is outside 1..8. */
 size_t ml_exl3_tile_bytes(unsigned bits);
 

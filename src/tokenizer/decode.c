@@ -266,7 +266,8 @@ static void strip_front(char strip, size_t allowance, size_t *stripped, const ch
 }
 
 /* SentencePiece: pieces in front of any text lose one space each, or only the very first of them. */
-static struct ml_dec_text sp_token(const struct ml_tokenizer *t, const struct ml_tok_piece *p, bool *started) {
+static struct ml_dec_text sp_token(const struct ml_tokenizer *t, const struct ml_tok_piece *p,
+                                   bool *started) {
     const char *text = p->out;
     size_t len = p->out_len;
     const bool plain = !(p->flags & (ML_PIECE_BYTE | ML_PIECE_UNKNOWN | ML_PIECE_SPECIAL));

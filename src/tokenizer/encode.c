@@ -140,16 +140,6 @@ static void encoder_free(struct ml_encoder *e) {
     ml_free(e->cache);
 }
 
-marlin_status ml_work(struct ml_encoder *e, size_t len) {
-    if (len > e->work)
-        return ml_fail(
-            e->err, MARLIN_ERR_LIMIT,
-            "encode: the normalizer and pre-tokenizer make too much of this text: the work allowed is "
-            "proportional to the text");
-    e->work -= len;
-    return MARLIN_OK;
-}
-
 static marlin_status encoder_init(struct ml_encoder *e, size_t len) {
     marlin_status st = MARLIN_OK;
     e->work = ml_work_for(len);

@@ -409,19 +409,6 @@ marlin_status ml_tokenizer_from_sentencepiece(const void *data, size_t len, uint
 
 /* ---- encoding ---- */
 
-marlin_status ml_sp_unknown(struct ml_encoder *e, const char *s, size_t len, bool *prev_unk) {
-    const struct ml_tokenizer *t = e->t;
-    marlin_status st = MARLIN_OK;
-    bool bytes = t->byte_fallback;
-    for (size_t i = 0; i < len && bytes; i++)
-        bytes = t->byte_id[(uint8_t)s[i]] >= 0;
-    if (!bytes && !*prev_unk) st = ml_ids_add(e->ids, t->unk);
-    for (size_t i = 0; i < len && bytes && st == MARLIN_OK; i++)
-        st = ml_ids_add(e->ids, t->byte_id[(uint8_t)s[i]]);
-    *prev_unk = !bytes;
-    return st;
-}
-
 marlin_status ml_sp_encode(struct ml_encoder *e, const char *s, size_t len) {
     struct ml_buf *text = &e->norm[0];
     marlin_status st;

@@ -23,8 +23,8 @@ static marlin_status put_byte(struct ml_text_stream *s, char byte, struct ml_buf
     return MARLIN_OK;
 }
 
-marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer *t, int32_t id, bool skip_special,
-                             struct ml_buf *out, struct marlin_error *err) {
+marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer *t, int32_t id,
+                             bool skip_special, struct ml_buf *out, struct marlin_error *err) {
     const struct ml_text_stream before = *s;
     const size_t was = out->len;
     struct ml_dec_text text;

@@ -60,8 +60,9 @@ struct ml_text_stream {
     bool started;
     size_t stripped; /* characters taken off the front, as decoders that add a space ask for */
 };
-marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer *t, int32_t id, bool skip_special,
-                             struct ml_buf *out, struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_stream_push(struct ml_text_stream *s, const struct ml_tokenizer *t, int32_t id,
+                             bool skip_special, struct ml_buf *out,
+                             struct marlin_error *err) MARLIN_MUST_CHECK;
 marlin_status ml_stream_finish(struct ml_text_stream *s,
                                struct ml_buf *out) MARLIN_MUST_CHECK; /* flushes as U+FFFD */
 /* Most bytes that one of these calls appends: where `out` has room for them, it allocates nothing. */

@@ -125,3 +125,16 @@ marlin_status ml_vocab_index(struct ml_tokenizer *t, struct marlin_error *err) {
     }
     return MARLIN_OK;
 }
+
+marlin_status ml_sp_unknown(struct ml_encoder *e, const char *s, size_t len, bool *prev_unk) {
+    const struct ml_tokenizer *t = e->t;
+    marlin_status st = MARLIN_OK;
+    bool bytes = t->byte_fallback;
+    for (size_t i = 0; i < len && bytes; i++)
+        bytes = t->byte_id[(uint8_t)s[i]] >= 0;
+    if (!bytes && !*prev_unk) st = ml_ids_add(e->ids, t->unk);
+    for (size_t i = 0; i < len && bytes && st == MARLIN_OK; i++)
+        st = ml_ids_add(e->ids, t->byte_id[(uint8_t)s[i]]);
+    *prev_unk = !bytes;
+    return st;
+}

@@ -52,14 +52,16 @@ true_of "$small < 1.002 * $half && $small > 0.998 * $half" || fail "perplexity $
 kld=$(number kld_mean "$dir/int8")
 true_of "$kld > 0 && $kld < 0.002" || fail "divergence $kld with int8"
 
-# Memory: runs of a head are padded by a cache line; int8 ones have a float32 scale a position.
+# Memory: 64 pages of 64 positions; a head's keys and values in a page are padded by a cache line; int8 ones have a
+# float32 scale each.
 kv() { # type
     "$marlin" inspect "$model" --ctx 4096 --cache-type "$1" --json >"$dir/out" 2>"$dir/err" || fail "inspect $1"
     number kv "$dir/out"
 }
-[ "$(kv f32)" -eq $((2 * 7 * 2 * 4 * (4096 * 64 + 32))) ] || fail "float32 cache: $(kv f32)"
-[ "$(kv f16)" -eq $((2 * 7 * 2 * 2 * (4096 * 64 + 32))) ] || fail "float16 cache: $(kv f16)"
-[ "$(kv int8)" -eq $((2 * 7 * 2 * ((4096 * 64 + 64) + 4 * (4096 + 16)))) ] || fail "int8 cache: $(kv int8)"
+heads=$((64 * 7 * 2)) elements=$((64 * 2 * 64))
+[ "$(kv f32)" -eq $((heads * (elements * 4 + 64))) ] || fail "float32 cache: $(kv f32)"
+[ "$(kv f16)" -eq $((heads * (elements * 2 + 64))) ] || fail "float16 cache: $(kv f16)"
+[ "$(kv int8)" -eq $((heads * (elements + 64 * 2 * 4 + 64))) ] || fail "int8 cache: $(kv int8)"
 
 # Bytes of a token at a depth of 600: weights, and 601 rows of every head's keys and values.
 for rows in "f16 128" "int8 68"; do

@@ -32,6 +32,24 @@ head -c 300 "$dir/all" | tr -d '\0' | grep -aq '"shape":\[6,4096\]' || fail "log
 [ "$(wc -c <"$dir/one")" -eq "$(wc -c <"$dir/all")" ] || fail "same size one by one"
 [ "$(wc -c <"$dir/chunk")" -eq "$(wc -c <"$dir/all")" ] || fail "same size in chunks"
 
+# Rotary tables that change at 24 tokens: all 48 are rotated by those of the whole, however they are fed.
+for name in phi3_longrope_cross llama_dynamic; do
+    fixture=$source/tests/golden/fixtures/$name
+    logits() { # output, arguments...
+        to=$1
+        shift
+        "$marlin" logits "$fixture" --ids "$fixture/reference.safetensors" -o "$to" "$@" >"$dir/out" 2>"$dir/err" ||
+            fail "$name $*: $(cat "$dir/err")"
+    }
+    logits "$dir/whole"
+    for chunk in 1 7 47; do
+        logits "$dir/pieces" --chunk $chunk
+        cmp -s "$dir/whole" "$dir/pieces" || fail "$name: other logits $chunk at a time"
+    done
+    logits "$dir/pieces" --decode-from 16
+    cmp -s "$dir/whole" "$dir/pieces" || fail "$name: other logits one by one after 16"
+done
+
 ids_file "$dir/bad" 2 '\1\0\0\0\0\0\0\1'
 rc=0
 "$marlin" logits "$model" --ids "$dir/bad" -o "$dir/no" >"$dir/out" 2>"$dir/err" || rc=$?

@@ -45,7 +45,8 @@ options="-b 3 --calib-tokens 512"
 # shellcheck disable=SC2086
 "$marlin" quantize "$small" -o "$dir/a" $options >"$dir/out" 2>"$dir/err" || fail "quantize: $(cat "$dir/err")"
 
-# The same bytes again with another number of threads, killed on the way again and again.
+# The same bytes again with another number of threads, killed on the way again and again. A kill may come before the job
+# is begun and after it has ended: --resume begins it in the first case, and has nothing to do in the other.
 tries=0 resume=
 while :; do
     tries=$((tries + 1))
@@ -59,9 +60,33 @@ while :; do
     wait $pid 2>/dev/null || rc=$?
     [ $rc -ne 0 ] || break
     [ $rc -eq 137 ] || fail "exit status $rc: $(cat "$dir/err")"
-    [ ! -e "$dir/b/.quantize/job.json" ] || resume=--resume
+    resume=--resume
 done
 diff -r "$dir/a" "$dir/b" || fail "a killed and resumed run differs"
+
+# Killed after its last step, while the work folder was being removed: the same command with --resume says that it is
+# complete, clears the rest away, and changes nothing. With other options, or on a folder of something else, it fails.
+mkdir "$dir/b/.quantize-old"
+echo left >"$dir/b/.quantize-old/job.json"
+# shellcheck disable=SC2086
+"$marlin" quantize "$small" -o "$dir/b" $options --resume >"$dir/out" 2>"$dir/err" || fail "finished: $(cat "$dir/err")"
+grep -q 'complete already' "$dir/out" || fail "finished: $(cat "$dir/out")"
+diff -r "$dir/a" "$dir/b" || fail "resuming a finished run changes it"
+# shellcheck disable=SC2086
+"$marlin" quantize "$small" -o "$dir/b" $options --resume --json >"$dir/out" 2>"$dir/err" || fail "finished: $(cat "$dir/err")"
+[ "$(cat "$dir/out")" = '{"complete_already":true}' ] || fail "finished, --json: $(cat "$dir/out")"
+for other in "-b 4" "-b 3 --seed 7" "-b 3 --effort low" "-b 3 --format exl3"; do
+    rc=0
+    # shellcheck disable=SC2086
+    "$marlin" quantize "$small" -o "$dir/b" --calib-tokens 512 $other --resume >"$dir/out" 2>"$dir/err" || rc=$?
+    [ $rc -eq 2 ] && grep -q 'complete, but was made with another' "$dir/err" || fail "finished, now $other: $(cat "$dir/err")"
+done
+mkdir "$dir/diary"
+cp "$small/config.json" "$dir/diary"
+rc=0
+# shellcheck disable=SC2086
+"$marlin" quantize "$small" -o "$dir/diary" $options --resume >"$dir/out" 2>"$dir/err" || rc=$?
+[ $rc -eq 2 ] && grep -q 'is not empty' "$dir/err" || fail "--resume in a plain folder: $(cat "$dir/err")"
 
 # Interrupted politely: exit 1, a hint, and nothing lost. Two runs at once, another job, no --resume: refused.
 # shellcheck disable=SC2086

@@ -49,6 +49,31 @@ done
 [ "$(grep -c '"name":"head"' "$dir/trace")" -eq 12 ] || fail "one head a token in the trace"
 tail -n 1 "$dir/trace" | grep -q '^]}$' || fail "the trace is whole"
 
+# A text that cannot be written is an error, whatever else is asked for and could be written.
+if [ -e /dev/full ]; then
+    for options in "" "--profile" "--trace $dir/trace2" "--json" "--json --profile"; do
+        rc=0
+        "$marlin" run -n 4 --greedy "The sea was" $options >/dev/full 2>"$dir/err" || rc=$?
+        [ $rc -eq 1 ] || fail "a full disk exits 1, not $rc: run $options"
+        grep -q '^marlin: .*writ' "$dir/err" || fail "a full disk is named: $(cat "$dir/err")"
+    done
+    tail -n 1 "$dir/trace2" | grep -q '^]}$' || fail "the trace is written all the same"
+else
+    echo "no /dev/full here: failing writes are not tested"
+fi
+
+# Help offers the devices that there are, and no others.
+devices=$("$marlin" run --help | sed -n 's/^ *--device \([^ ]*\) .*/\1/p')
+[ -n "$devices" ] || fail "help has no --device"
+for device in cpu cuda metal; do
+    rc=0
+    "$marlin" run -n 1 --device $device x >"$dir/out" 2>"$dir/err" || rc=$?
+    case "|$devices|" in
+    *"|$device|"*) [ $rc -eq 0 ] || fail "help lists $device, which exits $rc: $(cat "$dir/err")" ;;
+    *) [ $rc -eq 1 ] && grep -q "it has $devices" "$dir/err" || fail "$device is refused by name: $(cat "$dir/err")" ;;
+    esac
+done
+
 rc=0
 "$marlin" run --ctx 4 "one two three four five six seven eight" >"$dir/out" 2>"$dir/err" || rc=$?
 [ $rc -eq 1 ] || fail "a prompt longer than the context exits 1, not $rc"
@@ -63,7 +88,7 @@ grep -q "$dir/absent" "$dir/err" || fail "the absent model is named"
 
 "$marlin" run -n 100000 --ctx 4096 --temp 1 x >"$dir/out" 2>"$dir/err" &
 pid=$!
-sleep 0.3
+while [ ! -s "$dir/out" ] && kill -0 $pid 2>/dev/null; do sleep 0.05; done # until it speaks
 kill -INT $pid 2>/dev/null || true
 rc=0
 wait $pid || rc=$?

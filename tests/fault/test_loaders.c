@@ -24,6 +24,7 @@
 
 #include <cmocka.h>
 
+#include "feed.h"
 #include "guard.h"
 
 /* One load with its release: what is wrong with the result ends the test. */
@@ -203,13 +204,25 @@ static marlin_status tokenizer_files(struct marlin_error *err) {
     return st;
 }
 
+static marlin_status fork_of(const struct ml_sequence *s, struct marlin_error *err) {
+    struct ml_sequence *fork = NULL;
+    const marlin_status st = ml_sequence_fork(s, &fork, err);
+    assert_true((st == MARLIN_OK) == (fork != NULL));
+    ml_sequence_free(fork);
+    return st;
+}
+
+/* A model with all that runs it. */
 static marlin_status model_of(const char *path, struct marlin_error *err) {
     struct ml_model *m = NULL;
-    struct ml_state *s = NULL;
+    struct feed f = {0}, typed = {0};
     marlin_status st = ml_model_load(path, NULL, &m, err);
     assert_true((st == MARLIN_OK) == (m != NULL));
-    if (st == MARLIN_OK) st = ml_state_create(m, NULL, 64, 16, &s, err);
-    ml_state_free(s);
+    if (st == MARLIN_OK) st = feed_open(&f, m, NULL, 64, 16, err);
+    if (st == MARLIN_OK) st = feed_open_as(&typed, m, NULL, 200, 16, ML_I8, err);
+    if (st == MARLIN_OK) st = fork_of(typed.sequence, err);
+    feed_close(&typed);
+    feed_close(&f);
     ml_model_free(m);
     return st;
 }

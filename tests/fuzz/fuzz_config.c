@@ -50,6 +50,7 @@ static void check_model(const struct ml_config *c) {
     struct ml_model *m = NULL;
     struct marlin_error err = {0};
     size_t bytes = 0;
+    const struct ml_work_sizes sizes = {.rows = 64, .runs = 1, .positions = 64};
     const marlin_status st = ml_model_new(c, NULL, &m, &err);
     if (st != MARLIN_OK) {
         require(err.code == st && err.text[0]);
@@ -57,7 +58,7 @@ static void check_model(const struct ml_config *c) {
     }
     check_rope(&m->rope, (size_t)c->max_positions);
     check_rope(&m->rope_local, (size_t)c->max_positions);
-    require(ml_scratch_layout(c, 64, 64, NULL, &bytes, &err) == MARLIN_OK || err.text[0]);
+    require(ml_config_work_bytes(c, &sizes, &bytes, &err) == MARLIN_OK || err.text[0]);
     ml_model_free(m);
 }
 

@@ -17,7 +17,7 @@ static inline void require(bool condition) {
 
 static inline void decode_all(const struct ml_tokenizer *t, const struct ml_ids *ids, bool skip) {
     struct ml_buf whole, streamed;
-    struct ml_stream s = {0};
+    struct ml_text_stream s = {0};
     struct marlin_error err = {0};
     ml_buf_init(&whole, 1u << 26);
     ml_buf_init(&streamed, 1u << 26);

@@ -99,17 +99,17 @@ static void greedy_continuation_is_the_same(void **state) {
     const struct parity *p = *state;
     const struct golden *g = &p->golden;
     struct marlin_error err;
-    struct ml_state *s = NULL;
+    struct feed f;
     float *logits = ml_alloc(g->vocab * sizeof(float));
     assert_non_null(logits);
-    golden_ok(ml_state_create(p->model, NULL, PROMPT + g->n_greedy, PROMPT, &s, &err), &err);
-    golden_ok(ml_model_forward(p->model, s, g->ids, PROMPT, ML_LOGITS_LAST, logits, &err), &err);
+    golden_ok(feed_open(&f, p->model, NULL, PROMPT + g->n_greedy, PROMPT, &err), &err);
+    golden_ok(ml_feed(f.work, f.sequence, g->ids, PROMPT, ML_LOGITS_LAST, logits, &err), &err);
     for (size_t i = 0; i < g->n_greedy; i++) {
         const int32_t id = (int32_t)golden_argmax(logits, g->vocab);
         assert_int_equal(id, g->greedy[i]);
-        golden_ok(ml_model_forward(p->model, s, &id, 1, ML_LOGITS_LAST, logits, &err), &err);
+        golden_ok(ml_feed(f.work, f.sequence, &id, 1, ML_LOGITS_LAST, logits, &err), &err);
     }
-    ml_state_free(s);
+    feed_close(&f);
     ml_free(logits);
 }
 

@@ -2,6 +2,9 @@
  *
  * Every kernel of every tier against the reference; and the check itself: kernels that break their contract
  * in each way that it promises to notice are noticed, for the right reason.
+ *
+ * kernels_check [--sample N]   N: only every Nth case of a row and the first of each number of bits, as under
+ * an emulator. That no row is lost by it is tested in the run without it.
  */
 #include "base/pool.h"
 #include "kernels/check.h"
@@ -12,12 +15,26 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+static size_t sample;
+
+enum { ROWS = 1024 };
+static char rows[ROWS][96]; /* that family_passes has seen */
+static size_t n_rows;
+
+static void name_row(char name[96], const struct ml_check_row *row) {
+    (void)snprintf(name, 96, "%s %s %s %s", row->family, ml_cpu_tier_name(row->tier), row->entry,
+                   row->variant);
+}
+
 static void print_row(void *user, const struct ml_check_row *row) {
     (void)user;
+    assert_true(n_rows < ROWS);
+    name_row(rows[n_rows++], row);
     print_message("%s %s %s: %zu cases, worst %.2f of the tolerance\n", ml_cpu_tier_name(row->tier),
                   row->entry, row->variant, row->cases, row->worst);
 }
@@ -34,7 +51,7 @@ static void family_passes(void **state) {
     struct ml_pool *pool = NULL;
     assert_int_equal(ml_pool_create(3, &pool, &err), MARLIN_OK);
     const struct ml_check_options o = {
-        .family = name, .pool = pool, .on_row = print_row, .on_failure = print_failure};
+        .family = name, .sample = sample, .pool = pool, .on_row = print_row, .on_failure = print_failure};
     if (ml_check_run(&o, &total, &err) != MARLIN_OK) fail_msg("%s", err.text);
     ml_pool_free(pool);
     if (total.reads_unguarded) print_message("masked loads touch memory here: ends were not guarded\n");
@@ -151,15 +168,84 @@ static void faults_are_noticed(void **state) {
     }
 }
 
-int main(void) {
+/* ---- samples ---- */
+
+/* Three numbers of bits with ten cases each, in one row. */
+static void run_thirty(struct ml_check *c) {
+    for (size_t i = 0; i < 30; i++) {
+        if (!ml_check_begin(c, "double", "", get_double, 0)) return;
+        ml_check_param(c, "bits", 2 + i / 10);
+        const struct ml_check_result y = {.type = ML_CHECK_F32, .count = 7, .relative = 0x1p-20};
+        struct faulty a = {.fault = NONE, .n = 4, .x = ml_check_floats(c, 4, ML_CHECK_NORMAL)};
+        a.y = ml_check_output(c, &y);
+        ml_check_call(c, call_double, &a);
+    }
+}
+
+/* Cases 0, 7, 14, 21, 28, and 10 and 20 as the first of their bits. */
+static void a_sample_takes_every_seventh(void **state) {
+    static const struct ml_check_family family = {"thirty", run_thirty};
+    struct ml_check_options o = {.other = &family};
+    struct ml_check_total all, some;
+    struct marlin_error err;
+    (void)state;
+    assert_int_equal(ml_check_run(&o, &all, &err), MARLIN_OK);
+    o.sample = 7;
+    assert_int_equal(ml_check_run(&o, &some, &err), MARLIN_OK);
+    assert_true(all.checked >= 30);
+    assert_int_equal(all.checked % 30, 0);
+    assert_int_equal(some.checked, all.checked / 30 * 7);
+    assert_int_equal(some.failed, 0);
+}
+
+static void find_row(void *user, const struct ml_check_row *row) {
+    size_t *found = user, i = 0;
+    char name[96];
+    name_row(name, row);
+    while (i < n_rows && strcmp(rows[i], name) != 0)
+        i++;
+    if (i == n_rows) fail_msg("%s is a row of the sample alone", name);
+    rows[i][0] = '\0';
+    (*found)++;
+}
+
+/* After all families: a sample has their rows, each once. */
+static void a_sample_keeps_every_row(void **state) {
+    struct marlin_error err;
+    struct ml_check_total total;
+    struct ml_pool *pool = NULL;
+    size_t found = 0;
+    (void)state;
+    if (sample) {
+        print_message("skipped: this run is a sample itself\n");
+        skip();
+    }
+    assert_int_equal(ml_pool_create(3, &pool, &err), MARLIN_OK);
+    const struct ml_check_options o = {.sample = 1000003, .pool = pool, .user = &found, .on_row = find_row};
+    if (ml_check_run(&o, &total, &err) != MARLIN_OK) fail_msg("%s", err.text);
+    ml_pool_free(pool);
+    print_message("%zu rows, %zu cases\n", found, total.checked);
+    assert_int_equal(found, n_rows);
+    assert_int_equal(total.failed, 0);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 3 && strcmp(argv[1], "--sample") == 0) sample = strtoul(argv[2], NULL, 10);
+    if (argc != 1 && sample == 0) {
+        (void)fprintf(stderr, "usage: kernels_check [--sample N]\n");
+        return 2;
+    }
     static struct CMUnitTest tests[32];
     size_t n = 0;
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(unknown_families_are_refused);
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(faults_are_noticed);
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_sample_takes_every_seventh);
     for (size_t i = 0; ml_check_family_name(i); i++) {
         assert_true(n < sizeof tests / sizeof *tests);
         tests[n++] = (struct CMUnitTest){ml_check_family_name(i), family_passes, NULL, NULL,
                                          (void *)ml_check_family_name(i)};
     }
+    assert_true(n < sizeof tests / sizeof *tests);
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_sample_keeps_every_row);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,18 +18,18 @@ struct shape {
 };
 
 static const struct shape hostile[] = {
-    {1, 1, 1, 0, 0, 0, 0, false, 0, false},        {3, 1, 1, 5, 0, 1, 0, false, 0, false},
-    {4, 2, 3, 0, 0, 0, 0, true, 0, false},         {16, 1, 5, 60, 0, 3, 0, false, 0, false},
-    {17, 3, 2, 63, 7, 0, 0, false, 0, false},      {64, 4, 1, 200, 0, 0, 30, false, 0, false},
-    {64, 5, 7, 57, 64, 5, 0, true, 0, false},      {80, 2, 9, 0, 1, 0, 0, false, 0, false},
-    {96, 8, 4, 129, 100, 7, 50, true, 0, false},   {128, 2, 30, 3, 0, 0, 0, false, 0, false},
-    {128, 1, 70, 0, 16, 1, 0, false, 0, false},    {256, 1, 2, 64, 0, 0, 0, false, 0, false},
-    {512, 7, 1, 31, 0, 3, 0, true, 0, false},      {33, 6, 5, 1000, 333, 2, 0, true, 0, false},
-    {128, 16, 1, 65, 0, 0, 0, false, 0, false},    {64, 3, 40, 500, 0, 0, 0, false, 0, false},
-    {16, 2, 30, 1500, 20, 0, 0, false, 0, false},  {40, 1, 3, 2047, 0, 1, 0, true, 0, false},
-    {576, 3, 2, 100, 0, 1, 0, false, 512, false},  {24, 1, 9, 60, 0, 0, 0, false, 17, false},
-    {64, 2, 64, 30, 0, 0, 0, false, 0, true},      {32, 3, 17, 500, 0, 2, 20, true, 0, true},
-    {48, 1, 40, 1000, 100, 0, 0, false, 0, true},  {16, 2, 5, 0, 0, 0, 0, false, 0, true},
+    {1, 1, 1, 0, 0, 0, 0, false, 0, false},       {3, 1, 1, 5, 0, 1, 0, false, 0, false},
+    {4, 2, 3, 0, 0, 0, 0, true, 0, false},        {16, 1, 5, 60, 0, 3, 0, false, 0, false},
+    {17, 3, 2, 63, 7, 0, 0, false, 0, false},     {64, 4, 1, 200, 0, 0, 30, false, 0, false},
+    {64, 5, 7, 57, 64, 5, 0, true, 0, false},     {80, 2, 9, 0, 1, 0, 0, false, 0, false},
+    {96, 8, 4, 129, 100, 7, 50, true, 0, false},  {128, 2, 30, 3, 0, 0, 0, false, 0, false},
+    {128, 1, 70, 0, 16, 1, 0, false, 0, false},   {256, 1, 2, 64, 0, 0, 0, false, 0, false},
+    {512, 7, 1, 31, 0, 3, 0, true, 0, false},     {33, 6, 5, 1000, 333, 2, 0, true, 0, false},
+    {128, 16, 1, 65, 0, 0, 0, false, 0, false},   {64, 3, 40, 500, 0, 0, 0, false, 0, false},
+    {16, 2, 30, 1500, 20, 0, 0, false, 0, false}, {40, 1, 3, 2047, 0, 1, 0, true, 0, false},
+    {576, 3, 2, 100, 0, 1, 0, false, 512, false}, {24, 1, 9, 60, 0, 0, 0, false, 17, false},
+    {64, 2, 64, 30, 0, 0, 0, false, 0, true},     {32, 3, 17, 500, 0, 2, 20, true, 0, true},
+    {48, 1, 40, 1000, 100, 0, 0, false, 0, true}, {16, 2, 5, 0, 0, 0, 0, false, 0, true},
 };
 
 /* One token far along, and a chunk of a prompt. */
@@ -156,8 +156,8 @@ static const struct ml_tree_node *make_tree(struct ml_check *c, const struct sha
 }
 
 /* Greatest key or value. */
-static double largest_of(struct ml_check *c, const struct call *a, const struct shape *s, size_t at, size_t dim,
-                         size_t scales_at) {
+static double largest_of(struct ml_check *c, const struct call *a, const struct shape *s, size_t at,
+                         size_t dim, size_t scales_at) {
     const size_t slots = s->slot0 + s->tokens;
     float *wide = ml_check_scratch(c, ML_PAGE_KEYS * dim * sizeof *wide);
     double most = 0;
@@ -166,8 +166,9 @@ static double largest_of(struct ml_check *c, const struct call *a, const struct 
         const size_t left = slots - i * ML_PAGE_KEYS, keys = left < ML_PAGE_KEYS ? left : ML_PAGE_KEYS;
         if (!page) continue;
         if (a->t != ML_I8) ml_check_widen(c, a->t, wide, page + at, keys * dim);
-        const double here = a->t == ML_I8 ? 127 * largest((const float *)(const void *)(page + scales_at), keys)
-                                          : largest(wide, keys * dim);
+        const double here = a->t == ML_I8
+                                ? 127 * largest((const float *)(const void *)(page + scales_at), keys)
+                                : largest(wide, keys * dim);
         most = here > most ? here : most;
     }
     return most;

@@ -42,6 +42,8 @@ struct ml_check {
     void *object[ML_CHECK_BLOCKS];
     size_t n_deferred;
     double bytes, operations;
+    size_t bits;                /* the parameter of that name, else 0 */
+    size_t walked, walked_bits; /* cases of the row so far, taken or left out; bits of the last one */
     enum ml_peak_kind kind;
     bool threads, streams;
 };

@@ -13,18 +13,6 @@
 
 static const size_t size_of[] = {4, 2, 2, 1};
 
-/* NaNs of the type, not the ones that arithmetic makes. */
-void ml_check_set_pattern(enum ml_check_type t, void *p, size_t i) {
-    static const uint16_t half[] = {0, 0x7da5, 0x7fa5};
-    const uint32_t full = 0x7fa5a5a5;
-    if (t == ML_CHECK_F32)
-        memcpy((char *)p + 4 * i, &full, 4);
-    else if (t == ML_CHECK_BYTES)
-        ((unsigned char *)p)[i] = ML_GUARD_PATTERN;
-    else
-        memcpy((char *)p + 2 * i, &half[t], 2);
-}
-
 static double element(enum ml_check_type t, const void *p, size_t i) {
     float f;
     if (t == ML_CHECK_F32) {

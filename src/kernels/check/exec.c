@@ -3,8 +3,8 @@
  * Check and timing of products spread over the pool: what the forward pass calls. The entries themselves are
  * the other families' business; here it is how matrices are cut and what all threads reach together.
  */
-#include "kernels/check.h"
 #include "kernels/exec.h"
+#include "kernels/check.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -58,12 +58,13 @@ static void make_matrix(struct ml_check *c, struct call *a, const struct type *t
     const size_t bytes = n * k * (size_t)t->bits / 8;
     uint8_t *data = ml_check_input(c, bytes);
     fill_bits(c, data, bytes);
-    for (size_t i = 0; t->format == ML_QUANT_INT8 && i < bytes; i++)
+    const bool rows = !ml_form_of(t->format)->tiled;
+    for (size_t i = 0; rows && i < bytes; i++)
         data[i] = data[i] == 0x80 ? 0x7f : data[i];
     a->m = (struct ml_quant_matrix){
         .format = t->format, .bits = t->bits, .rows = n, .cols = k, .n = n, .k = k, .data = data};
     a->m.codebook = t->codebook;
-    if (t->format == ML_QUANT_INT8) return;
+    if (rows) return;
     if (t->format == ML_QUANT_TAP) {
         a->code = *ml_tap_code_find((unsigned)t->bits, ML_TAP_WINDOW_NORMAL);
         for (unsigned i = 0; t->foreign && i < 1u << (a->code.index_bits - 2); i++)
@@ -273,6 +274,19 @@ static void walk(struct ml_check *c, struct type t, int from, int to) {
     }
 }
 
+/* All widths and codebooks; timing, one width stands for all where there are codebooks too. */
+static void walk_form(struct ml_check *c, enum ml_quant_format format) {
+    const struct ml_form *f = ml_form_of(format);
+    const bool timing = ml_check_timing(c), one = timing && f->books > 1;
+    struct type t = {.format = format};
+    for (int book = 0; book < f->books; book++) {
+        t.codebook = (enum ml_exl3_codebook)book;
+        walk(c, t, one ? 4 : f->min_bits, one ? 4 : f->max_bits);
+    }
+    t.foreign = f->code.suffix != NULL;
+    if (t.foreign && !timing) walk(c, t, f->min_bits, f->max_bits);
+}
+
 static void run(struct ml_check *c) {
     const bool timing = ml_check_timing(c);
     for (int fill = 0; fill < (timing ? 1 : ML_CHECK_FILLS); fill++)
@@ -281,13 +295,8 @@ static void run(struct ml_check *c) {
         unrotate_case(c, 128, (enum ml_check_fill)fill);
         if (!timing) unrotate_case(c, 77, (enum ml_check_fill)fill);
     }
-    walk(c, (struct type){.format = ML_QUANT_INT8}, 8, 8);
-    walk(c, (struct type){.format = ML_QUANT_TAP}, ML_TAP_MIN_BITS, ML_TAP_MAX_BITS);
-    if (!timing)
-        walk(c, (struct type){.format = ML_QUANT_TAP, .foreign = true}, ML_TAP_MIN_BITS, ML_TAP_MAX_BITS);
-    for (int b = 0; b < ML_EXL3_CODEBOOKS; b++)
-        walk(c, (struct type){.format = ML_QUANT_EXL3, .codebook = (enum ml_exl3_codebook)b}, timing ? 4 : 1,
-             timing ? 4 : 8);
+    for (int f = 0; f < ML_QUANT_FORMATS; f++)
+        walk_form(c, (enum ml_quant_format)f);
 }
 
 const struct ml_check_family ml_check_quant = {"quant", run};

@@ -70,12 +70,14 @@ V_INLINE vq exl3_states(const vq *w, const int K, const int l, const int half) {
 
 /* Whole numbers of 4 LQ states as int16. */
 V_INLINE vq exl3_whole(const enum ml_exl3_codebook cb, vq s) {
-    const uint32_t m = cb == ML_EXL3_MUL1 ? 0x83dcd12du : cb == ML_EXL3_MCG ? 0xcbac1fedu : 89226354u;
+    const uint32_t m = cb == ML_EXL3_MUL1  ? ML_EXL3_MUL1_MULTIPLIER
+                       : cb == ML_EXL3_MCG ? ML_EXL3_MCG_MULTIPLIER
+                                           : ML_EXL3_3INST_MULTIPLIER;
     vq lo = h_mullo(s, h_set((short)m));
     vq hi = h_add(h_mulhi(s, h_set((short)m)), h_mullo(s, h_set((short)(m >> 16))));
     if (cb == ML_EXL3_MUL1) return h_add(h_add(h_byte_sum(lo), h_byte_sum(hi)), h_set(-510));
     if (cb == ML_EXL3_3INST) {
-        const uint32_t add = 64248484u;
+        const uint32_t add = ML_EXL3_3INST_ADDEND;
         const vq whole = h_at_most(lo, h_set((short)(0xffff - (add & 0xffff)))); /* -1: nothing to carry */
         hi = h_add(h_add(hi, h_set((short)((add >> 16) + 1))), whole);
         lo = h_add(lo, h_set((short)add));

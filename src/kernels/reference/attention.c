@@ -67,8 +67,7 @@ static void attention_row(enum ml_dtype t, const struct ml_attention_args *a, si
     a->sums[2 * row + 1] = (float)weights;
 }
 
-static void attention_join(float *out, float *sums, const float *part, const float *part_sums,
-                           size_t v_dim) {
+static void attention_join(float *out, float *sums, const float *part, const float *part_sums, size_t v_dim) {
     if (part_sums[1] == 0) return;
     const double top = fmax((double)sums[0], (double)part_sums[0]);
     const double old = exp((double)sums[0] - top), add = exp((double)part_sums[0] - top);

@@ -8,6 +8,18 @@
 #include <math.h>
 #include <string.h>
 
+int ml_quant_exl3_whole(enum ml_exl3_codebook cb, uint16_t state) {
+    uint32_t x;
+    if (cb == ML_EXL3_MUL1) {
+        x = state * ML_EXL3_MUL1_MULTIPLIER;
+        return (int)((x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24)) - 510;
+    }
+    x = cb == ML_EXL3_3INST ? state * ML_EXL3_3INST_MULTIPLIER + ML_EXL3_3INST_ADDEND
+                            : state * ML_EXL3_MCG_MULTIPLIER;
+    x = (x & 0x8fff8fffu) ^ 0x3b603b60u;
+    return ml_quant_half(x & 0xffff) + ml_quant_half(x >> 16);
+}
+
 static const float hadamard_norm = 0.088388347648318447f; /* 1 / sqrt(128) */
 static const float mul1_unit = 0.00676727294921875f;
 static const float mul1_zero = -0.0018157958984375f; /* value of the whole number 0 */
@@ -81,7 +93,7 @@ void ml_quant_factors(struct ml_quant_x *x, const struct ml_quant_matrix *m,
 
 void ml_quant_round_reference(struct ml_quant_x *x, const struct ml_quant_matrix *m, enum ml_quant_rows rows,
                               const float *rotated) {
-    const size_t runs = m->format == ML_QUANT_INT8 ? 1 : ML_QUANT_RUNS, n = m->k / runs;
+    const size_t runs = ml_form_of(m->format)->x == ML_X_INT8 ? 1 : ML_QUANT_RUNS, n = m->k / runs;
     float scale[ML_QUANT_RUNS] = {0};
     (void)rows;
     memset(x->sum, 0, sizeof x->sum);
@@ -92,17 +104,16 @@ void ml_quant_round_reference(struct ml_quant_x *x, const struct ml_quant_matrix
 
 /* Tile (s, t), row r of outputs and column c of inputs at w[16 r + c]. */
 static void whole_tile(const struct ml_quant_matrix *m, size_t s, size_t t, int16_t w[256]) {
-    const size_t bytes = (size_t)32 * (size_t)m->bits;
+    const uint8_t *tile = ml_form_tile_at(m, s, t);
     if (m->format == ML_QUANT_TAP) {
         int8_t entry[ML_TAP_TILE];
-        ml_tap_decode(m->code, m->data + (s * (m->k / 16) + t) * bytes, entry);
+        ml_tap_decode(m->code, tile, entry);
         for (int i = 0; i < ML_TAP_TILE; i++)
             w[i] = (int16_t)entry[i];
         return;
     }
     uint16_t state[ML_EXL3_TILE];
     const uint8_t *order = ml_exl3_order();
-    const uint8_t *tile = m->data + (t * (m->n / 16) + s) * bytes;
     if (ml_exl3_unpack((unsigned)m->bits, tile, state, NULL) != MARLIN_OK) return; /* bits were checked */
     for (int i = 0; i < ML_EXL3_TILE; i++)
         w[(order[i] & 15) << 4 | order[i] >> 4] = (int16_t)ml_quant_exl3_whole(m->codebook, state[i]);
@@ -176,32 +187,8 @@ void ml_quant_few_reference(float *z, size_t ldz, const struct ml_quant_matrix *
     ml_quant_dots_reference(z, ldz, m, s, 1, x, n, scratch);
 }
 
-void ml_quant_tile(const struct ml_quant_matrix *m, size_t s, size_t t, float *q, size_t stride) {
-    const size_t bytes = (size_t)32 * (size_t)m->bits;
-    if (m->format == ML_QUANT_TAP) {
-        int8_t entry[ML_TAP_TILE];
-        ml_tap_decode(m->code, m->data + (s * (m->k / 16) + t) * bytes, entry);
-        for (size_t i = 0; i < ML_TAP_TILE; i++)
-            q[i / 16 * stride + i % 16] = (float)entry[i] * m->code->unit;
-        return;
-    }
-    uint16_t half[ML_EXL3_TILE];
-    const uint8_t *tile = m->data + (t * (m->n / 16) + s) * bytes;
-    if (ml_exl3_decode((unsigned)m->bits, m->codebook, tile, half, NULL) != MARLIN_OK) return;
-    for (size_t i = 0; i < ML_EXL3_TILE; i++)
-        q[i % 16 * stride + i / 16] = ml_f16_to_f32(half[i]);
-}
-
 static void decode(float *q, const struct ml_quant_matrix *m, size_t s) {
-    if (m->format != ML_QUANT_INT8) {
-        for (size_t t = 0; t < m->k / 16; t++)
-            ml_quant_tile(m, s, t, q + 16 * t, m->k);
-        return;
-    }
-    const size_t rows = m->n - 16 * s < 16 ? m->n - 16 * s : 16;
-    const int8_t *w = (const int8_t *)m->data + 16 * s * m->k;
-    for (size_t i = 0; i < rows * m->k; i++)
-        q[i] = (float)w[i];
+    ml_form_decode(m, s, q);
 }
 
 void ml_reference_quant(struct ml_kernels *k) {

@@ -4,8 +4,20 @@
  */
 #include "kernels/viterbi.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+struct ml_viterbi_step ml_viterbi_step_of(const struct ml_viterbi_code *c, int16_t level) {
+    const int16_t centre = level < c->lowest ? c->lowest : level > c->highest ? c->highest : level;
+    if (centre == level) return (struct ml_viterbi_step){level, 0, ML_VITERBI_REACH};
+    const int over = abs(level - centre);
+    const double twice = 2 * (over < ML_VITERBI_MARGIN ? over : ML_VITERBI_MARGIN);
+    const double root = sqrt(twice * twice + 4.0 * ML_VITERBI_REACH * ML_VITERBI_REACH);
+    const unsigned most = (unsigned)((root - twice) / 2);
+    return (struct ml_viterbi_step){centre, (uint16_t)twice,
+                                    (uint16_t)(most / (unsigned)c->grain * (unsigned)c->grain)};
+}
 
 struct search {
     const struct ml_viterbi_code *code;

@@ -11,7 +11,8 @@ struct ml_linear_job ml_linear_job(const struct ml_linear *l, float *y, const fl
 void ml_linear_forward(struct ml_step *s, const struct ml_linear_job *jobs, size_t n_jobs) {
     for (size_t i = 0; s->observe && i < n_jobs; i++)
         s->observe(s->observe_user, jobs[i].linear, jobs[i].x, jobs[i].ldx, jobs[i].n);
-    s->ops->linear(&s->stream, &(struct ml_linear_op){.jobs = jobs, .n_jobs = n_jobs, .mode = s->model->mode});
+    s->ops->linear(&s->stream,
+                   &(struct ml_linear_op){.jobs = jobs, .n_jobs = n_jobs, .mode = s->model->mode});
 }
 
 void ml_stage_linears(struct ml_step *s, enum ml_stage stage, const struct ml_linear_job *jobs,

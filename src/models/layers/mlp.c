@@ -9,9 +9,9 @@ enum ml_glu ml_model_glu(const struct ml_model *m) {
 }
 
 void ml_glu_forward(struct ml_step *s, float *gate, const float *up, size_t n, size_t width) {
-    s->ops->glu(&s->stream,
-                &(struct ml_glu_op){
-                    .act = ml_model_glu(s->model), .gate = gate, .up = up, .n = n, .width = width});
+    s->ops->glu(
+        &s->stream,
+        &(struct ml_glu_op){.act = ml_model_glu(s->model), .gate = gate, .up = up, .n = n, .width = width});
 }
 
 void ml_mlp_forward(struct ml_step *s, const struct ml_mlp *mlp, const float *x, float *y) {

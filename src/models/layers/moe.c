@@ -24,6 +24,20 @@ void ml_route_forward(struct ml_step *s, const struct ml_router *router, float *
                   &(struct ml_route_op){.router = *router, .logits = logits, .n = n, .plan = s->plan});
 }
 
+/* Experts run at once; who watches is shown afterwards what each of their linears has read. On the CPU only. */
+static void show_experts(const struct ml_step *s, const struct ml_moe *moe, const float *x) {
+    const size_t hidden = moe->router.in;
+    for (size_t e = 0; e < moe->choose.experts; e++) {
+        const struct ml_mlp *mlp = &moe->experts[e];
+        const size_t row = (size_t)s->plan.start[e], n = (size_t)s->plan.start[e + 1] - row;
+        const float *in = s->n == 1 ? x : s->pair_x + row * hidden; /* a single row is not gathered */
+        if (n == 0) continue;
+        s->observe(s->observe_user, &mlp->gate, in, hidden, n);
+        s->observe(s->observe_user, &mlp->up, in, hidden, n);
+        s->observe(s->observe_user, &mlp->down, s->pair_gate + row * mlp->down.in, mlp->down.in, n);
+    }
+}
+
 void ml_moe_forward(struct ml_step *s, const struct ml_moe *moe, const float *x, float *y) {
     const struct ml_linear_job router = ml_linear_job(&moe->router, s->router, x, s->n);
     ml_linear_forward(s, &router, 1);
@@ -40,5 +54,6 @@ void ml_moe_forward(struct ml_step *s, const struct ml_moe *moe, const float *x,
                                                         .pair_y = s->pair_y,
                                                         .pair_gate = s->pair_gate,
                                                         .pair_up = s->pair_up});
+    if (s->observe) show_experts(s, moe, x);
     if (s->profile) ml_profile_mark(s->profile, ML_STAGE_EXPERTS, expert_bytes(s, moe));
 }

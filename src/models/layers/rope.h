@@ -26,8 +26,8 @@ marlin_status ml_rope_init(struct ml_rope *r, const struct ml_rope_config *c, si
                            size_t max_positions, struct ml_arena *arena,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Inverse frequencies for a sequence that is `length` tokens long after this call: inv [half]. Dynamic and
- * longrope tables change with the length, as in transformers: keys that are stored keep theirs. */
+/* Inverse frequencies for a sequence that is meant to become `length` tokens long: inv [half]. Dynamic and longrope
+ * tables change with the length (docs/long-context.md). */
 void ml_rope_frequencies(const struct ml_rope *r, size_t length, float *inv);
 
 /* cos, sin [half] of one position. */

@@ -259,8 +259,8 @@ void ml_cpu_attention(struct ml_stream *s, const struct ml_attention_op *op) {
                           .tokens = (ATTENTION_ROWS + group - 1) / group,
                           .part_floats = group * (op->layout.v_dim + 2)};
     const size_t whole = number_whole(&a);
-    const bool shared = w->parts_floats > 0 &&
-                        whole < PIECES_A_WORKER * (size_t)ml_pool_size(w->exec.pool) && share_out(&a);
+    const bool shared =
+        w->parts_floats > 0 && whole < PIECES_A_WORKER * (size_t)ml_pool_size(w->exec.pool) && share_out(&a);
     ml_pool_for(w->exec.pool, w->first[runs], 1, attention_range, &a);
     if (shared) ml_pool_for(w->exec.pool, runs * op->heads, 1, join_range, &a);
 }

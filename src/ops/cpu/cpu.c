@@ -113,13 +113,12 @@ void ml_ops_cpu_use(struct ml_stream *s, const struct ml_kernels *k) {
     ml_exec_bind(&ml_cpu_work(s)->exec);
 }
 
-const struct ml_ops ml_ops_cpu = {
-    .name = "cpu",
-    .open = cpu_open,
-    .close = cpu_close,
-    .flush = cpu_flush,
-    .bytes = cpu_bytes,
+const struct ml_ops ml_ops_cpu = {.name = "cpu",
+                                  .open = cpu_open,
+                                  .close = cpu_close,
+                                  .flush = cpu_flush,
+                                  .bytes = cpu_bytes,
 #define ENTRY(name) .name = ml_cpu_##name,
-    ML_OPS(ENTRY)
+                                  ML_OPS(ENTRY)
 #undef ENTRY
 };

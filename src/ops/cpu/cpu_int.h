@@ -12,11 +12,11 @@
 /* Working memory of a stream. */
 struct ml_cpu_work {
     struct ml_exec exec;
-    float *partial;       /* [rows, sum_rows]: one term of a sum of pieces; NULL where no layer is one */
-    float *parts;         /* unfinished attention over chunks of long contexts */
-    size_t parts_floats;  /* how many there are */
-    size_t *first;        /* [runs + 1] pieces of attention before each run */
-    size_t *part_of;      /* [runs] where a run's parts begin; SIZE_MAX: it is not shared out */
+    float *partial;      /* [rows, sum_rows]: one term of a sum of pieces; NULL where no layer is one */
+    float *parts;        /* unfinished attention over chunks of long contexts */
+    size_t parts_floats; /* how many there are */
+    size_t *first;       /* [runs + 1] pieces of attention before each run */
+    size_t *part_of;     /* [runs] where a run's parts begin; SIZE_MAX: it is not shared out */
     struct ml_linear_job *jobs; /* [2 * experts]: of a mixture of experts */
 };
 

@@ -15,14 +15,19 @@ static void add_bias(const struct ml_kernels *k, const struct ml_linear_job *job
 
 static void multiply_plain(const struct ml_cpu_work *w, const struct ml_linear_job *jobs, size_t n_jobs) {
     struct ml_matmul_job batch[BATCH];
-    for (size_t i = 0; i < n_jobs; i++)
-        batch[i] = (struct ml_matmul_job){.w = &jobs[i].linear->u.plain,
-                                          .y = jobs[i].y,
-                                          .ldy = jobs[i].ldy,
-                                          .x = jobs[i].x,
-                                          .ldx = jobs[i].ldx,
-                                          .n = jobs[i].n};
-    ml_matmul_many(&w->exec, batch, n_jobs);
+    size_t n = 0;
+    for (size_t i = 0; i < n_jobs; i++) {
+        if (jobs[i].linear->kind != ML_LINEAR_PLAIN) continue;
+        if (n == BATCH) ml_matmul_many(&w->exec, batch, n);
+        if (n == BATCH) n = 0;
+        batch[n++] = (struct ml_matmul_job){.w = &jobs[i].linear->u.plain,
+                                            .y = jobs[i].y,
+                                            .ldy = jobs[i].ldy,
+                                            .x = jobs[i].x,
+                                            .ldx = jobs[i].ldx,
+                                            .n = jobs[i].n};
+    }
+    if (n) ml_matmul_many(&w->exec, batch, n);
 }
 
 /* Matrices of quantized layers, handed on when there are enough. */
@@ -63,39 +68,23 @@ static void multiply_quant(const struct ml_cpu_work *w, enum ml_quant_mode mode,
                            const struct ml_linear_job *jobs, size_t n_jobs) {
     struct quant_batch b = {.w = w, .mode = mode};
     for (size_t i = 0; i < n_jobs; i++) {
+        if (jobs[i].linear->kind != ML_LINEAR_QUANT) continue;
         const struct ml_quant_linear *q = &jobs[i].linear->u.quant;
         for (size_t p = 0; p < q->n_pieces && q->pieces[p].col == 0; p++)
             push(&b, &jobs[i], &q->pieces[p], jobs[i].y + q->pieces[p].row, jobs[i].ldy);
     }
     flush(&b);
     for (size_t i = 0; i < n_jobs; i++)
-        add_terms(w, mode, &jobs[i]);
+        if (jobs[i].linear->kind == ML_LINEAR_QUANT) add_terms(w, mode, &jobs[i]);
 }
 
-/* How many of the jobs, from the first on, have the first one's kind. */
-static size_t run_of_kind(const struct ml_linear_job *jobs, size_t n_jobs) {
-    size_t n = 1;
-    while (n < n_jobs && n < BATCH && jobs[n].linear->kind == jobs[0].linear->kind)
-        n++;
-    return n;
-}
-
+/* All plain matrices together, and all quantized ones, however they are mixed. */
 void ml_cpu_linears(const struct ml_cpu_work *w, enum ml_quant_mode mode, const struct ml_linear_job *jobs,
                     size_t n_jobs) {
-    for (size_t done = 0; done < n_jobs;) {
-        const size_t run = run_of_kind(jobs + done, n_jobs - done);
-        switch (jobs[done].linear->kind) {
-        case ML_LINEAR_PLAIN:
-            multiply_plain(w, jobs + done, run);
-            break;
-        case ML_LINEAR_QUANT:
-            multiply_quant(w, mode, jobs + done, run);
-            break;
-        }
-        for (size_t i = done; i < done + run; i++)
-            add_bias(w->exec.k, &jobs[i]);
-        done += run;
-    }
+    multiply_plain(w, jobs, n_jobs);
+    multiply_quant(w, mode, jobs, n_jobs);
+    for (size_t i = 0; i < n_jobs; i++)
+        add_bias(w->exec.k, &jobs[i]);
 }
 
 void ml_cpu_linear(struct ml_stream *s, const struct ml_linear_op *op) {

@@ -85,8 +85,7 @@ static size_t first_jobs(const struct ml_experts_op *op, struct ml_linear_job *j
         const size_t row = (size_t)op->plan.start[e], n = rows_of(op, e), width = mlp->gate.out;
         const float *x = op->n == 1 ? op->x : op->pair_x + row * hidden;
         if (n == 0) continue;
-        jobs[n_jobs++] =
-            (struct ml_linear_job){&mlp->gate, op->pair_gate + row * width, width, x, hidden, n};
+        jobs[n_jobs++] = (struct ml_linear_job){&mlp->gate, op->pair_gate + row * width, width, x, hidden, n};
         jobs[n_jobs++] = (struct ml_linear_job){&mlp->up, op->pair_up + row * width, width, x, hidden, n};
     }
     return n_jobs;

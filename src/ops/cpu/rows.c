@@ -21,8 +21,8 @@ void ml_cpu_embed(struct ml_stream *s, const struct ml_embed_op *op) {
         float *row = op->x + t * op->width;
         if (id < 0) continue;
         if (e->rows)
-            ml_int8_unpack((const int8_t *)e->rows->data + (size_t)id * op->width, op->width,
-                           e->rows->sv[id], row);
+            ml_int8_unpack((const int8_t *)e->rows->data + (size_t)id * op->width, op->width, e->rows->sv[id],
+                           row);
         else
             k->widen[m->dtype](row, (const char *)m->data + (size_t)id * m->stride * ml_dtype_size(m->dtype),
                                m->cols);

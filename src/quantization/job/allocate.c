@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Greedy allocation of bits over units of (layer, role).
+ * Greedy allocation of bits over groups of (layer, role).
  */
 #include "quantization/job/allocate.h"
 
@@ -21,23 +21,24 @@ double ml_bits_distortion(int bits) {
     return d[bits < 0 ? 0 : bits > 8 ? 8 : bits];
 }
 
-struct unit {
+struct group {
     uint64_t weights;
     double loss; /* at relative error 1 */
-    int bits;    /* 0: no such unit */
+    int bits;    /* 0: no such group */
     bool fixed;
 };
 
-struct units {
-    struct unit *unit; /* [layers][ML_ROLES] */
+struct groups {
+    struct group *group; /* [layers][ML_ROLES] */
     size_t count;
 };
 
-static struct unit *unit_of(const struct units *u, const struct ml_plan_tensor *t) {
-    return &u->unit[t->layer * ML_ROLES + (size_t)t->role];
+static struct group *group_of(const struct groups *u, const struct ml_plan_tensor *t) {
+    return &u->group[t->layer * ML_ROLES + (size_t)t->role];
 }
 
-static marlin_status fix(struct unit *u, const struct ml_plan_tensor *t, int bits, struct marlin_error *err) {
+static marlin_status fix(struct group *u, const struct ml_plan_tensor *t, int bits,
+                         struct marlin_error *err) {
     if (u->weights && (u->fixed != (bits != 0) || (u->fixed && u->bits != bits)))
         return ml_fail(
             err, MARLIN_ERR_ARGUMENT,
@@ -48,18 +49,18 @@ static marlin_status fix(struct unit *u, const struct ml_plan_tensor *t, int bit
     return MARLIN_OK;
 }
 
-static marlin_status collect(const struct ml_plan *p, const struct ml_allocation *a, struct units *u,
+static marlin_status collect(const struct ml_plan *p, const struct ml_allocation *a, struct groups *u,
                              struct marlin_error *err) {
     for (size_t i = 0; i < p->first[p->layers]; i++) {
         const struct ml_plan_tensor *t = &p->tensors[i];
-        struct unit *x = unit_of(u, t);
+        struct group *x = group_of(u, t);
         const int bits = a->recipe ? ml_recipe_bits(a->recipe, t->linear->name) : 0;
         const marlin_status st = fix(x, t, bits, err);
         if (st != MARLIN_OK) return st;
         x->weights += ml_plan_weights(t);
     }
     for (size_t i = 0; i < u->count; i++) {
-        struct unit *x = &u->unit[i];
+        struct group *x = &u->group[i];
         x->loss = a->loss ? a->loss[i] : sensitivity[i % ML_ROLES] * (double)x->weights;
         if (!x->fixed) x->bits = a->lowest;
     }
@@ -67,15 +68,15 @@ static marlin_status collect(const struct ml_plan *p, const struct ml_allocation
 }
 
 /* Loss saved by one more bit, for each bit spent. */
-static double gain(const struct unit *u) {
+static double gain(const struct group *u) {
     return u->loss * (ml_bits_distortion(u->bits) - ml_bits_distortion(u->bits + 1)) / (double)u->weights;
 }
 
-/* Gives one more bit to the best unit that can still be afforded; false when there is none. */
-static bool raise_best(struct units *u, int most, double *left) {
-    struct unit *best = NULL;
+/* Gives one more bit to the best group that can still be afforded; false when there is none. */
+static bool raise_best(struct groups *u, int most, double *left) {
+    struct group *best = NULL;
     for (size_t i = 0; i < u->count; i++) {
-        struct unit *x = &u->unit[i];
+        struct group *x = &u->group[i];
         if (x->fixed || x->weights == 0 || x->bits >= most || (double)x->weights > *left + 0.5) continue;
         if (!best || gain(x) > gain(best)) best = x;
     }
@@ -85,10 +86,10 @@ static bool raise_best(struct units *u, int most, double *left) {
     return true;
 }
 
-static void spend(struct units *u, const struct ml_allocation *a) {
+static void spend(struct groups *u, const struct ml_allocation *a) {
     double left = 0;
     for (size_t i = 0; i < u->count; i++) {
-        if (!u->unit[i].fixed) left += (a->bits - a->lowest) * (double)u->unit[i].weights;
+        if (!u->group[i].fixed) left += (a->bits - a->lowest) * (double)u->group[i].weights;
     }
     while (raise_best(u, a->most, &left)) {
     }
@@ -100,24 +101,24 @@ static int embedding_bits(const struct ml_plan *p, const struct ml_allocation *a
     return asked && !p->model->embedding_rows ? ML_BITS_INT8 : ML_BITS_PLAIN;
 }
 
-static void give(struct ml_plan *p, const struct ml_allocation *a, const struct units *u) {
+static void give(struct ml_plan *p, const struct ml_allocation *a, const struct groups *u) {
     for (size_t i = 0; i < p->count; i++) {
         struct ml_plan_tensor *t = &p->tensors[i];
         const int head = a->recipe ? ml_recipe_bits(a->recipe, "lm_head") : 0;
-        t->bits = t->role == ML_ROLE_HEAD ? (head ? head : a->head_bits) : unit_of(u, t)->bits;
+        t->bits = t->role == ML_ROLE_HEAD ? (head ? head : a->head_bits) : group_of(u, t)->bits;
     }
     p->embedding_bits = embedding_bits(p, a);
 }
 
 marlin_status ml_allocate(struct ml_plan *p, const struct ml_allocation *a, struct marlin_error *err) {
-    struct units u = {.count = p->layers * ML_ROLES};
+    struct groups u = {.count = p->layers * ML_ROLES};
     marlin_status st = MARLIN_OK;
     if (!(a->bits >= a->least && a->bits <= a->most) || a->lowest < a->least || a->lowest > a->bits)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "%g bits a weight: this format has %d to %d", a->bits,
                        a->least, a->most);
     if (a->recipe) ML_TRY(ml_recipe_check(a, err));
-    u.unit = ml_calloc(u.count, sizeof *u.unit);
-    if (!u.unit) {
+    u.group = ml_calloc(u.count, sizeof *u.group);
+    if (!u.group) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "allocation of bits: out of memory");
         goto out;
     }
@@ -125,6 +126,6 @@ marlin_status ml_allocate(struct ml_plan *p, const struct ml_allocation *a, stru
     spend(&u, a);
     give(p, a, &u);
 out:
-    ml_free(u.unit);
+    ml_free(u.group);
     return st;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Bits for each tensor. The unit of choice is one role of one layer (all of its experts together, as fused
- * kernels of the EXL3 engine ask for).
+ * Bits for each tensor. They are chosen for groups: one role of one layer, all of its experts together, as
+ * fused kernels of the EXL3 engine ask for.
  */
 #ifndef ML_QUANTIZATION_ALLOCATE_H
 #define ML_QUANTIZATION_ALLOCATE_H
@@ -26,8 +26,8 @@ struct ml_allocation {
  * bench/results/quantization.md). */
 double ml_bits_distortion(int bits);
 
-/* Gives every tensor of the plan its bits: first the recipe, then the open units greedily by loss saved for
- * each bit spent, which is optimal up to the last unit that does not fit, because distortion is convex in
+/* Gives every tensor of the plan its bits: first the recipe, then the open groups greedily by loss saved for
+ * each bit spent, which is optimal up to the last group that does not fit, because distortion is convex in
  * bits. The mean never exceeds a->bits. Deterministic. MARLIN_ERR_ARGUMENT when bits are out of range or the
  * recipe has an error (line and reason). */
 marlin_status ml_allocate(struct ml_plan *plan, const struct ml_allocation *a,

@@ -13,11 +13,13 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "converters/checksums.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,12 +63,11 @@ static uint64_t text_hash(const char *text) {
 /* Everything that the output depends on. */
 static marlin_status describe(const struct ml_job *job, struct ml_buf *b) {
     const struct ml_quantize_settings *s = job->settings;
-    static const char *const codebooks[] = {"3inst", "mcg", "mul1"};
     marlin_status st;
     ML_TRY(ml_buf_addf(b, "{\"version\": \"1\", \"model\": \"%016" PRIx64 "\", \"format\": \"%s\", ",
                        fingerprint(job->model), s->format == ML_QUANTIZE_EXL3 ? "exl3" : "marlin"));
     if (s->format == ML_QUANTIZE_EXL3)
-        ML_TRY(ml_buf_addf(b, "\"codebook\": \"%s\", ", codebooks[s->codebook]));
+        ML_TRY(ml_buf_addf(b, "\"codebook\": \"%s\", ", ml_exl3_codebook_name(s->codebook)));
     ML_TRY(ml_buf_addf(
         b, "\"bits\": \"%.9g\", \"head-bits\": \"%d\", \"effort\": \"%s\", \"seed\": \"%" PRIu64 "\", ",
         s->bits, s->head_bits, ml_effort_name(s->effort), s->seed));
@@ -164,11 +165,67 @@ static bool remove_leftover(void *user, const char *dir, const char *name) {
     return true;
 }
 
+/* ---- a folder without job.json ---- */
+
+/* The first thing in which the "quantization_config" of a finished model differs from what is asked for, NULL
+ * when there is none. It records less than job.json did; what it does not record cannot be compared. */
+static const char *other_result(const struct ml_job *job, const struct ml_json *made) {
+    const struct ml_quantize_settings *s = job->settings;
+    const bool exl3 = s->format == ML_QUANTIZE_EXL3;
+    const char *method = ml_json_string(ml_json_get(made, "quant_method"), NULL);
+    const char *effort = ml_json_string(ml_json_get(made, "effort"), NULL);
+    double bits;
+    uint64_t seed;
+    if (!method || strcmp(method, exl3 ? "exl3" : "marlin") != 0) return "format";
+    if (!ml_json_double(ml_json_get(made, "bits"), &bits)) return "bits";
+    /* They are written with two digits or more after the point; --optimize comes close to what was asked. */
+    if (!s->optimize && fabs(bits - ml_plan_bits(&job->plan)) > 0.006) return "bits";
+    if (effort && strcmp(effort, ml_effort_name(s->effort)) != 0) return "effort";
+    if (ml_json_u64(ml_json_get(made, "seed"), &seed) && seed != s->seed) return "seed";
+    return NULL;
+}
+
+static marlin_status not_empty(const struct ml_job *job, struct marlin_error *err) {
+    return ml_fail(err, MARLIN_ERR_ARGUMENT, "%s is not empty: name a new folder", job->settings->out);
+}
+
+/* --resume on a folder that has no job but other things: a run that was ended after its last step, when the
+ * manifest was written and the job removed, has left nothing to do but to clear away the rest of the work
+ * folder. */
+static marlin_status recognise_finished(struct ml_job *job, struct marlin_error *err) {
+    const char *out = job->settings->out;
+    char manifest[PATH_MAX], config[PATH_MAX], *text = NULL;
+    struct ml_json_doc *doc = NULL;
+    size_t len = 0;
+    marlin_status st;
+    ML_TRY(ml_path_join(manifest, sizeof manifest, out, ML_CHECKSUMS_NAME, err));
+    ML_TRY(ml_path_join(config, sizeof config, out, "config.json", err));
+    if (!ml_path_exists(manifest) || !ml_path_exists(config)) return not_empty(job, err);
+    ML_TRY(ml_file_slurp(config, JOB_LIMIT, &text, &len, err));
+    st = ml_json_parse(text, len, NULL, &doc, err);
+    if (st != MARLIN_OK) {
+        (void)ml_fail_in(err, st, "%s", config);
+        goto out;
+    }
+    const struct ml_json *made = ml_json_get(ml_json_root(doc), "quantization_config");
+    const char *other = made ? other_result(job, made) : NULL;
+    if (!made) st = not_empty(job, err);
+    if (other)
+        st = ml_fail(err, MARLIN_ERR_ARGUMENT,
+                     "%s is complete, but was made with another %s: name a new folder", out, other);
+    job->report->complete_already = st == MARLIN_OK;
+    if (st == MARLIN_OK) (void)each_name(out, remove_leftover, NULL);
+out:
+    ml_json_free(doc);
+    ml_free(text);
+    return st;
+}
+
 static marlin_status begin_new(struct ml_job *job, const struct ml_buf *text, struct marlin_error *err) {
     char path[PATH_MAX];
     marlin_status st;
     if (!each_name(job->settings->out, is_ours, NULL))
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "%s is not empty: name a new folder", job->settings->out);
+        return job->settings->resume ? recognise_finished(job, err) : not_empty(job, err);
     ML_TRY(make_dir(job->work, err));
     ML_TRY(ml_path_join(path, sizeof path, job->work, job_name, err));
     ML_TRY(ml_file_write_atomic(path, text->data, text->len, err));
@@ -225,6 +282,7 @@ marlin_status ml_checkpoint_open(struct ml_job *job, struct marlin_error *err) {
         ML_TRY(begin_new(job, &text, err));
     else if (!job->settings->resume)
         st = not_asked(job, err);
+    if (job->report->complete_already) goto out;
     if (st == MARLIN_OK) ML_TRY(lock(job, path, err));
     if (st == MARLIN_OK) ML_TRY(continue_old(job, &text, path, err));
 out:

@@ -35,7 +35,7 @@ struct export {
     struct ml_tensors **parts; /* layers, head, embedding if it is quantized */
     struct item *items;
     size_t n_parts, count, cap, shards;
-    char head[512]; /* name of a head that was tied */
+    char head[ML_BIND_NAME]; /* name of a head that was tied */
 };
 
 /* ---- what goes out ---- */
@@ -53,55 +53,62 @@ static marlin_status open_parts(struct export *x, struct marlin_error *err) {
     return MARLIN_OK;
 }
 
-/* The linear layer that "<stored>.suffix" belongs to. */
-static const struct ml_plan_tensor *owner(const struct ml_plan *p, const char *name) {
+/* The linear layer of a part that "<stored>.suffix" was made for, or NULL. */
+static const struct ml_plan_tensor *made_for(const struct ml_plan *p, size_t part, const char *name) {
     const char *dot = strrchr(name, '.');
-    const size_t n = dot ? (size_t)(dot - name) : 0, layer = ml_plan_layer_of(p, name);
-    for (size_t i = p->first[layer]; i < p->first[layer + 1]; i++) {
+    const size_t n = dot ? (size_t)(dot - name) : 0;
+    for (size_t i = part <= p->layers ? p->first[part] : p->count;
+         i < p->count && p->tensors[i].layer == part; i++) {
         const char *stored = p->tensors[i].stored;
         if (strlen(stored) == n && memcmp(stored, name, n) == 0) return &p->tensors[i];
     }
     return NULL;
 }
 
-static bool ends_with(const char *s, const char *suffix) {
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
+static bool is_router(const struct ml_model *m, size_t layer, const struct ml_tensor *t) {
+    const struct ml_site *site =
+        layer < (size_t)m->config->num_layers ? ml_layer_site(&m->layers[layer], ML_ROLE_ROUTER) : NULL;
+    return site && site->linear->origin->tensor == t;
 }
 
-static bool is_router(const struct export *x, const char *name) {
-    const size_t layer = ml_plan_layer_of(&x->job->plan, name);
-    if (layer == x->job->plan.layers) return false;
-    const struct ml_site *router = ml_layer_site(&x->job->model->layers[layer], ML_ROLE_ROUTER);
-    if (!router) return false;
-    const char *tail = router->linear->name + strlen("model.");
-    return ends_with(name, ".weight") && strlen(name) >= strlen(tail) + 7 &&
-           strncmp(name + strlen(name) - 7 - strlen(tail), tail, strlen(tail)) == 0;
-}
-
-static marlin_status add(struct export *x, const struct ml_tensor *t, const char *name, bool untouched,
-                         struct marlin_error *err) {
-    const struct ml_plan *p = &x->job->plan;
-    if (x->count == x->cap) {
-        const size_t cap = x->cap ? 2 * x->cap : 256;
-        struct item *grown = ml_realloc(x->items, cap * sizeof *grown);
-        if (!grown) return ml_fail(err, MARLIN_ERR_MEMORY, "export: out of memory");
-        x->items = grown;
-        x->cap = cap;
-    }
-    struct item *it = &x->items[x->count++];
-    const size_t layer = ml_plan_layer_of(p, name);
-    *it = (struct item){.from = t, .decl = {.name = name, .dtype = t->dtype, .rank = t->rank}};
-    memcpy(it->decl.shape, t->shape, sizeof t->shape);
-    it->own = owner(p, name);
-    it->group = layer < p->layers ? layer + 1 : it->own ? p->layers + 1 : 0;
-    if (untouched && x->job->settings->format == ML_QUANTIZE_EXL3)
-        ml_exl3_adapt(&it->decl, it->own && ends_with(name, ".bias"), is_router(x, name));
-    it->bytes = ml_dtype_size(it->decl.dtype);
-    for (int i = 0; i < it->decl.rank; i++) {
-        it->bytes *= it->decl.shape[i];
-    }
+static marlin_status reserve(struct export *x, struct marlin_error *err) {
+    if (x->count < x->cap) return MARLIN_OK;
+    const size_t cap = x->cap ? 2 * x->cap : 256;
+    struct item *grown = ml_realloc(x->items, cap * sizeof *grown);
+    if (!grown) return ml_fail(err, MARLIN_ERR_MEMORY, "export: out of memory");
+    x->items = grown;
+    x->cap = cap;
     return MARLIN_OK;
+}
+
+static marlin_status add(struct export *x, const struct ml_tensor *t, const char *name,
+                         const struct ml_plan_tensor *own, struct marlin_error *err) {
+    const struct ml_plan *p = &x->job->plan;
+    const size_t layer = ml_plan_layer_of(p, name);
+    const marlin_status st = reserve(x, err);
+    if (st != MARLIN_OK) return st;
+    struct item *it = &x->items[x->count++];
+    *it = (struct item){.from = t, .decl = {.name = name, .dtype = t->dtype, .rank = t->rank}, .own = own};
+    memcpy(it->decl.shape, t->shape, sizeof t->shape);
+    it->group = layer < p->layers ? layer + 1 : own ? p->layers + 1 : 0;
+    return MARLIN_OK;
+}
+
+/* A tensor of the source, under a name that may be another. */
+static marlin_status add_untouched(struct export *x, const struct ml_tensor *t, const char *name,
+                                   const struct ml_plan_tensor *own, struct marlin_error *err) {
+    const struct ml_plan_use *use = ml_plan_use_of(&x->job->plan, t);
+    const marlin_status st = add(x, t, name, own ? own : use ? use->by : NULL, err);
+    if (st == MARLIN_OK && x->job->settings->format == ML_QUANTIZE_EXL3)
+        ml_exl3_adapt(&x->items[x->count - 1].decl, use && use->bias,
+                      is_router(x->job->model, ml_plan_layer_of(&x->job->plan, name), t));
+    return st;
+}
+
+static void count_bytes(struct item *it) {
+    it->bytes = ml_dtype_size(it->decl.dtype);
+    for (int i = 0; i < it->decl.rank; i++)
+        it->bytes *= it->decl.shape[i];
 }
 
 static int by_group_and_name(const void *a, const void *b) {
@@ -113,32 +120,31 @@ static int by_group_and_name(const void *a, const void *b) {
 /* The embedding's matrix under the head's name. */
 static marlin_status add_tied_head(struct export *x, struct marlin_error *err) {
     const struct ml_plan *p = &x->job->plan;
-    char name[sizeof x->head];
+    const struct ml_plan_tensor *head = &p->tensors[p->first[p->layers]];
     if (!ml_plan_parts_tied(p)) return MARLIN_OK;
-    (void)snprintf(name, sizeof name, "%s.weight", p->embedding);
-    (void)snprintf(x->head, sizeof x->head, "%s.weight", p->tensors[p->first[p->layers]].stored);
-    const struct ml_tensor *t = ml_tensors_find(x->job->model->tensors, name);
-    return t ? add(x, t, x->head, true, err)
-             : ml_fail(err, MARLIN_ERR_NOT_FOUND, "tensor '%s' is gone", name);
+    ml_names_join(head->stored, ml_form_plain()->weights.suffix, x->head);
+    return add_untouched(x, x->job->model->embedding_from, x->head, head, err);
 }
 
 static marlin_status collect(struct export *x, struct marlin_error *err) {
     const struct ml_tensors *source = x->job->model->tensors;
     for (size_t i = 0; i < ml_tensors_count(source); i++) {
         const struct ml_tensor *t = ml_tensors_at(source, i);
-        if (ml_plan_replaces(&x->job->plan, t->name)) continue;
-        const marlin_status st = add(x, t, t->name, true, err);
+        if (ml_plan_replaces(&x->job->plan, t)) continue;
+        const marlin_status st = add_untouched(x, t, t->name, NULL, err);
         if (st != MARLIN_OK) return st;
     }
     for (size_t l = 0; l < x->n_parts; l++) {
         for (size_t i = 0; i < ml_tensors_count(x->parts[l]); i++) {
             const struct ml_tensor *t = ml_tensors_at(x->parts[l], i);
-            const marlin_status st = add(x, t, t->name, false, err);
+            const marlin_status st = add(x, t, t->name, made_for(&x->job->plan, l, t->name), err);
             if (st != MARLIN_OK) return st;
         }
     }
     const marlin_status st = add_tied_head(x, err);
     if (st != MARLIN_OK) return st;
+    for (size_t i = 0; i < x->count; i++)
+        count_bytes(&x->items[i]);
     if (x->count) qsort(x->items, x->count, sizeof *x->items, by_group_and_name);
     return MARLIN_OK;
 }

@@ -91,14 +91,15 @@ marlin_status ml_job_descend(struct ml_job *job, size_t done, struct marlin_erro
  * at a time. */
 enum { ML_SAMPLE_TOKENS = 4096, ML_PROBE_ROWS = 32 };
 
-/* Measures what each unit costs and gives the plan's tensors their bits. job->rows holds embeddings, and
+/* Measures what each group costs and gives the plan's tensors their bits. job->rows holds embeddings, and
  * afterwards nothing of use. */
 marlin_status ml_job_optimize(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* ---- checkpoint.c ---- */
 
 /* Makes OUT and OUT/.quantize, or checks that they hold this very job (MARLIN_ERR_ARGUMENT naming what is
- * different). Locks it: MARLIN_ERR_IO when another process works there. */
+ * different). Locks it: MARLIN_ERR_IO when another process works there. With `resume` and an OUT that is
+ * finished it makes and locks nothing and sets report->complete_already. */
 marlin_status ml_checkpoint_open(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Path of a layer's part; `layers` is the head's number, layers + 1 the embedding's. */
 marlin_status ml_checkpoint_part(const struct ml_job *job, size_t layer, char path[PATH_MAX],

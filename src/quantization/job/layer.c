@@ -93,8 +93,7 @@ marlin_status ml_job_embed(struct ml_job *job, struct marlin_error *err) {
     const marlin_status st = ml_work_create(job->model, job->settings->pool, &one, &w, err);
     if (st != MARLIN_OK) return st;
     for (size_t r = 0; r < c->rows; r++) {
-        ml_embed_ids(ml_work_first(w), c->ids + r * c->width, c->width,
-                     job->rows.x + r * c->width * hidden);
+        ml_embed_ids(ml_work_first(w), c->ids + r * c->width, c->width, job->rows.x + r * c->width * hidden);
     }
     ml_work_free(w);
     ml_job_release(job, job->plan.layers);

@@ -41,8 +41,8 @@ static uint64_t cache_bytes(const struct ml_job *job) {
     const struct ml_config *c = job->model->config;
     const struct ml_pages_sizes row = {.sequences = 1, .positions = job->width, .rows = 1};
     size_t kv = 0;
-    if (ml_config_cache_bytes(c, 0, (size_t)c->num_layers, (enum ml_dtype)ML_CALIBRATION_KV, &row, &kv, NULL) !=
-        MARLIN_OK)
+    if (ml_config_cache_bytes(c, 0, (size_t)c->num_layers, (enum ml_dtype)ML_CALIBRATION_KV, &row, &kv,
+                              NULL) != MARLIN_OK)
         return UINT64_MAX / 8;
     return (uint64_t)kv + (uint64_t)c->vocab_size * sizeof(float);
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Measured bit allocation. One unit (a role of one layer) at a time is quantized to PROBE bits while all else
- * stays exact, and the divergence of the model's output is measured on a few calibration rows:
+ * Measured bit allocation. One group (a role of one layer) at a time is quantized to PROBE bits while all
+ * else stays exact, and the divergence of the model's output is measured on a few calibration rows:
  *
- *     rows at layer l -> layer l with one unit quantized -> layers l+1 ... -> logits -> KL against exact ones
+ *     rows at layer l -> layer l with one group quantized -> layers l+1 ... -> logits -> KL against exact ones
  *
- * Losses of units add up and grow with the squared error, so one measurement predicts a unit's loss at all
+ * Losses of groups add up and grow with the squared error, so one measurement predicts a group's loss at all
  * bits.
  */
 #include "quantization/job/job.h"
@@ -29,8 +29,8 @@ struct probe {
     float *normed;        /* [ML_PROBE_ROWS, H] */
     double *kl;           /* [ML_PROBE_ROWS] */
     size_t hidden, vocab, tokens;
-    double *loss;           /* [layers][ML_ROLES] */
-    size_t units, measured; /* of all layers */
+    double *loss;            /* [layers][ML_ROLES] */
+    size_t groups, measured; /* of all layers */
 };
 
 /* ---- divergence ---- */
@@ -67,7 +67,7 @@ static marlin_status divergence(struct probe *p, double *mean, struct marlin_err
     return MARLIN_OK;
 }
 
-/* ---- one unit ---- */
+/* ---- one group ---- */
 
 /* A linear layer of the model that has other weights for the time being. */
 struct swap {
@@ -137,8 +137,8 @@ static marlin_status run_to_end(struct probe *p, size_t layer, struct marlin_err
     return MARLIN_OK;
 }
 
-static marlin_status measure_unit(struct probe *p, size_t layer, enum ml_role role,
-                                  const struct ml_capture *c, struct marlin_error *err) {
+static marlin_status measure_group(struct probe *p, size_t layer, enum ml_role role,
+                                   const struct ml_capture *c, struct marlin_error *err) {
     const struct ml_plan *plan = &p->job->plan;
     const size_t first = plan->first[layer], n = plan->first[layer + 1] - first;
     double kl = 0;
@@ -160,7 +160,7 @@ out:
     return st;
 }
 
-/* ---- all units ---- */
+/* ---- all groups ---- */
 
 /* Every so many-th row, never one of random tokens. */
 static size_t row_of(const struct probe *p, size_t i) {
@@ -182,7 +182,7 @@ static bool has_role(const struct ml_plan *p, size_t layer, enum ml_role role) {
     return false;
 }
 
-static size_t count_units(const struct ml_plan *p) {
+static size_t count_groups(const struct ml_plan *p) {
     size_t n = 0;
     for (size_t l = 0; l < p->layers; l++)
         for (int role = 0; role < ML_ROLES; role++)
@@ -200,9 +200,9 @@ static marlin_status measure_layer(struct probe *p, size_t layer, struct marlin_
     ML_TRY(ml_rows_forward(p->job->model, layer, &p->job->rows, &c, s->pool, s->cancel, err));
     for (int role = 0; role < ML_ROLES; role++) {
         if (!has_role(&p->job->plan, layer, (enum ml_role)role)) continue;
-        ML_TRY(measure_unit(p, layer, (enum ml_role)role, &c, err));
+        ML_TRY(measure_group(p, layer, (enum ml_role)role, &c, err));
         p->measured++;
-        if (s->on_measure) s->on_measure(s->user, p->measured, p->units);
+        if (s->on_measure) s->on_measure(s->user, p->measured, p->groups);
     }
 out:
     ml_capture_free(&c);
@@ -213,7 +213,7 @@ static marlin_status create_probe(struct probe *p, struct marlin_error *err) {
     const struct ml_rows *all = &p->job->rows;
     size_t rows = ML_SAMPLE_TOKENS / all->width;
     rows = rows < 1 ? 1 : rows > all->rows ? all->rows : rows;
-    p->units = count_units(&p->job->plan);
+    p->groups = count_groups(&p->job->plan);
     p->hidden = (size_t)p->job->model->config->hidden_size;
     p->vocab = p->job->model->head.out;
     p->tokens = rows * all->width;

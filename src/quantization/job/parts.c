@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/fp.h"
 #include "base/mem.h"
+#include "packing/forms.h"
 #include "packing/int8.h"
 
 #include <inttypes.h>
@@ -106,21 +107,6 @@ static marlin_status add_halves(struct ml_part *p, const char *name, const char 
     return add_named(p, name, suffix, ML_F16, 1, &shape, half, err);
 }
 
-static marlin_status add_tap(struct ml_part *p, const char *name, const struct ml_quantized_linear *q,
-                             const struct ml_codec *c, struct marlin_error *err) {
-    const struct ml_rotation *r = &q->rotation;
-    const uint64_t tiles[3] = {r->n / ML_TILE, r->k / ML_TILE, c->tile_bytes};
-    uint8_t code[ML_TAP_CODE_MAX];
-    const uint64_t code_bytes = ml_tap_code_write(c->tap, code);
-    marlin_status st;
-    ML_TRY(add_named(p, name, "tap", ML_U8, 3, tiles, copy_bytes(q->bytes, q->n_bytes), err));
-    ML_TRY(add_named(p, name, "tap_code", ML_U8, 1, &code_bytes, copy_bytes(code, (size_t)code_bytes), err));
-    ML_TRY(add_halves(p, name, "in_scales", r->su, r->k, err));
-    ML_TRY(add_halves(p, name, "out_scales", r->sv, r->n, err));
-out:
-    return st;
-}
-
 /* Tiles by output band become tiles by input band. */
 static void *transpose_tiles(const struct ml_quantized_linear *q, const struct ml_codec *c) {
     const size_t bands = q->rotation.n / ML_TILE, per_band = q->rotation.k / ML_TILE;
@@ -134,27 +120,35 @@ static void *transpose_tiles(const struct ml_quantized_linear *q, const struct m
     return to;
 }
 
-static marlin_status add_exl3(struct ml_part *p, const char *name, const struct ml_quantized_linear *q,
+/* What decodes the tiles: the code's bytes, or the multiplier under its codebook's name. */
+static marlin_status add_code(struct ml_part *p, const char *name, const struct ml_form *f,
                               const struct ml_codec *c, struct marlin_error *err) {
-    static const uint32_t multiplier[ML_EXL3_CODEBOOKS] = {
-        [ML_EXL3_MCG] = 0xcbac1fedu, [ML_EXL3_MUL1] = 0x83dcd12du};
-    static const char *const key[ML_EXL3_CODEBOOKS] = {[ML_EXL3_MCG] = "mcg", [ML_EXL3_MUL1] = "mul1"};
-    const struct ml_rotation *r = &q->rotation;
-    const uint64_t tiles[3] = {r->k / ML_TILE, r->n / ML_TILE, c->tile_bytes / 2};
-    marlin_status st;
-    ML_TRY(add_halves(p, name, "suh", r->su, r->k, err));
-    ML_TRY(add_halves(p, name, "svh", r->sv, r->n, err));
-    ML_TRY(add_named(p, name, "trellis", ML_I16, 3, tiles, transpose_tiles(q, c), err));
-    if (!key[c->codebook]) goto out;
-    ML_TRY(
-        add_named(p, name, key[c->codebook], ML_I32, 0, NULL, copy_bytes(&multiplier[c->codebook], 4), err));
-out:
-    return st;
+    uint8_t code[ML_TAP_CODE_MAX];
+    if (f->code.suffix) {
+        const uint64_t bytes = ml_tap_code_write(c->tap, code);
+        return add_named(p, name, f->code.suffix, f->code.dtype, 1, &bytes, copy_bytes(code, (size_t)bytes),
+                         err);
+    }
+    const uint32_t multiplier = ml_exl3_stored_multiplier(c->codebook);
+    if (!multiplier) return MARLIN_OK;
+    return add_named(p, name, ml_exl3_codebook_name(c->codebook), ML_I32, 0, NULL,
+                     copy_bytes(&multiplier, sizeof multiplier), err);
 }
 
 marlin_status ml_part_add_linear(struct ml_part *p, const char *name, const struct ml_quantized_linear *q,
-                                 const struct ml_codec *codec, struct marlin_error *err) {
-    return codec->kind == ML_CODEC_TAP ? add_tap(p, name, q, codec, err) : add_exl3(p, name, q, codec, err);
+                                 const struct ml_codec *c, struct marlin_error *err) {
+    const struct ml_form *f = ml_form_of(c->kind == ML_CODEC_TAP ? ML_QUANT_TAP : ML_QUANT_EXL3);
+    const struct ml_rotation *r = &q->rotation;
+    uint64_t shape[3];
+    const int rank = ml_form_shape(f, r->n, r->k, c->bits, shape);
+    void *tiles = f->by_inputs ? transpose_tiles(q, c) : copy_bytes(q->bytes, q->n_bytes);
+    marlin_status st;
+    ML_TRY(add_named(p, name, f->weights.suffix, f->weights.dtype, rank, shape, tiles, err));
+    ML_TRY(add_code(p, name, f, c, err));
+    ML_TRY(add_halves(p, name, f->in_scales.suffix, r->su, r->k, err));
+    ML_TRY(add_halves(p, name, f->out_scales.suffix, r->sv, r->n, err));
+out:
+    return st;
 }
 
 /* lost += (w - scale q)^2, power += w^2 */
@@ -182,6 +176,7 @@ static marlin_status pack_rows(const struct ml_matrix *w, float *row, int8_t *q,
 
 marlin_status ml_part_add_int8(struct ml_part *p, const char *name, const struct ml_matrix *w, double *error,
                                struct marlin_error *err) {
+    const struct ml_form *f = ml_form_of(ML_QUANT_INT8);
     const uint64_t shape[2] = {w->rows, w->cols};
     int8_t *q = ml_calloc(w->rows, w->cols);
     float *scale = ml_calloc(w->rows, sizeof *scale), *row = ml_calloc(w->cols, sizeof *row);
@@ -191,10 +186,10 @@ marlin_status ml_part_add_int8(struct ml_part *p, const char *name, const struct
         goto out;
     }
     ML_TRY(pack_rows(w, row, q, scale, error, err));
-    st = add_named(p, name, "int8", ML_I8, 2, shape, q, err);
+    st = add_named(p, name, f->weights.suffix, f->weights.dtype, 2, shape, q, err);
     q = NULL;
     if (st != MARLIN_OK) goto out;
-    st = add_named(p, name, "row_scales", ML_F32, 1, shape, scale, err);
+    st = add_named(p, name, f->out_scales.suffix, f->out_scales.dtype, 1, shape, scale, err);
     scale = NULL;
 out:
     ml_free(q);

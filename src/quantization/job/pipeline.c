@@ -98,7 +98,7 @@ static marlin_status open_job(struct ml_job *job, struct marlin_error *err) {
     set_size(job);
     ML_TRY(create_report(job, err));
     ML_TRY(ml_checkpoint_open(job, err));
-    ML_TRY(ml_job_fit_memory(job, err));
+    if (!job->report->complete_already) ML_TRY(ml_job_fit_memory(job, err));
 out:
     return st;
 }
@@ -277,6 +277,7 @@ marlin_status ml_quantize_model(const struct ml_quantize_settings *settings,
     job->report = report;
     job->lock = -1;
     ML_TRY(open_job(job, err));
+    if (report->complete_already) goto out;
     ML_TRY(do_layers(job, err));
     ML_TRY(ml_job_export(job, err));
     ML_TRY(ml_checkpoint_remove(job, err));

@@ -25,6 +25,13 @@ struct ml_plan_tensor {
     int bits;            /* 0 = not yet given, ML_BITS_PLAIN = left as it is */
 };
 
+/* A tensor of the source that a tensor of the plan was made from, alone or with others. */
+struct ml_plan_use {
+    const struct ml_tensor *tensor;
+    const struct ml_plan_tensor *by;
+    bool bias;
+};
+
 /* Tensors in the order of work: layers from first to last, the head at the end. Tensors of one layer with the
  * same role (its experts) always have the same bits. */
 struct ml_plan {
@@ -34,9 +41,10 @@ struct ml_plan {
     size_t layers; /* of the model */
     size_t *
         first; /* [layers + 2]: tensors of layer l are first[l] .. first[l + 1]; the head is layer `layers` */
-    const char *prefix, *head_prefix; /* stand for "model." and "" in the file; static text */
-    const char *embedding;            /* stored name of model.embed_tokens, without suffix */
-    int embedding_bits;               /* ML_BITS_INT8, or ML_BITS_PLAIN: left as it is */
+    struct ml_plan_use *uses; /* [n_uses] by address of the tensor, then in the order of the plan */
+    size_t n_uses;
+    const char *embedding; /* stored name of model.embed_tokens, without suffix */
+    int embedding_bits;    /* ML_BITS_INT8, or ML_BITS_PLAIN: left as it is */
     struct ml_arena arena;
 };
 
@@ -49,11 +57,12 @@ uint64_t ml_plan_weights(const struct ml_plan_tensor *t);
 /* Mean bits a weight over the layers, head left out. */
 double ml_plan_bits(const struct ml_plan *plan);
 
-/* The number N of "<prefix>layers.N.rest" when it is one of the model's, else `layers`. */
+/* The number N of a stored name "...layers.N.rest" when it is one of the model's, else `layers`. */
 size_t ml_plan_layer_of(const struct ml_plan *plan, const char *stored);
-/* True when the tensor `name` of the source holds weights that are quantized, or their scales: it is not
- * copied. */
-bool ml_plan_replaces(const struct ml_plan *plan, const char *name);
+/* What a tensor of the source is used for first, or NULL: by no tensor of the plan. */
+const struct ml_plan_use *ml_plan_use_of(const struct ml_plan *plan, const struct ml_tensor *t);
+/* True when the tensor of the source holds weights that are quantized: it is not copied. */
+bool ml_plan_replaces(const struct ml_plan *plan, const struct ml_tensor *t);
 /* True when the source has one matrix for embedding and head, and the head is left as it is while the
  * embedding is not: the matrix then stays, as the head's own. */
 bool ml_plan_parts_tied(const struct ml_plan *plan);

@@ -27,7 +27,7 @@ struct layout {
     bool overflow;
 };
 
-static float *part(struct layout *l, size_t rows, size_t width) {
+static float *section(struct layout *l, size_t rows, size_t width) {
     float *at = l->base ? l->base + l->used : NULL;
     size_t count, end;
     if (!ml_mul_size(rows, width, &count) || !ml_align_up(count, 16, &count) ||
@@ -42,12 +42,12 @@ static float *part(struct layout *l, size_t rows, size_t width) {
 static void lay_out_experts(struct layout *l, struct ml_backward *b, const struct ml_config *c,
                             size_t pairs) {
     const size_t hidden = (size_t)c->hidden_size;
-    b->router = part(l, b->width, (size_t)c->num_experts);
-    b->g_router = part(l, b->width, (size_t)c->num_experts);
-    b->pair_x = part(l, pairs, hidden);
-    b->pair_y = part(l, pairs, hidden);
-    b->g_pair = part(l, pairs, hidden);
-    b->g_weight = part(l, 1, (size_t)c->experts_per_token);
+    b->router = section(l, b->width, (size_t)c->num_experts);
+    b->g_router = section(l, b->width, (size_t)c->num_experts);
+    b->pair_x = section(l, pairs, hidden);
+    b->pair_y = section(l, pairs, hidden);
+    b->g_pair = section(l, pairs, hidden);
+    b->g_weight = section(l, 1, (size_t)c->experts_per_token);
 }
 
 static size_t lay_out(struct ml_backward *b, const struct ml_model *m, int workers, float *base) {
@@ -62,22 +62,22 @@ static size_t lay_out(struct ml_backward *b, const struct ml_model *m, int worke
                                    &b->mlp_y,   &b->g_branch, &b->g_in};
     float **const wide_rows[] = {&b->gate, &b->up, &b->act, &b->g_act};
     for (size_t i = 0; i < sizeof hidden_rows / sizeof *hidden_rows; i++)
-        *hidden_rows[i] = part(&l, t, hidden);
+        *hidden_rows[i] = section(&l, t, hidden);
     for (size_t i = 0; i < sizeof wide_rows / sizeof *wide_rows; i++)
-        *wide_rows[i] = part(&l, rows, ff);
-    b->q_raw = part(&l, t, q);
-    b->g_q = part(&l, t, q);
-    b->g_attn = part(&l, t, q);
-    b->k_raw = part(&l, t, kv);
-    b->g_k = part(&l, t, kv);
-    b->g_v = part(&l, t, kv);
+        *wide_rows[i] = section(&l, rows, ff);
+    b->q_raw = section(&l, t, q);
+    b->g_q = section(&l, t, q);
+    b->g_attn = section(&l, t, q);
+    b->k_raw = section(&l, t, kv);
+    b->g_k = section(&l, t, kv);
+    b->g_v = section(&l, t, kv);
     lay_out_experts(&l, b, c, pairs);
-    b->transposed = part(&l, widest, ML_BACKWARD_ROWS);
-    b->product = part(&l, rows, widest);
-    b->minus_sin = part(&l, t, dim / 2);
-    b->logits = part(&l, ML_BACKWARD_LOGITS, m->head.out);
+    b->transposed = section(&l, widest, ML_BACKWARD_ROWS);
+    b->product = section(&l, rows, widest);
+    b->minus_sin = section(&l, t, dim / 2);
+    b->logits = section(&l, ML_BACKWARD_LOGITS, m->head.out);
     b->scores_stride = 4 * t * t + 3 * dim * t;
-    b->scores = part(&l, (size_t)workers, b->scores_stride);
+    b->scores = section(&l, (size_t)workers, b->scores_stride);
     return l.overflow ? 0 : l.used;
 }
 

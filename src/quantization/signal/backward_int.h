@@ -17,7 +17,7 @@ struct ml_backward {
     struct ml_pool *pool;
     struct ml_work *work; /* of the forward pass */
     struct ml_sequence *sequence;
-    struct ml_step *s; /* the work's */
+    struct ml_step *s;   /* the work's */
     struct ml_exec exec; /* products of the backward pass */
     size_t width;
     float *memory;                   /* holds all that follows */

@@ -108,5 +108,6 @@ void ml_backward_moe(struct ml_backward *b, const struct ml_moe *moe, const floa
     }
     ml_backward_through(b, &moe->router, b->mlp_in, b->g_router, b->n, gx, false);
     for (size_t i = 0; i < b->n * moe->choose.top_k; i++)
-        ml_kernels()->add(gx + i / moe->choose.top_k * hidden, b->g_pair + (size_t)p->row[i] * hidden, hidden);
+        ml_kernels()->add(gx + i / moe->choose.top_k * hidden, b->g_pair + (size_t)p->row[i] * hidden,
+                          hidden);
 }

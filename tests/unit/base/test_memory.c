@@ -33,6 +33,16 @@ static void fails_the_nth_allocation_once(void **state) {
     ml_free_aligned(p);
 }
 
+static void bytes_are_counted(void **state) {
+    (void)state;
+    const uint64_t count = ml_mem_count(), bytes = ml_mem_bytes();
+    ml_free(ml_alloc(10));
+    ml_free(ml_calloc(3, 7));
+    ml_free_aligned(ml_alloc_aligned(65)); /* whole lines */
+    assert_int_equal(ml_mem_count() - count, 3);
+    assert_int_equal(ml_mem_bytes() - bytes, 10 + 21 + 128);
+}
+
 static void allocate(void) {
     ml_free(ml_alloc(1));
 }
@@ -151,6 +161,7 @@ static void messages_are_cut_between_characters(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(fails_the_nth_allocation_once),
+                                       cmocka_unit_test(bytes_are_counted),
                                        cmocka_unit_test(guard_sees_an_allocation),
                                        cmocka_unit_test(guard_sees_a_lock),
                                        cmocka_unit_test(guard_pauses),

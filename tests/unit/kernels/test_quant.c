@@ -179,7 +179,8 @@ static void setup_exec(struct ml_exec *e, const struct ml_kernels *k, struct ml_
                        size_t max_n, size_t jobs, size_t batch) {
     struct marlin_error err;
     assert_int_equal(ml_exec_create(e, k, pool, &err), MARLIN_OK);
-    assert_int_equal(ml_exec_reserve_quant(e, &(struct ml_quant_room){max_k, max_n, jobs, batch}, &err), MARLIN_OK);
+    assert_int_equal(ml_exec_reserve_quant(e, &(struct ml_quant_room){max_k, max_n, jobs, batch}, &err),
+                     MARLIN_OK);
 }
 
 /* y [n, rows] of one matrix. */
@@ -478,7 +479,8 @@ static void test_out_of_memory(void **state) {
         struct marlin_error err;
         assert_int_equal(ml_exec_create(&e, ml_kernels(), NULL, &err), MARLIN_OK);
         ml_mem_fail_at(i);
-        assert_int_equal(ml_exec_reserve_quant(&e, &(struct ml_quant_room){128, 128, 1, 1}, &err), MARLIN_ERR_MEMORY);
+        assert_int_equal(ml_exec_reserve_quant(&e, &(struct ml_quant_room){128, 128, 1, 1}, &err),
+                         MARLIN_ERR_MEMORY);
         ml_mem_fail_at(0);
         assert_null(e.quant);
         ml_exec_free(&e);

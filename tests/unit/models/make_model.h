@@ -21,6 +21,8 @@
 
 #include <cmocka.h>
 
+#include "feed.h"
+
 enum { MAKE_TENSORS = 1024, MAKE_NAME = 200, MAKE_PATH = 1024 };
 
 struct make {
@@ -137,13 +139,13 @@ static const int32_t make_prompt[MAKE_PROMPT] = {3, 200, 17, 17, 99, 0, 255, 42,
 /* Logits of make_prompt, [MAKE_PROMPT, vocab]; ml_free. */
 static inline float *make_logits(const struct ml_model *m) {
     struct marlin_error err;
-    struct ml_state *s = NULL;
+    struct feed f;
     float *logits = ml_alloc(MAKE_PROMPT * (size_t)ml_model_config(m)->vocab_size * sizeof(float));
     assert_non_null(logits);
-    assert_int_equal(ml_state_create(m, NULL, MAKE_PROMPT, MAKE_PROMPT, &s, &err), MARLIN_OK);
-    assert_int_equal(ml_model_forward(m, s, make_prompt, MAKE_PROMPT, ML_LOGITS_ALL, logits, &err),
+    assert_int_equal(feed_open(&f, m, NULL, MAKE_PROMPT, MAKE_PROMPT, &err), MARLIN_OK);
+    assert_int_equal(ml_feed(f.work, f.sequence, make_prompt, MAKE_PROMPT, ML_LOGITS_ALL, logits, &err),
                      MARLIN_OK);
-    ml_state_free(s);
+    feed_close(&f);
     return logits;
 }
 

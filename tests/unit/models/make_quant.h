@@ -130,8 +130,8 @@ static inline float *mq_store(struct mq *s, const char *name, struct mq_format f
     const bool int8 = f.format == ML_QUANT_INT8;
     struct ml_quant_matrix m = {
         .format = f.format, .bits = f.bits, .codebook = f.codebook, .rows = rows, .cols = cols};
-    m.n = int8 ? rows : ml_quant_padded(rows);
-    m.k = int8 ? cols : ml_quant_padded(cols);
+    m.n = ml_form_padded(ml_form_of(m.format), rows);
+    m.k = ml_form_padded(ml_form_of(m.format), cols);
     m.data = mq_noise(s, m.n * m.k / 8 * (size_t)m.bits);
     if (int8)
         mq_put_int8(s, name, &m);

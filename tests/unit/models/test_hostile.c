@@ -118,7 +118,7 @@ static void cut_before_loading(void **state) {
 static void cut_while_running(void **state) {
     char path[MAKE_PATH + 64];
     struct marlin_error err = {0};
-    struct ml_state *s = NULL;
+    struct feed f;
     (void)state;
     assert_int_equal(sigaction(SIGBUS, &guard, NULL), 0);
     make_begin(&k, "qwen3");
@@ -126,15 +126,16 @@ static void cut_while_running(void **state) {
     struct ml_model *m = make_load(k.dir);
     float *logits = ml_alloc((size_t)ml_model_config(m)->vocab_size * sizeof(float));
     assert_non_null(logits);
-    assert_int_equal(ml_state_create(m, NULL, 64, 16, &s, &err), MARLIN_OK);
-    assert_int_equal(ml_model_forward(m, s, make_prompt, 3, ML_LOGITS_LAST, logits, &err), MARLIN_OK);
+    assert_int_equal(feed_open(&f, m, NULL, 64, 16, &err), MARLIN_OK);
+    assert_int_equal(ml_feed(f.work, f.sequence, make_prompt, 3, ML_LOGITS_LAST, logits, &err), MARLIN_OK);
     weights_path(path);
     assert_int_equal(truncate(path, 4096), 0);
-    assert_int_equal(ml_model_forward(m, s, make_prompt + 3, 1, ML_LOGITS_LAST, logits, &err), MARLIN_ERR_IO);
+    assert_int_equal(ml_feed(f.work, f.sequence, make_prompt + 3, 1, ML_LOGITS_LAST, logits, &err),
+                     MARLIN_ERR_IO);
     if (!strstr(err.text, path) || !strstr(err.text, "truncated while in use")) fail_msg("%s", err.text);
-    assert_int_equal(ml_state_length(s), 3); /* the token does not count */
+    assert_int_equal(ml_sequence_length(f.sequence), 3); /* the token does not count */
     ml_free(logits);
-    ml_state_free(s);
+    feed_close(&f);
     ml_model_free(m);
     make_end(&k);
 }

@@ -287,12 +287,12 @@ static void every_allocation_may_fail(void **state) {
     make_write(&k);
     for (uint64_t n = 1;; n++) {
         struct ml_model *m = NULL;
-        struct ml_state *s = NULL;
+        struct feed f = {0};
         ml_mem_fail_at(n);
         marlin_status st = ml_model_load(k.dir, NULL, &m, &err);
-        if (st == MARLIN_OK) st = ml_state_create(m, NULL, 64, 16, &s, &err);
+        if (st == MARLIN_OK) st = feed_open(&f, m, NULL, 64, 16, &err);
         ml_mem_fail_at(0);
-        ml_state_free(s);
+        feed_close(&f);
         ml_model_free(m);
         if (st == MARLIN_OK) break;
         if (st != MARLIN_ERR_MEMORY)

@@ -151,16 +151,17 @@ static void tokens_one_by_one(void **state) {
     make_write(&s.plain);
     struct ml_model *m = mq_load(s.quant.dir, true);
     float *whole = make_logits(m), one[VOCAB];
-    struct ml_state *st = NULL;
-    assert_int_equal(ml_state_create(m, NULL, MAKE_PROMPT, 1, &st, NULL), MARLIN_OK);
+    struct feed f;
+    assert_int_equal(feed_open(&f, m, NULL, MAKE_PROMPT, 1, NULL), MARLIN_OK);
     double worst = 0;
     for (size_t t = 0; t < MAKE_PROMPT; t++) {
-        assert_int_equal(ml_model_forward(m, st, &make_prompt[t], 1, ML_LOGITS_ALL, one, NULL), MARLIN_OK);
+        assert_int_equal(ml_feed(f.work, f.sequence, &make_prompt[t], 1, ML_LOGITS_ALL, one, NULL),
+                         MARLIN_OK);
         for (size_t i = 0; i < VOCAB; i++)
             worst = fmax(worst, fabs((double)one[i] - whole[t * VOCAB + i]));
     }
     assert_true(isfinite(spread(whole)) && worst <= 1e-4 * spread(whole));
-    ml_state_free(st);
+    feed_close(&f);
     ml_free(whole);
     ml_model_free(m);
     mq_end(&s);
@@ -239,9 +240,9 @@ static void biases(void **state) {
             mq_replace(&s, name, exl3 ? mul1 : tap3);
             if (!exl3) continue;
             const size_t at = make_find(&s.quant, tensor), n = (size_t)s.quant.decls[at].shape[0];
-            uint16_t *half = mq_alloc(&s, ml_quant_padded(n) * sizeof(*half));
+            uint16_t *half = mq_alloc(&s, ml_form_padded(ml_form_of(ML_QUANT_EXL3), n) * sizeof(*half));
             float *same = mq_alloc(&s, n * sizeof(*same));
-            const uint64_t shape = n, padded = ml_quant_padded(n);
+            const uint64_t shape = n, padded = ml_form_padded(ml_form_of(ML_QUANT_EXL3), n);
             for (size_t j = 0; j < n; j++) {
                 half[j] = ml_f32_to_f16(0.01f * (float)j - 0.3f);
                 same[j] = ml_f16_to_f32(half[j]);
@@ -328,8 +329,9 @@ static void fast_is_near_exact(void **state) {
     assert_int_equal(ml_model_parameters(headers), ml_model_parameters(fast));
     assert_int_equal(ml_model_weight_bytes(headers), ml_model_weight_bytes(fast));
     assert_int_equal(ml_model_bytes_per_token(headers), ml_model_bytes_per_token(fast));
-    struct ml_state *none = NULL;
-    assert_int_equal(ml_state_create(headers, NULL, 8, 8, &none, NULL), MARLIN_ERR_ARGUMENT);
+    struct feed none;
+    assert_int_equal(feed_open(&none, headers, NULL, 8, 8, NULL), MARLIN_ERR_ARGUMENT);
+    assert_int_equal(feed_open_work(&none, headers, NULL, 8, 8, NULL), MARLIN_ERR_ARGUMENT);
     ml_free(a);
     ml_free(b);
     ml_model_free(exact);
@@ -373,12 +375,12 @@ static void every_allocation_may_fail(void **state) {
     make_write(&s.plain);
     for (uint64_t n = 1;; n++) {
         struct ml_model *m = NULL;
-        struct ml_state *state_of = NULL;
+        struct feed f = {0};
         ml_mem_fail_at(n);
         marlin_status st = ml_model_load(s.quant.dir, NULL, &m, &err);
-        if (st == MARLIN_OK) st = ml_state_create(m, NULL, 64, 16, &state_of, &err);
+        if (st == MARLIN_OK) st = feed_open(&f, m, NULL, 64, 16, &err);
         ml_mem_fail_at(0);
-        ml_state_free(state_of);
+        feed_close(&f);
         ml_model_free(m);
         if (st == MARLIN_OK) break;
         if (st != MARLIN_ERR_MEMORY)

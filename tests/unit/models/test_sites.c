@@ -3,6 +3,7 @@
  * A layer's list of linears against the layer itself, and what it says of inputs against a forward pass.
  */
 #include "make_model.h"
+#include "models/step.h"
 
 enum { MOST = 1024 };
 
@@ -55,9 +56,9 @@ static void the_list_is_the_layer(void **state) {
                 continue;
             }
             const struct ml_moe *moe = &l->ffn.moe;
-            assert_int_equal(l->n_sites, 5 + 3 * moe->n_experts);
+            assert_int_equal(l->n_sites, 5 + 3 * moe->choose.experts);
             assert_site(&s[4], &moe->router, ML_ROLE_ROUTER, ML_INPUT_FFN, ML_NO_EXPERT);
-            for (size_t e = 0; e < moe->n_experts; e++)
+            for (size_t e = 0; e < moe->choose.experts; e++)
                 assert_mlp(s + 5 + 3 * e, &moe->experts[e], (int)e);
         }
         ml_model_free(m);
@@ -145,20 +146,19 @@ static size_t compare(const struct ml_model *m, const struct seen *s, size_t i, 
 /* Layer by layer, every linear that multiplies is in the list and reads what the list says. */
 static void inputs_are_what_is_read(void **state) {
     (void)state;
-    for (size_t f = 0; f < sizeof(fixtures) / sizeof(fixtures[0]); f++) {
-        struct ml_model *m = load(fixtures[f]);
+    for (size_t fixture = 0; fixture < sizeof(fixtures) / sizeof(fixtures[0]); fixture++) {
+        struct ml_model *m = load(fixtures[fixture]);
         struct seen *s = calloc(1, sizeof(*s));
-        struct ml_state *run = NULL;
+        struct feed f;
         float *x = calloc(MAKE_PROMPT, (size_t)m->config->hidden_size * sizeof(float));
         size_t compared = 0;
         assert_true(s && x);
-        assert_int_equal(ml_state_create(m, NULL, MAKE_PROMPT, MAKE_PROMPT, &run, NULL), MARLIN_OK);
-        run->observe = observe;
-        run->observe_user = s;
-        ml_embed(m, run, make_prompt, MAKE_PROMPT, x);
+        assert_int_equal(feed_open(&f, m, NULL, MAKE_PROMPT, MAKE_PROMPT, NULL), MARLIN_OK);
+        ml_work_observe(f.work, observe, s);
+        ml_embed_ids(ml_work_first(f.work), make_prompt, MAKE_PROMPT, x);
         for (size_t k = 0; k < (size_t)m->config->num_layers; k++) {
             const size_t first = s->n;
-            ml_layer_forward(m, run, k, x, MAKE_PROMPT, 0);
+            assert_int_equal(ml_layer_forward(f.work, f.sequence, k, x, MAKE_PROMPT, 0, NULL), MARLIN_OK);
             assert_true(s->n - first >= 7);
             for (size_t i = first; i < s->n; i++) {
                 if (!site_of(m, s->linear[i])) fail_msg("%s is in no list", s->linear[i]->name);
@@ -170,7 +170,7 @@ static void inputs_are_what_is_read(void **state) {
             free(s->x[i]);
         free(s);
         free(x);
-        ml_state_free(run);
+        feed_close(&f);
         ml_model_free(m);
     }
 }

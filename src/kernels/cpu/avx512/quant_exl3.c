@@ -48,11 +48,11 @@ V_INLINE void product(vq s, const uint32_t m, const uint32_t add, vq *lo, vq *hi
 
 V_INLINE void product_of(const enum ml_exl3_codebook cb, vq s, vq *lo, vq *hi) {
     if (cb == ML_EXL3_MUL1)
-        product(s, 0x83dcd12du, 0, lo, hi);
+        product(s, ML_EXL3_MUL1_MULTIPLIER, 0, lo, hi);
     else if (cb == ML_EXL3_MCG)
-        product(s, 0xcbac1fedu, 0, lo, hi);
+        product(s, ML_EXL3_MCG_MULTIPLIER, 0, lo, hi);
     else
-        product(s, 89226354u, 64248484u, lo, hi);
+        product(s, ML_EXL3_3INST_MULTIPLIER, ML_EXL3_3INST_ADDEND, lo, hi);
 }
 
 /* Magnitudes by bits 4..11 of a half before its constant is exclusive-ored in. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Routing and grouping of experts against a naive loop over tokens.
+ * Routing of tokens and the sorting of pairs by expert, against naive loops.
  */
 #include "base/rng.h"
-#include "models/layers/layers.h"
+#include "kernels/kernels.h"
+#include "ops/ops.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -15,13 +16,35 @@
 #include <cmocka.h>
 
 #include "guard.h"
+#include "stream.h"
 
 enum { MAX_TOKENS = 40, MAX_EXPERTS = 64, MAX_TOP = 8, MAX_PAIRS = MAX_TOKENS * MAX_TOP };
 
 static int32_t expert[MAX_PAIRS], row[MAX_PAIRS], token[MAX_PAIRS];
 static float weight[MAX_PAIRS];
-static size_t start[MAX_EXPERTS + 1];
-static struct ml_moe_plan plan = {expert, weight, row, token, start};
+static int32_t start[MAX_EXPERTS + 1];
+static const struct ml_moe_plan plan = {expert, weight, row, token, start};
+static struct ml_stream stream;
+
+static int open_ops(void **state) {
+    const struct ml_ops_sizes sizes = {
+        .rows = MAX_TOKENS, .runs = 1, .positions = 1, .experts = MAX_EXPERTS, .top_k = MAX_TOP};
+    (void)state;
+    return open_cpu(&stream, NULL, &sizes);
+}
+
+static int close_ops(void **state) {
+    close_cpu(&stream);
+    return guard_clean(state);
+}
+
+/* Nothing of it may allocate. */
+static void route(float *logits, size_t n, const struct ml_router *router) {
+    ml_mem_guard_begin("route");
+    ml_ops_cpu.route(&stream,
+                     &(struct ml_route_op){.router = *router, .logits = logits, .n = n, .plan = plan});
+    ml_mem_guard_end();
+}
 
 /* The k-th choice: the largest probability not yet taken, the lowest number among equals. */
 static size_t naive_choice(const double *p, const bool *taken, size_t experts) {
@@ -51,6 +74,22 @@ static void check_token(const float *logits, size_t experts, size_t top_k, bool 
     }
 }
 
+/* Pairs sorted by expert, in the order of their tokens: every pair once. */
+static void check_groups(size_t n, const struct ml_router *router) {
+    const size_t pairs = n * router->top_k;
+    int32_t at = 0;
+    for (size_t e = 0; e < router->experts; e++) {
+        assert_int_equal(start[e], at);
+        for (size_t i = 0; i < pairs; i++) {
+            if ((size_t)expert[i] != e) continue;
+            assert_int_equal(row[i], at);
+            assert_int_equal(token[at], i / router->top_k);
+            at++;
+        }
+    }
+    assert_int_equal(start[router->experts], pairs);
+}
+
 static void routes_equal_a_naive_loop(void **state) {
     (void)state;
     float logits[MAX_TOKENS * MAX_EXPERTS], before[MAX_TOKENS * MAX_EXPERTS];
@@ -59,14 +98,15 @@ static void routes_equal_a_naive_loop(void **state) {
     for (int round = 0; round < 200; round++) {
         const size_t n = 1 + ml_rng_u64(&rng) % MAX_TOKENS, experts = 1 + ml_rng_u64(&rng) % MAX_EXPERTS;
         const size_t most = experts < MAX_TOP ? experts : MAX_TOP, top_k = 1 + ml_rng_u64(&rng) % most;
-        const bool normalise = ml_rng_u64(&rng) & 1;
+        const struct ml_router router = {experts, top_k, ml_rng_u64(&rng) & 1};
         /* Multiples of 1/2, so that ties are common. */
         for (size_t i = 0; i < n * experts; i++)
             logits[i] = (float)(ml_rng_u64(&rng) % 9) * 0.5f;
         memcpy(before, logits, sizeof before);
-        ml_moe_route(ml_kernels(), logits, n, experts, top_k, normalise, &plan);
+        route(logits, n, &router);
         for (size_t t = 0; t < n; t++)
-            check_token(before + t * experts, experts, top_k, normalise, t);
+            check_token(before + t * experts, experts, top_k, router.normalise, t);
+        check_groups(n, &router);
     }
 }
 
@@ -77,7 +117,9 @@ static void numbers_stay_in_range_without_numbers(void **state) {
         logits[i] = NAN;
     for (int i = 8; i < 16; i++)
         logits[i] = i == 11 ? INFINITY : -INFINITY;
-    ml_moe_route(ml_kernels(), logits, 2, 8, 8, true, &plan);
+    const struct ml_router router = {8, 8, true};
+    route(logits, 2, &router);
+    check_groups(2, &router);
     for (int t = 0; t < 2; t++) {
         unsigned seen = 0;
         for (int c = 0; c < 8; c++) {
@@ -88,35 +130,10 @@ static void numbers_stay_in_range_without_numbers(void **state) {
     }
 }
 
-static void groups_hold_every_pair_once_in_token_order(void **state) {
-    (void)state;
-    struct ml_rng rng;
-    ml_rng_seed(&rng, 6);
-    for (int round = 0; round < 200; round++) {
-        const size_t n = 1 + ml_rng_u64(&rng) % MAX_TOKENS, experts = 1 + ml_rng_u64(&rng) % MAX_EXPERTS;
-        const size_t top_k = 1 + ml_rng_u64(&rng) % MAX_TOP, pairs = n * top_k;
-        size_t at = 0;
-        for (size_t i = 0; i < pairs; i++)
-            expert[i] = (int32_t)(ml_rng_u64(&rng) % experts);
-        ml_moe_group(n, experts, top_k, &plan);
-        for (size_t e = 0; e < experts; e++) {
-            assert_int_equal(start[e], at);
-            for (size_t i = 0; i < pairs; i++) {
-                if ((size_t)expert[i] != e) continue;
-                assert_int_equal(row[i], at);
-                assert_int_equal(token[at], i / top_k);
-                at++;
-            }
-        }
-        assert_int_equal(start[experts], pairs);
-    }
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(routes_equal_a_naive_loop),
         cmocka_unit_test(numbers_stay_in_range_without_numbers),
-        cmocka_unit_test(groups_hold_every_pair_once_in_token_order),
     };
-    return cmocka_run_group_tests(tests, NULL, guard_clean);
+    return cmocka_run_group_tests(tests, open_ops, close_ops);
 }

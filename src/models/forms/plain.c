@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Plain numbers, used in the mapping where the address allows it.
+ */
+#include "models/forms/forms.h"
+
+#include "base/checked.h"
+#include "base/fp.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Weights that need a scale from another tensor would be wrong without it. */
+static marlin_status check_scales(const struct ml_binder *b, const char *tensor, const struct ml_tensor *t,
+                                  struct marlin_error *err) {
+    static const char *const suffixes[] = {"_scale_inv", "_scale"};
+    char name[ML_BIND_NAME];
+    for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+        (void)snprintf(name, sizeof(name), "%s%s", tensor, suffixes[i]);
+        if (!ml_bind_has(b, name)) continue;
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                       "tensor '%s%s' scales '%s': scaled weights are not supported (%s): use the bfloat16 "
+                       "model",
+                       t->name, suffixes[i], t->name, ml_file_path(t->file));
+    }
+    return MARLIN_OK;
+}
+
+/* Every FP8 number is a bfloat16 number. */
+static marlin_status widen_fp8(struct ml_binder *b, const struct ml_tensor *t, struct ml_matrix *out,
+                               struct marlin_error *err) {
+    enum { PIECE = 1024 };
+    float piece[PIECE];
+    size_t bytes;
+    void *data = NULL;
+    if (!ml_mul_size((size_t)t->count, sizeof(uint16_t), &bytes)) {
+        return ml_fail(err, MARLIN_ERR_LIMIT, "tensor '%s': too large", t->name);
+    }
+    out->dtype = ML_BF16;
+    if (b->m->headers_only) return MARLIN_OK;
+    const marlin_status st = ml_model_own(b->m, bytes, &data, err);
+    if (st != MARLIN_OK) return st;
+    uint16_t *to = data;
+    for (uint64_t i = 0; i < t->count; i += PIECE) {
+        const size_t n = t->count - i < PIECE ? (size_t)(t->count - i) : (size_t)PIECE;
+        ml_dtype_to_f32(t->dtype, t->data + i, piece, n);
+        for (size_t j = 0; j < n; j++)
+            to[i + j] = ml_f32_to_bf16(piece[j]);
+    }
+    out->data = to;
+    return MARLIN_OK;
+}
+
+static marlin_status use_or_copy(struct ml_binder *b, const struct ml_tensor *t, struct ml_matrix *out,
+                                 struct marlin_error *err) {
+    void *copy = NULL;
+    out->dtype = t->dtype;
+    out->data = t->data;
+    if (b->m->headers_only) return MARLIN_OK;
+    if ((uintptr_t)t->data % ml_dtype_size(t->dtype) == 0) {
+        b->source->ops->fetch(b->source, t);
+        return MARLIN_OK;
+    }
+    const marlin_status st = ml_model_own(b->m, (size_t)t->bytes, &copy, err);
+    if (st != MARLIN_OK) return st;
+    memcpy(copy, t->data, (size_t)t->bytes);
+    out->data = copy;
+    return MARLIN_OK;
+}
+
+static marlin_status take(struct ml_binder *b, const struct ml_tensor *t, struct ml_matrix *out,
+                          struct marlin_error *err) {
+    switch (t->dtype) {
+    case ML_F32:
+    case ML_F16:
+    case ML_BF16:
+        return use_or_copy(b, t, out, err);
+    case ML_F8_E4M3:
+    case ML_F8_E5M2:
+        return widen_fp8(b, t, out, err);
+    default:
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                       "tensor '%s' has type %s: weights must be F32, F16, BF16 or F8 (%s)", t->name,
+                       ml_dtype_name(t->dtype), ml_file_path(t->file));
+    }
+}
+
+static void account(struct ml_model *m, const struct ml_matrix *w) {
+    const uint64_t count = (uint64_t)w->rows * w->cols;
+    m->parameters += count;
+    m->weight_bytes += count * ml_dtype_size(w->dtype);
+}
+
+marlin_status ml_form_matrix(struct ml_binder *b, const char *tensor, size_t depth, size_t rows, size_t cols,
+                             struct ml_matrix *out, const struct ml_tensor **from, struct marlin_error *err) {
+    struct ml_want want = {.name = tensor,
+                           .dtype = ml_form_plain()->weights.dtype,
+                           .also = ML_WANT_ANY,
+                           .rank = 2,
+                           .shape = {rows, cols},
+                           .cols = cols};
+    size_t all_rows;
+    marlin_status st;
+
+    if (!ml_mul_size(depth ? depth : 1, rows, &all_rows))
+        return ml_fail(err, MARLIN_ERR_LIMIT, "tensor '%s': too large", tensor);
+    want.rows = all_rows;
+    if (depth) {
+        want.rank = 3;
+        memcpy(want.shape, (const uint64_t[3]){depth, rows, cols}, sizeof(want.shape));
+    }
+    *out = (struct ml_matrix){.rows = all_rows, .cols = cols, .stride = cols};
+    ML_TRY(b->source->ops->tensor(b->source, &want, from, err));
+    ML_TRY(check_scales(b, tensor, *from, err));
+    ML_TRY(take(b, *from, out, err));
+    account(b->m, out);
+out:
+    return st;
+}
+
+marlin_status ml_form_bind_plain(struct ml_binder *b, struct ml_linear *l, struct marlin_error *err) {
+    char tensor[ML_BIND_NAME];
+    const struct ml_tensor *t = NULL;
+    marlin_status st;
+
+    l->kind = ML_LINEAR_PLAIN;
+    ml_names_join(l->name, ml_form_plain()->weights.suffix, tensor);
+    ML_TRY(ml_form_matrix(b, tensor, 0, l->out, l->in, &l->u.plain, &t, err));
+    ML_TRY(ml_bind_note(b, l, t, false, err));
+out:
+    return st;
+}

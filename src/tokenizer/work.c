@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What an encode may spend: an allowance of bytes, so that no text makes more work than its length allows.
+ */
+#include "tokenizer/tokenizer_int.h"
+
+marlin_status ml_work(struct ml_encoder *e, size_t len) {
+    if (len > e->work)
+        return ml_fail(
+            e->err, MARLIN_ERR_LIMIT,
+            "encode: the normalizer and pre-tokenizer make too much of this text: the work allowed is "
+            "proportional to the text");
+    e->work -= len;
+    return MARLIN_OK;
+}
