@@ -43,17 +43,22 @@ struct fallback {
     struct marlin_error err;
 };
 
-/* Contents are lost. In the token loop as well: what an operation needs is known only when it comes. */
-static marlin_status reserve(struct fallback *f, struct room *r, size_t bytes) {
-    if (bytes <= r->bytes) return MARLIN_OK;
+/* In the token loop as well: what an operation needs is known only when it comes. */
+static marlin_status allocate(struct fallback *f, struct room *r, size_t bytes) {
     const int guard = ml_mem_guard_pause();
-    ml_free_aligned(r->p);
-    r->p = ml_alloc_aligned(bytes);
+    char *p = ml_alloc_aligned(bytes);
     ml_mem_guard_resume(guard);
-    r->bytes = r->p ? bytes : 0;
-    if (r->p) return MARLIN_OK;
+    *r = (struct room){.p = p, .bytes = p ? bytes : 0};
+    if (p) return MARLIN_OK;
     return ml_fail(&f->err, MARLIN_ERR_MEMORY, "cannot allocate %zu bytes for the copies of an operation",
                    bytes);
+}
+
+/* Contents are lost. */
+static marlin_status reserve(struct fallback *f, struct room *r, size_t bytes) {
+    if (bytes <= r->bytes) return MARLIN_OK;
+    ml_free_aligned(r->p);
+    return allocate(f, r, bytes);
 }
 
 static struct range *ranges(const struct fallback *f) {
@@ -68,11 +73,11 @@ static marlin_status own_flush(const struct fallback *f, struct ml_stream *s, st
 
 static marlin_status longer_list(struct fallback *f) {
     const size_t used = f->n * sizeof(struct range);
-    struct room longer = {0};
+    struct room longer;
     if (used < f->list.bytes) return MARLIN_OK;
-    const marlin_status st = reserve(f, &longer, 2 * used + 64 * sizeof(struct range));
+    const marlin_status st = allocate(f, &longer, 2 * used + 64 * sizeof(struct range));
     if (st != MARLIN_OK) return st;
-    if (used > 0) memcpy(longer.p, f->list.p, used);
+    if (f->list.p) memcpy(longer.p, f->list.p, used);
     ml_free_aligned(f->list.p);
     f->list = longer;
     return MARLIN_OK;

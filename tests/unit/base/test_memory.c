@@ -88,6 +88,21 @@ static void guard_sees_a_lock(void **state) {
     expect_seen(lock);
 }
 
+/* Between pause and resume a thread is in no guard, and afterwards in as many as before. */
+static void guard_pauses(void **state) {
+    const uint64_t before = ml_mem_guard_violations();
+    (void)state;
+    ml_mem_guard_begin("outer");
+    ml_mem_guard_begin("inner");
+    const int paused = ml_mem_guard_pause();
+    allocate();
+    lock();
+    ml_mem_guard_resume(paused);
+    assert_int_equal(ml_mem_guard_violations(), before);
+    assert_int_equal(paused, 2);
+    assert_int_equal(ml_mem_guard_pause(), 2);
+}
+
 static void arena_keeps_its_limit(void **state) {
     (void)state;
     struct ml_arena a;
@@ -149,6 +164,7 @@ int main(void) {
                                        cmocka_unit_test(bytes_are_counted),
                                        cmocka_unit_test(guard_sees_an_allocation),
                                        cmocka_unit_test(guard_sees_a_lock),
+                                       cmocka_unit_test(guard_pauses),
                                        cmocka_unit_test(arena_keeps_its_limit),
                                        cmocka_unit_test(buffer_is_unchanged_on_error),
                                        cmocka_unit_test(messages_are_cut_between_characters)};
