@@ -35,7 +35,7 @@ typedef struct marlin_model marlin_model;
 typedef struct marlin_session marlin_session;
 
 struct marlin_model_options {
-    int threads;            /* workers including the caller; 0 = one per processor */
+    int threads;            /* workers including the caller; 0 = one per core */
     const char *device;     /* "cpu"; NULL = the best there is */
     const char *cache_type; /* of sessions' keys and values: "f32", "f16", "int8"; NULL = "f16" */
 };
