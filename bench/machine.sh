@@ -14,7 +14,7 @@
 #   --batch LIST   ("1,2,4,8")
 #   --depth LIST   ("0,4096")
 #   --repeat N     (5)
-#   --threads N    (0 = one per processor)
+#   --threads N    (0 = one per core)
 #   --out DIR      (bench/results/machines)
 #
 # A run that fails (memory) is named and left out; the table is replaced when all are through. Use an idle machine.
@@ -56,7 +56,7 @@ field() { # name, JSON object
 }
 
 version=$("$marlin" version --json)
-[ "$threads" != 0 ] && workers=$threads || workers=$(field processors "$version")
+[ "$threads" != 0 ] && workers=$threads || workers=$(field cores "$version")
 machine=$name,$(field processor "$version"),$(field tier "$version"),$workers
 commit=$(git describe --always --dirty 2>/dev/null || field version "$version")
 failed=0

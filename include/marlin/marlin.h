@@ -53,7 +53,7 @@ void marlin_log_set(marlin_log_fn *fn, void *user, enum marlin_log_level least);
 /* ---- models ---- */
 
 struct marlin_model_options {
-    int threads;            /* workers including the caller; 0 = one per processor */
+    int threads;            /* workers including the caller; 0 = one per core */
     const char *device;     /* "cpu"; NULL = the best there is */
     const char *cache_type; /* of sessions' keys and values: "f32", "f16", "int8"; NULL = "f16" */
 };

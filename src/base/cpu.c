@@ -4,6 +4,8 @@
  */
 #include "base/cpu.h"
 
+#include "base/cores.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,9 +14,6 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#endif
-#if defined(__linux__)
-#include <sched.h>
 #endif
 #if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
@@ -43,15 +42,6 @@ const char *ml_cpu_feature_name(int i) {
 bool ml_cpu_has(const struct ml_cpu *c, int i) {
     const bool has[ML_CPU_FEATURES] = {c->avxvnni, c->avx512bf16, c->amx_int8, c->dotprod, c->i8mm, c->bf16};
     return has[i];
-}
-
-static int count_cores(void) {
-#if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
-    const long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (int)n : 1;
 }
 
 #if defined(__APPLE__)
@@ -242,7 +232,8 @@ static void detect(void) {
     detect_name(&detected);
     if (!detected.name[0])
         (void)snprintf(detected.name, sizeof detected.name, "%s", ml_cpu_tier_name(detected.tier));
-    detected.cores = count_cores();
+    detected.processors = ml_cores()->processors;
+    detected.cores = ml_cores()->usable;
     detect_caches(&detected);
     current = detected;
     (void)apply_mask(getenv("MARLIN_CPU_MASK"));

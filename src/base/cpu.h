@@ -24,8 +24,9 @@ struct ml_cpu {
     /* extras inside a tier, or what makes one: false where masked off */
     bool avxvnni; /* with GFNI, which every processor that has it has too */
     bool avx512bf16, amx_int8, dotprod, i8mm, bf16;
-    char name[64];      /* model name for people, e.g. "Intel(R) Xeon(R) Processor" */
-    int cores;          /* processors this process may run on */
+    char name[64];  /* model name for people, e.g. "Intel(R) Xeon(R) Processor" */
+    int processors; /* this process may run on */
+    int cores;      /* physical ones of these that it may use (base/cores.h): threads of a pool by default */
     size_t l1d, l2, l3; /* bytes of each level of data cache, 0 where the system does not tell */
 };
 

@@ -1,25 +1,42 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Fork-join pool. A job is announced by raising `epoch`; workers that see it run it and count down `busy`. A
- * worker that has seen nothing new for a while parks on a condition variable; the caller takes the mutex only
- * when somebody is parked, so that between jobs that follow each other closely there is no system call.
+ * Fork-join pool. All that threads agree on is one word, the gate:
  *
- * Order: job fields are written before `epoch` is raised (release) and read after it is seen (acquire);
- * results of workers are visible after `busy` reached zero (acquire).
+ *     63 ... 32   31       30 ... 15   14 ... 0
+ *     job number  closed   entered     left
+ *
+ * The caller announces a job by storing the next number above zeros. A worker that sees a new number enters,
+ * works and leaves, each an addition. The caller, done with its own part, closes the gate unless all have
+ * entered, and waits until as many have left as had entered by then. Who comes to a closed gate has missed
+ * the job: its share was taken by the others, and its entry counts for nothing. A job for every worker is
+ * never closed.
+ *
+ * Who waits polls for SPIN_NS, which is longer than it takes from one job to the next, and then parks. Beside
+ * other programs that matters at both ends: a processor on which one of ours does nothing but wait is one
+ * that the system takes away soon, most likely when there is work again.
+ *
+ * Order: fields of a job are written before the gate is opened and read by those who entered; results of
+ * workers are visible when the caller has seen them leave. The gate is changed and read with sequential
+ * consistency, as parking asks.
  */
 #include "base/pool.h"
 
+#include "base/clock.h"
+#include "base/cores.h"
 #include "base/cpu.h"
 #include "base/mem.h"
+#include "base/park.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { SPIN = 20000, MAX_THREADS = 1024 };
+enum { MAX_THREADS = 1024, SPIN_NS = 100000, POLLS = 64 /* between two looks at the clock */ };
+
+enum { ENTERED_SHIFT = 15, NUMBER_SHIFT = 32, COUNT = (1 << ENTERED_SHIFT) - 1 };
+static const uint64_t LEFT = 1, ENTERED = (uint64_t)1 << ENTERED_SHIFT, CLOSED = (uint64_t)1 << 31;
 
 struct worker {
     struct ml_pool *pool;
@@ -27,7 +44,7 @@ struct worker {
     int id;
 };
 
-/* A worker's share of a job of ml_pool_for_runs: the job's epoch above, pieces taken below. Whoever comes
+/* A worker's share of a job of ml_pool_for_runs: the job's number above, pieces taken below. Whoever comes
  * first, its owner or another, starts it anew for the job: nobody has to reset all of them. */
 struct share {
     _Alignas(64) atomic_uint_fast64_t taken;
@@ -35,16 +52,15 @@ struct share {
 
 struct ml_pool {
     int size, started;
-    int spin; /* polls before parking; few when threads outnumber processors */
     ml_pool_fn *fn;
     void *arg;
+    bool every; /* worker runs this job: the gate stays open until they have */
     bool stop;
-    _Alignas(64) atomic_uint epoch;
-    _Alignas(64) atomic_int busy;
-    _Alignas(64) atomic_int parked;
-    _Alignas(64) pthread_mutex_t mutex;
-    pthread_cond_t wake;
-    struct share *shares; /* [size], behind the workers */
+    uint32_t came; /* workers to wait for: all, or those who had entered when the gate was closed */
+    _Alignas(64) atomic_uint_fast64_t gate;
+    _Alignas(64) struct ml_park idle; /* workers without a job */
+    struct ml_park joining;           /* the caller */
+    struct share *shares;             /* [size], behind the workers */
     struct worker workers[];
 };
 
@@ -56,68 +72,84 @@ static inline void pause_cpu(void) {
 #endif
 }
 
-/* Waits until epoch differs from `seen`. */
-static unsigned wait_for_job(struct ml_pool *p, unsigned seen) {
-    for (int i = 0; i < p->spin; i++) {
-        const unsigned now = atomic_load_explicit(&p->epoch, memory_order_acquire);
-        if (now != seen) return now;
-        pause_cpu();
-    }
-    (void)pthread_mutex_lock(&p->mutex);
-    (void)atomic_fetch_add(&p->parked, 1);
-    unsigned now;
-    while ((now = atomic_load(&p->epoch)) == seen) {
-        (void)pthread_cond_wait(&p->wake, &p->mutex);
-    }
-    (void)atomic_fetch_sub(&p->parked, 1);
-    (void)pthread_mutex_unlock(&p->mutex);
-    return now;
+static uint32_t number(uint64_t gate) {
+    return (uint32_t)(gate >> NUMBER_SHIFT);
 }
+
+static uint32_t entered(uint64_t gate) {
+    return (uint32_t)(gate >> ENTERED_SHIFT) & COUNT;
+}
+
+static uint32_t left(uint64_t gate) {
+    return (uint32_t)gate & COUNT;
+}
+
+/* ---- waiting ---- */
+
+typedef bool ready_fn(struct ml_pool *p, uint32_t what);
+
+/* Returns when ready(p, what), looked at for a while and then whenever `park` is woken. */
+static inline void wait_until(struct ml_pool *p, struct ml_park *park, ready_fn *ready, uint32_t what) {
+    uint64_t end = 0;
+    for (;;) {
+        for (int i = 0; i < POLLS; i++) {
+            if (ready(p, what)) return;
+            pause_cpu();
+        }
+        const uint64_t now = ml_clock_ns();
+        if (!end) end = now + SPIN_NS;
+        if (now >= end) break;
+    }
+    for (;;) {
+        ml_park_arm(park);
+        if (ready(p, what)) return;
+        ml_park_sleep(park);
+    }
+}
+
+/* A job other than the one seen last. */
+static bool has_news(struct ml_pool *p, uint32_t seen) {
+    return number(atomic_load(&p->gate)) != seen;
+}
+
+/* All who entered in time have left. Asked by the caller alone, which no longer has work of its own. */
+static bool is_done(struct ml_pool *p, uint32_t others) {
+    uint64_t gate = atomic_load(&p->gate);
+    if (!p->every && !(gate & CLOSED) && entered(gate) < others) {
+        gate = atomic_fetch_or(&p->gate, CLOSED);
+        p->came = entered(gate);
+    }
+    return left(gate) == p->came;
+}
+
+/* ---- workers ---- */
 
 static void *work(void *arg) {
     const struct worker *self = arg;
     struct ml_pool *p = self->pool;
-    unsigned seen = 0;
+    uint32_t seen = 0;
     for (;;) {
-        seen = wait_for_job(p, seen);
+        wait_until(p, &p->idle, has_news, seen);
+        const uint64_t gate = atomic_fetch_add(&p->gate, ENTERED);
+        seen = number(gate);
+        if (gate & CLOSED) continue;
         if (p->stop) return NULL;
         p->fn(p->arg, self->id, p->size);
-        (void)atomic_fetch_sub_explicit(&p->busy, 1, memory_order_release);
+        (void)atomic_fetch_add(&p->gate, LEFT);
+        ml_park_wake(&p->joining);
     }
 }
 
-/* Worker i sits on the i-th processor this process may use; worker 0, the caller, is left where it is. Only a
- * pool as large as the machine does so: the second workers of several small ones would all sit on
- * processor 1. */
-static void pin(pthread_t thread, int i) {
-#if defined(__linux__)
-    cpu_set_t all, one;
-    if (sched_getaffinity(0, sizeof all, &all) != 0) return;
-    for (int cpu = 0, k = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &all) || k++ != i) continue;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        (void)pthread_setaffinity_np(thread, sizeof one, &one);
-        return;
-    }
-#else
-    (void)thread;
-    (void)i;
-#endif
-}
-
-/* Raises the epoch; wakes whoever parked before seeing it. */
+/* Opens the gate for the next job: everybody who entered the last one has left. */
 static void announce(struct ml_pool *p) {
-    (void)atomic_fetch_add(&p->epoch, 1);
-    if (atomic_load(&p->parked) == 0) return;
-    (void)pthread_mutex_lock(&p->mutex);
-    (void)pthread_cond_broadcast(&p->wake);
-    (void)pthread_mutex_unlock(&p->mutex);
+    const uint64_t gate = (uint64_t)(number(atomic_load(&p->gate)) + 1U) << NUMBER_SHIFT;
+    p->came = (uint32_t)p->size - 1;
+    atomic_store(&p->gate, gate);
+    ml_park_wake(&p->idle);
 }
 
 marlin_status ml_pool_create(int threads, struct ml_pool **out, struct marlin_error *err) {
-    const int cores = ml_cpu()->cores;
-    if (threads == 0) threads = cores;
+    if (threads == 0) threads = ml_cpu()->cores;
     if (threads < 1 || threads > MAX_THREADS)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "thread pool: %d threads; 1 to %d are possible", threads,
                        MAX_THREADS);
@@ -129,9 +161,11 @@ marlin_status ml_pool_create(int threads, struct ml_pool **out, struct marlin_er
     p->shares = (struct share *)(void *)((char *)p + own);
     p->size = threads;
     p->started = 1;
-    p->spin = threads <= cores ? SPIN : SPIN / 200;
-    (void)pthread_mutex_init(&p->mutex, NULL);
-    (void)pthread_cond_init(&p->wake, NULL);
+    /* Only a pool as large as the machine: the second workers of several small ones would all sit on core 1.
+     */
+    const bool pinned = threads == ml_cores()->physical;
+    ml_park_init(&p->idle);
+    ml_park_init(&p->joining);
     for (; p->started < threads; p->started++) {
         struct worker *w = &p->workers[p->started];
         *w = (struct worker){.pool = p, .id = p->started};
@@ -139,7 +173,7 @@ marlin_status ml_pool_create(int threads, struct ml_pool **out, struct marlin_er
             ml_pool_free(p);
             return ml_fail(err, MARLIN_ERR_MEMORY, "thread pool: cannot start thread %d", w->id);
         }
-        if (threads == cores) pin(w->thread, w->id);
+        if (pinned) ml_cores_pin(w->thread, w->id);
     }
     *out = p;
     return MARLIN_OK;
@@ -152,8 +186,8 @@ void ml_pool_free(struct ml_pool *p) {
     for (int i = 1; i < p->started; i++) {
         (void)pthread_join(p->workers[i].thread, NULL);
     }
-    (void)pthread_cond_destroy(&p->wake);
-    (void)pthread_mutex_destroy(&p->mutex);
+    ml_park_destroy(&p->idle);
+    ml_park_destroy(&p->joining);
     ml_free_aligned(p);
 }
 
@@ -161,25 +195,21 @@ int ml_pool_size(const struct ml_pool *p) {
     return p ? p->size : 1;
 }
 
-/* Waits for the others. When threads outnumber processors they may need ours to finish. */
-static void join(struct ml_pool *p) {
-    for (int i = 0; atomic_load_explicit(&p->busy, memory_order_acquire) > 0; i++) {
-        pause_cpu();
-        if (i > p->spin) (void)sched_yield();
-    }
-}
-
-void ml_pool_run(struct ml_pool *p, ml_pool_fn *fn, void *arg) {
+static void run(struct ml_pool *p, ml_pool_fn *fn, void *arg, bool every) {
     if (!p || p->size == 1) {
         fn(arg, 0, 1);
         return;
     }
     p->fn = fn;
     p->arg = arg;
-    atomic_store_explicit(&p->busy, p->size - 1, memory_order_relaxed);
+    p->every = every;
     announce(p);
     fn(arg, 0, p->size);
-    join(p);
+    wait_until(p, &p->joining, is_done, (uint32_t)p->size - 1);
+}
+
+void ml_pool_run(struct ml_pool *p, ml_pool_fn *fn, void *arg) {
+    run(p, fn, arg, true);
 }
 
 struct range {
@@ -208,7 +238,7 @@ void ml_pool_for(struct ml_pool *p, size_t count, size_t grain, ml_range_fn *fn,
         fn(arg, 0, count, 0);
         return;
     }
-    ml_pool_run(p, take_pieces, &r);
+    run(p, take_pieces, &r, false);
 }
 
 /* ---- shares for each worker ---- */
@@ -219,17 +249,15 @@ struct runs {
     void *arg;
     const size_t *first;
     size_t parts, grain;
-    uint64_t epoch; /* in place */
+    uint64_t number; /* in place */
 };
-
-enum { EPOCH_SHIFT = 32 };
 
 /* The next piece of `length` of a worker's, counted through all parts; false when there is none. */
 static bool take_piece(const struct runs *r, struct share *s, size_t length, size_t *piece) {
     uint_fast64_t taken = atomic_load_explicit(&s->taken, memory_order_relaxed);
-    while (taken >> EPOCH_SHIFT != r->epoch >> EPOCH_SHIFT) {
+    while (taken >> NUMBER_SHIFT != r->number >> NUMBER_SHIFT) {
         if (!length) return false;
-        if (!atomic_compare_exchange_weak_explicit(&s->taken, &taken, r->epoch + 1, memory_order_relaxed,
+        if (!atomic_compare_exchange_weak_explicit(&s->taken, &taken, r->number + 1, memory_order_relaxed,
                                                    memory_order_relaxed))
             continue;
         *piece = 0;
@@ -286,7 +314,7 @@ void ml_pool_for_runs(struct ml_pool *p, const size_t *first, size_t parts, size
             run_piece(&r, 0, 1, i, 0);
         return;
     }
-    /* The epoch that ml_pool_run is about to announce: no other job has it. */
-    r.epoch = (uint64_t)(atomic_load_explicit(&p->epoch, memory_order_relaxed) + 1U) << EPOCH_SHIFT;
-    ml_pool_run(p, take_runs, &r);
+    /* The number that run() is about to announce: no other job has it. */
+    r.number = (uint64_t)(number(atomic_load_explicit(&p->gate, memory_order_relaxed)) + 1U) << NUMBER_SHIFT;
+    run(p, take_runs, &r, false);
 }

@@ -15,7 +15,7 @@
 #include <string.h>
 
 static const struct ml_option common[] = {
-    {"threads", 0, ML_OPT_INT, "N", "worker threads, 0 = one per processor", "0", 0, 1024},
+    {"threads", 0, ML_OPT_INT, "N", "worker threads, 0 = one per core", "0", 0, 1024},
     {"device", 0, ML_OPT_STRING, ML_DEVICE_NAMES, "where to compute (the best there is)", NULL, 0, 0},
     {"cpu-mask", 0, ML_OPT_CHOICE, "generic|avx2|avx512|amx|neon|i8mm",
      "use no better instructions than these", NULL, 0, 0},

@@ -24,7 +24,7 @@ enum { ML_CLI_PATH = 4096 };
 /* One run of the program. Made by ml_cli_main; verbs read it. */
 struct ml_cli {
     const struct ml_verb *verb;
-    int threads;        /* --threads, 0 = one per processor */
+    int threads;        /* --threads, 0 = one per core */
     const char *device; /* --device, NULL when not given */
     bool json, quiet;
     struct ml_pool *pool;    /* of ml_cli_pool; owned by the frame */

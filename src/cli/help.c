@@ -104,13 +104,14 @@ int ml_cmd_version(struct ml_cli *cli, const struct ml_args *args) {
     ml_buf_init(&b, TEXT_LIMIT);
     marlin_status st = MARLIN_OK;
     if (cli->json) {
-        ML_TRY(ml_buf_addf(&b, "{\"version\":\"%s\",\"tier\":\"%s\",\"processors\":%d,\"processor\":",
-                           marlin_version(), tier, cpu->cores));
+        ML_TRY(ml_buf_addf(
+            &b, "{\"version\":\"%s\",\"tier\":\"%s\",\"processors\":%d,\"cores\":%d,\"processor\":",
+            marlin_version(), tier, cpu->processors, cpu->cores));
         ML_TRY(ml_buf_add_json(&b, cpu->name, strlen(cpu->name)));
         ML_TRY(ml_buf_adds(&b, "}\n"));
     } else {
-        ML_TRY(ml_buf_addf(&b, "marlin %s\n%s, %d processors, %s\n", marlin_version(), cpu->name, cpu->cores,
-                           tier));
+        ML_TRY(ml_buf_addf(&b, "marlin %s\n%s, %d processors, %d cores to use, %s\n", marlin_version(),
+                           cpu->name, cpu->processors, cpu->cores, tier));
     }
 out:;
     const int rc = st == MARLIN_OK ? ml_cli_write(cli, &b) : ml_cli_failf(cli, st, "version: out of memory");

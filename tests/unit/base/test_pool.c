@@ -6,12 +6,15 @@
 #include "base/mem.h"
 #include "base/pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -194,7 +197,7 @@ static void step(void *arg, int worker, int workers) {
 
 static void jobs_are_ordered(void **state) {
     (void)state;
-    enum { ROUNDS = 20000, THREADS = 3 };
+    enum { ROUNDS = 4000, THREADS = 3 };
     struct ml_pool *p = make(THREADS);
     struct chain c[2] = {{{0}}};
     for (int round = 1; round <= ROUNDS; round++) {
@@ -225,9 +228,203 @@ static void parked_workers_wake(void **state) {
 
 static void create_and_free(void **state) {
     (void)state;
-    for (int i = 0; i < 100; i++) {
-        ml_pool_free(make(1 + i % 6)); /* workers may not even have started */
+    for (int i = 0; i < 300; i++) {
+        const int size = 1 + i % 6;
+        struct ml_pool *p = make(size); /* workers may not even have started */
+        struct calls c = {0};
+        if (i % 3 == 1) check_cover(ml_pool_for, p, 99, 1); /* they may come too late */
+        if (i % 3 == 2) ml_pool_run(p, note_call, &c);
+        for (int w = 0; w < size; w++)
+            assert_int_equal(c.count[w], i % 3 == 2);
+        ml_pool_free(p);
     }
+}
+
+static double cpu_seconds(clockid_t clock) {
+    struct timespec t;
+    assert_int_equal(clock_gettime(clock, &t), 0);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void sleep_ms(int ms) {
+    const struct timespec t = {.tv_nsec = ms * 1000000L};
+    (void)nanosleep(&t, NULL);
+}
+
+static void sleep_in_last(void *arg, int worker, int workers) {
+    (void)arg;
+    if (worker == workers - 1) sleep_ms(20);
+}
+
+/* Nobody burns the processor that another may need: neither workers without a job nor the caller of a job
+ * whose last worker takes long. */
+static void waiting_costs_little(void **state) {
+    (void)state;
+    struct ml_pool *p = make(4);
+    const double idle = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
+    sleep_ms(200);
+    assert_true(cpu_seconds(CLOCK_PROCESS_CPUTIME_ID) - idle < 0.05);
+    const double start = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
+    for (int i = 0; i < 10; i++)
+        ml_pool_run(p, sleep_in_last, NULL);
+    assert_true(cpu_seconds(CLOCK_PROCESS_CPUTIME_ID) - start < 0.05);
+    ml_pool_free(p);
+}
+
+/* ---- workers whose processor was taken away: a signal holds their thread wherever it is ---- */
+
+static atomic_int held, hold;
+
+static void hold_thread(int signal) {
+    (void)signal;
+    (void)atomic_fetch_add(&held, 1);
+    while (atomic_load(&hold))
+        sleep_ms(1);
+    (void)atomic_fetch_sub(&held, 1);
+}
+
+static void note_thread(void *arg, int worker, int workers) {
+    pthread_t *threads = arg;
+    (void)workers;
+    threads[worker] = pthread_self();
+}
+
+static bool can_hold(void) {
+#if defined(__SANITIZE_THREAD__)
+    const bool can = false;
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+    const bool can = false;
+#else
+    const bool can = true;
+#endif
+#else
+    const bool can = true;
+#endif
+    if (!can) (void)fprintf(stderr, "no worker is held: ThreadSanitizer puts signals off until a thread calls it\n");
+    return can;
+}
+
+/* The thread does nothing from here to let_go(). One at a time, between jobs. */
+static void hold_worker(pthread_t thread) {
+    struct sigaction a = {.sa_handler = hold_thread};
+    atomic_store(&hold, 1);
+    assert_int_equal(sigaction(SIGUSR1, &a, NULL), 0);
+    assert_int_equal(pthread_kill(thread, SIGUSR1), 0);
+    while (!atomic_load(&held))
+        (void)sched_yield();
+}
+
+static void let_go(void) {
+    atomic_store(&hold, 0);
+    while (atomic_load(&held))
+        (void)sched_yield();
+}
+
+/* A worker that does not come loses its share: jobs end without it, again and again, and once back it works
+ * as before. */
+static void absent_worker_blocks_nobody(void **state) {
+    (void)state;
+    if (!can_hold()) skip();
+    for (int size = 2; size <= 4; size++) {
+        struct ml_pool *p = make(size);
+        pthread_t threads[MAX_WORKERS];
+        ml_pool_run(p, note_thread, threads);
+        for (int absent = 1; absent < size; absent++) {
+            hold_worker(threads[absent]);
+            for (int i = 0; i < 50; i++) {
+                check_cover(ml_pool_for, p, 100, 1);
+                check_cover(as_parts, p, MAX_COUNT, 7);
+            }
+            let_go();
+            struct calls c = {0};
+            ml_pool_run(p, note_call, &c);
+            for (int w = 0; w < size; w++)
+                assert_int_equal(c.count[w], 1);
+        }
+        ml_pool_free(p);
+    }
+}
+
+struct late {
+    struct cover cover;
+    atomic_size_t done;
+};
+
+/* Worker 1 stays in its first piece until all other pieces are done, those of its own share too. */
+static void stay_in_first(void *arg, size_t begin, size_t end, int worker) {
+    struct late *l = arg;
+    hit(&l->cover, begin, end, worker);
+    if (worker == 1)
+        while (atomic_load(&l->done) + 1 < l->cover.count)
+            (void)sched_yield();
+    (void)atomic_fetch_add(&l->done, end - begin);
+}
+
+static void untaken_work_is_taken_over(void **state) {
+    (void)state;
+    static const size_t first[] = {0, 40, 41, 200};
+    static struct late l;
+    struct ml_pool *p = make(2);
+    for (int round = 0; round < 100; round++) {
+        memset(&l, 0, sizeof l);
+        l.cover.count = first[3];
+        l.cover.grain = 1;
+        l.cover.workers = 2;
+        if (round % 2)
+            ml_pool_for_runs(p, first, 3, 1, stay_in_first, &l);
+        else
+            ml_pool_for(p, first[3], 1, stay_in_first, &l);
+        assert_int_equal(atomic_load(&l.done), first[3]);
+        for (size_t i = 0; i < first[3]; i++)
+            assert_int_equal(l.cover.hits[i], 1);
+    }
+    ml_pool_free(p);
+}
+
+/* Products of a job depend on those of the job before; the twin is a loop. */
+struct blur {
+    uint32_t from[MAX_COUNT], to[MAX_COUNT];
+    size_t count;
+};
+
+static void blur_range(void *arg, size_t begin, size_t end, int worker) {
+    struct blur *b = arg;
+    (void)worker;
+    for (size_t i = begin; i < end; i++)
+        b->to[i] = b->from[i] * 2654435761u + b->from[(i + 1) % b->count] + (uint32_t)i;
+}
+
+static uint32_t next_random(uint32_t *seed) {
+    return *seed = *seed * 1664525u + 1013904223u, *seed >> 8;
+}
+
+/* Jobs of random sizes while workers are held here and there: the same numbers as without a pool. */
+static void same_as_a_loop(void **state) {
+    (void)state;
+    static struct blur pooled, plain;
+    const bool holding = can_hold();
+    pthread_t threads[MAX_WORKERS];
+    uint32_t seed = 1;
+    struct ml_pool *p = make(5);
+    ml_pool_run(p, note_thread, threads);
+    for (int round = 0; round < 600; round++) {
+        const size_t n = 1 + next_random(&seed) % 999, a = next_random(&seed) % (n + 1);
+        const size_t first[] = {0, a, n}, grain = 1 + next_random(&seed) % 9;
+        if (holding && round % 20 == 5) hold_worker(threads[1 + next_random(&seed) % 4]);
+        if (holding && round % 20 == 12) let_go();
+        pooled.count = plain.count = n;
+        if (round % 2)
+            ml_pool_for_runs(p, first, 2, grain, blur_range, &pooled);
+        else
+            ml_pool_for(p, n, grain, blur_range, &pooled);
+        blur_range(&plain, 0, n, 0);
+        assert_memory_equal(pooled.to, plain.to, n * sizeof *plain.to);
+        memcpy(pooled.from, pooled.to, sizeof pooled.from);
+        memcpy(plain.from, plain.to, sizeof plain.from);
+    }
+    let_go();
+    ml_pool_free(p);
 }
 
 static void runs_do_not_allocate(void **state) {
@@ -261,11 +458,20 @@ static void bad_sizes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_worker_once),     cmocka_unit_test(every_index_once),
-        cmocka_unit_test(runs_go_upwards),       cmocka_unit_test(shares_stay),
-        cmocka_unit_test(no_pool_is_the_caller), cmocka_unit_test(jobs_are_ordered),
-        cmocka_unit_test(parked_workers_wake),   cmocka_unit_test(create_and_free),
-        cmocka_unit_test(runs_do_not_allocate),  cmocka_unit_test(bad_sizes),
+        cmocka_unit_test(every_worker_once),
+        cmocka_unit_test(every_index_once),
+        cmocka_unit_test(runs_go_upwards),
+        cmocka_unit_test(shares_stay),
+        cmocka_unit_test(no_pool_is_the_caller),
+        cmocka_unit_test(jobs_are_ordered),
+        cmocka_unit_test(parked_workers_wake),
+        cmocka_unit_test(create_and_free),
+        cmocka_unit_test(waiting_costs_little),
+        cmocka_unit_test(absent_worker_blocks_nobody),
+        cmocka_unit_test(untaken_work_is_taken_over),
+        cmocka_unit_test(same_as_a_loop),
+        cmocka_unit_test(runs_do_not_allocate),
+        cmocka_unit_test(bad_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A place where threads sleep until another one has news for them. There is no lock and no system call while
+ * nobody sleeps: the waking side then reads one word. On Linux the word is a futex; elsewhere a mutex and a
+ * condition variable do the same, and are touched only by threads that sleep or wake a sleeper.
+ *
+ * What is waited for is the user's own (an atomic, called the condition below). The two sides are
+ *
+ *     while (!condition) {            change the condition (sequentially consistent)
+ *         ml_park_arm(p);             ml_park_wake(p);
+ *         if (condition) break;
+ *         ml_park_sleep(p);
+ *     }
+ *
+ * Either the sleeper sees the change in its second look or the waker sees the armed word: none is lost.
+ * Conditions are read and changed with memory_order_seq_cst for that reason.
+ */
+#ifndef ML_BASE_PARK_H
+#define ML_BASE_PARK_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct ml_park {
+    atomic_uint armed; /* 1: somebody sleeps or is about to */
+#if !defined(__linux__)
+    pthread_mutex_t mutex;
+    pthread_cond_t news;
+#endif
+};
+
+void ml_park_init(struct ml_park *p);
+void ml_park_destroy(struct ml_park *p); /* nobody may be asleep */
+
+/* Says that the calling thread is about to sleep. Any number of threads. */
+static inline void ml_park_arm(struct ml_park *p) {
+    atomic_store(&p->armed, 1U);
+}
+
+/* Sleeps until somebody wakes all sleepers; may return early, so ask for the condition again. Returns at once
+ * when the wake came after ml_park_arm. */
+void ml_park_sleep(struct ml_park *p);
+
+void ml_park_rouse(struct ml_park *p); /* the second half of ml_park_wake */
+
+/* Wakes all who sleep. Any thread. */
+static inline void ml_park_wake(struct ml_park *p) {
+    if (atomic_load(&p->armed)) ml_park_rouse(p);
+}
+
+#endif
