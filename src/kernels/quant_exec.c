@@ -8,7 +8,9 @@
  *   gemv, of a few rows of x pieces are a few strips of 16 rows, numbered through all tasks; whoever finishes
  *                            the last strip of a block of 128 rows rotates the block back. Until then its z
  *                            stands in y
- *   gemm                     pieces are blocks of 128 rows, whose products stay with one worker
+ *   gemm                     pieces are blocks of 128 rows, whose products stay with one worker. With so few
+ *                            rows of x that reading weights counts, every worker has blocks that follow one
+ *                            another, since kernels fetch the next ones ahead
  *
  * Rows of x are prepared before, a row of a task a piece (a few single rows: by the caller).
  *
@@ -26,6 +28,7 @@ enum {
     FAST_ROWS = ML_GEMM_ROWS, /* of x in a task */
     EXACT_ROWS = ML_GEMM_EXACT_ROWS,
     PIECE = 48 * 1024, /* bytes of weights worth a visit to the shared counter */
+    STREAMED = 64,     /* rows of x of a gemm whose weights are fetched ahead, at most */
     TASKS = 256,       /* of a dispatch */
     ALONE = 4,         /* single rows that the caller prepares by itself */
     LAST_BLOCKS = 4,   /* cut-off last blocks of a dispatch, for each job over the same x */
@@ -143,6 +146,7 @@ struct dispatch {
     enum ml_quant_mode mode;
     size_t n_tasks, x_bytes, lasts, lefts;
     bool any_gemm;
+    bool any_long; /* a gemm of more than STREAMED rows of x */
     struct task task[TASKS];
     size_t row[TASKS + 1];   /* rows of x before task j, which is where its infos are */
     size_t first[TASKS + 1]; /* pieces before task j */
@@ -349,12 +353,12 @@ static void run(struct dispatch *d) {
     if (d->n_tasks == 0) return;
     number_pieces(d);
     prepare_all(d);
-    if (d->any_gemm)
+    if (d->any_long)
         ml_pool_for(d->e->pool, d->first[d->n_tasks], 1, product_range, d);
     else
-        ml_pool_for_runs(d->e->pool, d->first, d->n_tasks, gemv_grain(d), product_range, d);
+        ml_pool_for_runs(d->e->pool, d->first, d->n_tasks, d->any_gemm ? 1 : gemv_grain(d), product_range, d);
     d->n_tasks = d->x_bytes = d->lasts = d->lefts = 0;
-    d->any_gemm = false;
+    d->any_gemm = d->any_long = false;
 }
 
 /* A dispatch has room for any one task. */
@@ -375,6 +379,7 @@ static void add(struct dispatch *d, const struct task *a) {
     d->lasts += cut;
     d->lefts += lefts;
     d->any_gemm = d->any_gemm || many;
+    d->any_long = d->any_long || (many && a->n > STREAMED);
     d->row[d->n_tasks + 1] = d->row[d->n_tasks] + a->n;
     d->n_tasks++;
 }
@@ -418,7 +423,7 @@ void ml_quant_matmul_many(const struct ml_exec *e, enum ml_quant_mode mode, cons
     d.q = e->quant;
     d.mode = mode;
     d.n_tasks = d.x_bytes = d.lasts = d.lefts = 0;
-    d.any_gemm = false;
+    d.any_gemm = d.any_long = false;
     d.row[0] = d.first[0] = 0;
     for (size_t j = 0, end; j < n_jobs; j = end) {
         for (end = j + 1; end < n_jobs && end - j < e->quant->max_jobs && jobs[end].x == jobs[j].x &&

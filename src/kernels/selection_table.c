@@ -2,11 +2,10 @@
  *
  * What choices are made from where nobody has measured the machine at hand: one, more, fixed and row of every
  * kind (see selection.h), the median of three runs of `marlin kernels --tune --threads 1` under each CPU mask
- * (bench/selection_table.py), on a Zen 5 EPYC; those of portable C from an Ice Lake Xeon. Absolute times
- * differ between machines; what counts is their ratio within a tier. NEON and i8mm were only run under an
- * emulator, where times mean nothing: they take the figures of AVX2, whose kernels have the same structure as
- * NEON's. AMX takes those of AVX-512: it has kernels of its own for many rows alone, and more than 16 go
- * there in any case.
+ * (bench/selection_table.py): of AVX2 and AVX-512 on a Zen 5 EPYC, of AMX on a Xeon of the Sapphire Rapids
+ * kind, of portable C on an Ice Lake Xeon. Absolute times differ between machines; what counts is their ratio
+ * within a tier. Only NEON and i8mm borrow: they were only run under an emulator, where times mean nothing,
+ * and take the figures of AVX2, whose kernels have the same structure as NEON's.
  */
 #include "kernels/selection.h"
 
@@ -46,6 +45,42 @@ static const float avx512[ML_KINDS][FIGURES] = {
     {25.6, 6.59, 43.6, 4.1},  /* exl3-mul1-6 */
     {26, 6.59, 60.4, 4.08},   /* exl3-mul1-7 */
     {25.7, 6.69, 118, 4.33},  /* exl3-mul1-8 */
+};
+
+static const float amx[ML_KINDS][FIGURES] = {
+    {297, 12.1, 297, 16.5},   /* f32 */
+    {163, 5.33, 163, 16.2},   /* f16 */
+    {162, 6.35, 162, 16.2},   /* bf16 */
+    {67.2, 5.03, 113, 1.09},  /* int8 */
+    {22.1, 5.49, 53.2, 1.74}, /* tap2 */
+    {34.9, 4.94, 65.5, 1.73}, /* tap3 */
+    {42.4, 3.35, 74.1, 1.61}, /* tap4 */
+    {60.7, 5.53, 97.7, 1.57}, /* tap5 */
+    {72.9, 4.24, 105, 1.53},  /* tap6 */
+    {166, 12.6, 270, 2.48},   /* exl3-3inst-1 */
+    {166, 12.8, 273, 2.57},   /* exl3-3inst-2 */
+    {166, 13.5, 284, 2.65},   /* exl3-3inst-3 */
+    {165, 13.6, 298, 2.76},   /* exl3-3inst-4 */
+    {165, 14.2, 302, 2.73},   /* exl3-3inst-5 */
+    {165, 14.2, 315, 2.73},   /* exl3-3inst-6 */
+    {167, 14.2, 307, 2.84},   /* exl3-3inst-7 */
+    {169, 13.5, 307, 2.85},   /* exl3-3inst-8 */
+    {134, 12, 241, 2.35},     /* exl3-mcg-1 */
+    {132, 12.2, 242, 2.46},   /* exl3-mcg-2 */
+    {132, 13, 254, 2.87},     /* exl3-mcg-3 */
+    {134, 12.4, 266, 2.73},   /* exl3-mcg-4 */
+    {130, 12.5, 271, 2.91},   /* exl3-mcg-5 */
+    {135, 12.6, 272, 2.59},   /* exl3-mcg-6 */
+    {136, 12.8, 282, 2.91},   /* exl3-mcg-7 */
+    {132, 13.3, 261, 3.45},   /* exl3-mcg-8 */
+    {46.5, 11.8, 152, 1.93},  /* exl3-mul1-1 */
+    {46, 12.3, 151, 2.84},    /* exl3-mul1-2 */
+    {46.1, 11.9, 164, 2.54},  /* exl3-mul1-3 */
+    {48.3, 11.7, 181, 2.59},  /* exl3-mul1-4 */
+    {56.3, 12.2, 186, 2.76},  /* exl3-mul1-5 */
+    {65.2, 11.1, 197, 2.63},  /* exl3-mul1-6 */
+    {74.8, 10.1, 201, 2.36},  /* exl3-mul1-7 */
+    {84, 8.88, 211, 2.7},     /* exl3-mul1-8 */
 };
 
 static const float avx2[ML_KINDS][FIGURES] = {
@@ -127,7 +162,7 @@ static int few_of(enum ml_cpu_tier tier, int kind) {
 }
 
 void ml_selection_default(struct ml_selection *s, const struct ml_machine *m) {
-    static const float(*const tables[ML_CPU_TIERS])[FIGURES] = {generic, avx2, avx512, avx512, avx2, avx2};
+    static const float(*const tables[ML_CPU_TIERS])[FIGURES] = {generic, avx2, avx512, amx, avx2, avx2};
     const float(*t)[FIGURES] = tables[m->cpu.tier];
     *s = (struct ml_selection){.machine = *m};
     for (int k = 0; k < ML_KINDS; k++)

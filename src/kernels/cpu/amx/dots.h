@@ -6,9 +6,10 @@
  * tiles of sums; steps are 64 columns, and a run of columns is a pass, after which its sums are scaled and
  * added to z as on AVX-512.
  *
- * x is read where it lies, if its rows are equally far apart, 32 are left and the run is whole steps; else it
- * is copied first, with zeros for what is missing. Then the last step of a run reads groups of the next run
- * (after the last one: whatever is in the scratch): they are multiplied by zeros.
+ * x is read where it lies, if its rows are equally far apart, 16 are left or 32, and the run is whole steps;
+ * else it is copied first, with zeros for columns that are missing. Then the last step of a run reads groups
+ * of the next run (after the last one: whatever is in the scratch): they are multiplied by zeros. Rows that
+ * are missing are whatever is in the scratch: their sums are not used.
  *
  * Whole numbers of EXL3 need 10 bits: w = 4 (high - 128) + low, a panel of each, the low one after the high
  * one.
@@ -75,6 +76,7 @@ struct shape {
     size_t runs, run, steps; /* columns and steps of a run */
     size_t plane;            /* bytes from the high panel to the low one, 0 where there is one */
     size_t ldz;
+    size_t share; /* bytes of the next panel's weights to fetch in each block */
     int8_t *copy; /* [32][steps of a run][64] */
 };
 
@@ -96,29 +98,34 @@ static void multiply_block(float *z, const struct shape *s, const uint8_t *panel
 static struct rows rows_of(const struct shape *s, const struct ml_quant_x *x, size_t tokens, int q) {
     const size_t at = (size_t)q * s->run, stride = s->steps * STEP;
     const ptrdiff_t apart = x[1 % tokens].a - x[0].a;
-    bool even = tokens == TOKENS && s->run == stride;
+    bool even = (tokens == TOKENS || tokens == HALF) && s->run == stride;
     for (size_t t = 1; even && t < tokens; t++)
         even = x[t].a - x[t - 1].a == apart;
     if (even) return (struct rows){x[0].a + at, (size_t)apart};
-    for (size_t t = 0; t < TOKENS; t++) {
+    for (size_t t = 0; t < tokens; t++) {
         int8_t *to = s->copy + t * stride;
-        const size_t n = t < tokens ? s->run : 0;
-        if (n > 0) memcpy(to, x[t].a + at, n);
-        memset(to + n, 0, stride - n);
+        memcpy(to, x[t].a + at, s->run);
+        if (s->run < stride) memset(to + s->run, 0, stride - s->run);
     }
     return (struct rows){s->copy, stride};
 }
 
-/* Panel against every row of x, one run after the other. */
+/* Panel against every row of x, one run after the other; the next panel's weights are fetched by the first
+ * blocks of rows of x. */
 static void multiply(float *z, const struct shape *s, const uint8_t *panel, const struct ml_quant_x *x,
-                     size_t n) {
+                     size_t n, const uint8_t *ahead) {
     for (int q = 0; q < (int)s->runs; q++) {
         const uint8_t *run = panel + (size_t)q * s->run / 4 * PANEL_BYTES;
         for (size_t t = 0; t < n; t += TOKENS) {
             const size_t tokens = n - t < TOKENS ? n - t : TOKENS;
             const struct rows rows = rows_of(s, x + t, tokens, q);
-            for (size_t r = 0; r < PANEL_ROWS; r += ROWS)
+            for (size_t r = 0; r < PANEL_ROWS; r += ROWS) {
+                if (t == 0) {
+                    fetch_ahead(ahead, s->share);
+                    ahead += s->share;
+                }
                 multiply_block(z + t * s->ldz + r, s, run + 4 * r, rows, x + t, tokens, q);
+            }
         }
     }
 }
@@ -131,6 +138,7 @@ static struct shape shape_of(const struct ml_quant_matrix *m, size_t ldz, uint8_
     s.run = int8 ? whole : m->k / ML_QUANT_RUNS; /* INT8: zeros follow x, and int8_panel fills up steps */
     s.steps = (s.run + STEP - 1) / STEP;
     s.plane = m->format == ML_QUANT_EXL3 ? m->k * PANEL_ROWS : 0;
+    s.share = PANEL_ROWS / STRIP * strip_bytes(m) / 2 / (s.runs * (PANEL_ROWS / ROWS)) / 64 * 64 + 64;
     s.copy = (int8_t *)scratch + (int8 ? whole * PANEL_ROWS : ML_QUANT_BESIDE(m->k));
     return s;
 }
@@ -138,12 +146,14 @@ static struct shape shape_of(const struct ml_quant_matrix *m, size_t ldz, uint8_
 static void tile_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
                       const struct ml_quant_x *x, size_t n, void *scratch) {
     const struct shape shape = shape_of(m, ldz, scratch);
+    const size_t of_panel = PANEL_ROWS / STRIP, half = strip_bytes(m) / 2;
     uint8_t *panel = scratch;
     TILES_BEGIN();
-    for (size_t i = 0; i < strips; i += PANEL_ROWS / STRIP) {
-        for (size_t j = i; j < strips && j < i + PANEL_ROWS / STRIP; j++)
-            ml_avx512_byte_panel(panel + (j - i) * 64, m, s + j);
-        multiply(z + i * STRIP, &shape, panel, x, n);
+    for (size_t i = 0; i < strips; i += of_panel) {
+        const uint8_t *next = weights_at(m, s + i + of_panel);
+        for (size_t j = i; j < strips && j < i + of_panel; j++)
+            ml_avx512_byte_panel(panel + (j - i) * 64, m, s + j, next + (j - i) * half);
+        multiply(z + i * STRIP, &shape, panel, x, n, next + of_panel * half);
     }
     TILES_END();
 }

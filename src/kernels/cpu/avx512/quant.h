@@ -65,8 +65,24 @@ V_INLINE void finish_rows(float *z, const __m512i acc[16], const struct ml_quant
     v_store(z, sum);
 }
 
+/* Bytes of 16 rows of weights as `dots` reads them, and where those of strip s begin. */
+V_INLINE size_t strip_bytes(const struct ml_quant_matrix *m) {
+    return m->k * 2 * (size_t)m->bits;
+}
+
+V_INLINE const uint8_t *weights_at(const struct ml_quant_matrix *m, size_t s) {
+    return m->format == ML_QUANT_INT8 ? m->data + s * strip_bytes(m)
+                                      : (const uint8_t *)m->arranged + s * strip_bytes(m);
+}
+
+/* Fetches into L2. */
+V_INLINE void fetch_ahead(const uint8_t *from, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)from + i, _MM_HINT_T1);
+}
+
 V_INLINE const uint8_t *strip_at(const struct ml_quant_matrix *m, size_t s) {
-    return (const uint8_t *)m->arranged + s * m->k * 2 * (size_t)m->bits;
+    return (const uint8_t *)m->arranged + s * strip_bytes(m);
 }
 
 /* z[16] = (first ? base : z) + f * sum */
@@ -80,7 +96,11 @@ V_INLINE void add_vector(float *z, __m512i sum, float f, float base, bool first)
 enum { PANEL_ROWS = 64, PANEL_BYTES = 4 * PANEL_ROWS };
 
 void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
-void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
+/* Where 64 rows are decoded and then multiplied, memory would rest during the second part: the weights of the
+ * next 64 rows are fetched into L2 meanwhile, the first half of them by the functions that have
+ * `ahead` (strip_bytes(m) / 2 bytes from there on), the second half by whoever multiplies. EXL3 takes longer to
+ * decode than to read, and has no first half. */
+void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const uint8_t *ahead);
 void ml_avx512_exl3_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x);
 void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
 /* EXL3 in groups of 4 bytes, w = 4 (high - 128) + low: a panel of the high ones, k * PANEL_ROWS bytes further
@@ -88,7 +108,7 @@ void ml_avx512_exl3_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_
  * 7, 14, 15. */
 void ml_avx512_exl3_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
 /* Of any format. */
-void ml_avx512_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s);
+void ml_avx512_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const uint8_t *ahead);
 void ml_avx512_quant_few(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s,
                          const struct ml_quant_x *x, size_t n, void *scratch);
 void ml_avx512_quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,

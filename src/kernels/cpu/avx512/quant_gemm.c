@@ -80,12 +80,13 @@ static void run_tokens(size_t tokens, bool wide, float *const *z, const uint8_t 
 }
 
 /* 16 rows of bytes, zeros past the matrix: rows and columns. */
-static void int8_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+static void int8_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const uint8_t *ahead) {
     const size_t rows = m->n - s * STRIP < STRIP ? m->n - s * STRIP : STRIP;
     for (size_t c = 0; c < m->k; c += 64) {
         const size_t left = m->k - c;
         const __mmask64 mask = left < 64 ? ((__mmask64)1 << left) - 1 : ~(__mmask64)0;
         __m512i row[16], low[8], high[8];
+        fetch_ahead(ahead + 8 * c, 512);
         for (size_t r = 0; r < 16; r++)
             row[r] =
                 r < rows
@@ -100,34 +101,36 @@ static void int8_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s
     }
 }
 
-void ml_avx512_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+void ml_avx512_byte_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const uint8_t *ahead) {
     if (m->format == ML_QUANT_INT8)
-        int8_panel(panel, m, s);
+        int8_panel(panel, m, s, ahead);
     else if (m->format == ML_QUANT_TAP)
-        ml_avx512_tap_panel(panel, m, s);
+        ml_avx512_tap_panel(panel, m, s, ahead);
     else
         ml_avx512_exl3_byte_panel(panel, m, s);
 }
 
-static void make_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+static void make_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const uint8_t *ahead) {
     if (m->format == ML_QUANT_INT8)
-        int8_panel(panel, m, s);
+        int8_panel(panel, m, s, ahead);
     else if (m->format == ML_QUANT_TAP)
-        ml_avx512_tap_panel(panel, m, s);
+        ml_avx512_tap_panel(panel, m, s, ahead);
     else
         ml_avx512_exl3_panel(panel, m, s);
 }
 
-/* Panel against every row of x, one run after the other. Rows of a tile beyond `z_rows` go to
- * a spare place. */
+/* Panel against every row of x, one run after the other, in each of which an equal share of `bytes` bytes is
+ * fetched ahead. */
 static void multiply(float *z, size_t ldz, const struct ml_quant_matrix *m, const uint8_t *panel,
-                     const struct ml_quant_x *x, size_t n) {
+                     const struct ml_quant_x *x, size_t n, const uint8_t *ahead, size_t bytes) {
     const bool wide = m->format == ML_QUANT_EXL3;
     const int runs = m->format == ML_QUANT_INT8 ? 1 : ML_QUANT_RUNS;
     const size_t run = runs == 1 ? (m->k + 63) / 64 * 64 : m->k / ML_QUANT_RUNS;
-    const size_t groups = wide ? run / 2 : run / 4;
+    const size_t groups = wide ? run / 2 : run / 4, tiles = (n + TOKENS - 1) / TOKENS;
+    const size_t share = bytes / ((size_t)runs * tiles) / 64 * 64 + 64;
     for (int q = 0; q < runs; q++) {
-        for (size_t t0 = 0; t0 < n; t0 += TOKENS) {
+        for (size_t t0 = 0; t0 < n; t0 += TOKENS, ahead += share) {
+            fetch_ahead(ahead, share);
             const size_t tokens = n - t0 < TOKENS ? n - t0 : TOKENS;
             const int8_t *a[TOKENS];
             float *to[TOKENS];
@@ -142,10 +145,12 @@ static void multiply(float *z, size_t ldz, const struct ml_quant_matrix *m, cons
 
 void ml_avx512_quant_dots(float *z, size_t ldz, const struct ml_quant_matrix *m, size_t s, size_t strips,
                           const struct ml_quant_x *x, size_t n, void *scratch) {
+    const size_t of_panel = PANEL_ROWS / STRIP, half = strip_bytes(m) / 2;
     uint8_t *panel = scratch;
-    for (size_t i = 0; i < strips; i += PANEL_ROWS / STRIP) {
-        for (size_t j = i; j < strips && j < i + PANEL_ROWS / STRIP; j++)
-            make_panel(panel + (j - i) * 64, m, s + j);
-        multiply(z + i * STRIP, ldz, m, panel, x, n);
+    for (size_t i = 0; i < strips; i += of_panel) {
+        const uint8_t *next = weights_at(m, s + i + of_panel);
+        for (size_t j = i; j < strips && j < i + of_panel; j++)
+            make_panel(panel + (j - i) * 64, m, s + j, next + (j - i) * half);
+        multiply(z + i * STRIP, ldz, m, panel, x, n, next + of_panel * half, of_panel * half);
     }
 }

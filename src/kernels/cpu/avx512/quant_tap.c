@@ -102,17 +102,20 @@ V_INLINE void panel_half(uint8_t *panel, const vq rows[16], size_t run, size_t q
     }
 }
 
-V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const int k, const int p,
-                      const bool three) {
+V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const uint8_t *ahead,
+                      const int k, const int p, const bool three) {
     const uint8_t *w = strip_at(m, s);
     const size_t run = m->k / 32; /* quads */
     const struct taps taps = q_taps(m->code);
     const struct lut lut = table_of(m->code, p);
     vq rows[16];
 #define SINK(row, index) rows[row] = q_lookup(&lut, index, p)
-    for (size_t g = 0; g < m->k / 128; g++, w += 256 * k) {
+    for (size_t g = 0; g < m->k / 128; g++, w += 256 * k, ahead += 128 * k) {
         const vq first = q_load(w);
         vq now = first;
+        UNROLL
+        for (int i = 0; i < 2 * k; i++)
+            _mm_prefetch((const char *)ahead + 64 * i, _MM_HINT_T1);
         TAP_HALF(SINK, k, p, three, &taps, w, now, false, first);
         panel_half(panel, rows, run, 4 * g);
         TAP_HALF(SINK, k, p, three, &taps, w + 128 * k, now, true, first);
@@ -131,11 +134,12 @@ V_INLINE void panel_k(uint8_t *panel, const struct ml_quant_matrix *m, size_t s,
         else                                                                                                 \
             dot_k(z, m, s, x, k, p, false);                                                                  \
     }                                                                                                        \
-    static void panel_##k##_##p(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {                 \
+    static void panel_##k##_##p(uint8_t *panel, const struct ml_quant_matrix *m, size_t s,                   \
+                                const uint8_t *ahead) {                                                      \
         if (m->code->taps[2] || !m->code->taps[1])                                                           \
-            panel_k(panel, m, s, k, p, true);                                                                \
+            panel_k(panel, m, s, ahead, k, p, true);                                                         \
         else                                                                                                 \
-            panel_k(panel, m, s, k, p, false);                                                               \
+            panel_k(panel, m, s, ahead, k, p, false);                                                        \
     }                                                                                                        \
     static void few_##k##_##p(const struct few_call *c, int size) {                                          \
         if (c->m->code->taps[2] || !c->m->code->taps[1])                                                     \
@@ -153,7 +157,7 @@ VERSION(5, 8)
 VERSION(6, 8)
 
 typedef void dot_fn(float *, const struct ml_quant_matrix *, size_t, const struct ml_quant_x *);
-typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t);
+typedef void panel_fn(uint8_t *, const struct ml_quant_matrix *, size_t, const uint8_t *);
 typedef void few_fn(const struct few_call *, int);
 
 void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, const struct ml_quant_x *x) {
@@ -163,11 +167,11 @@ void ml_avx512_tap_dot(float *z, const struct ml_quant_matrix *m, size_t s, cons
     (is_small ? small : wide)[m->bits - 2](z, m, s, x);
 }
 
-void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s) {
+void ml_avx512_tap_panel(uint8_t *panel, const struct ml_quant_matrix *m, size_t s, const uint8_t *ahead) {
     static panel_fn *const small[] = {panel_2_6, panel_3_7, panel_4_7, panel_5_8, panel_6_8};
     static panel_fn *const wide[] = {panel_2_8, panel_3_8, panel_4_8, panel_5_8, panel_6_8};
     const bool is_small = m->code->index_bits <= (m->bits == 2 ? 6 : 7);
-    (is_small ? small : wide)[m->bits - 2](panel, m, s);
+    (is_small ? small : wide)[m->bits - 2](panel, m, s, ahead);
 }
 
 void ml_avx512_tap_few(const struct few_call *c, int size) {
