@@ -235,6 +235,7 @@ static void check_dots(struct ml_check *c, const struct type *t) {
     for (int i = 0; i < N_FILLS; i++)
         product_case(c, t, 3, 128, 256, fills[i], &dots);
     product_case(c, t, 13, 256, 128, ML_CHECK_NORMAL, &dots);
+    product_case(c, t, 16, 128, 512, ML_CHECK_NORMAL, &dots); /* AMX reads half a block where it lies */
     product_case(c, t, 35, 128, 512, ML_CHECK_NORMAL, &dots); /* AMX takes 32 at once */
     if (t->format == ML_QUANT_INT8) product_case(c, t, 2, 128, 131, ML_CHECK_NORMAL, &dots);
 }
