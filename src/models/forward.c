@@ -395,6 +395,13 @@ static void run_pass(struct ml_work *w, const struct ml_batch *b, float *logits)
     if (profile) ml_profile_end(profile);
 }
 
+/* Copies of pages that were queued outside a pass are done: their pages may be given back. What goes wrong with
+ * them is said again by the next flush. */
+static void settle(struct ml_work *w) {
+    for (size_t d = 0; d < w->model->n_devices; d++)
+        (void)w->streams[d]->device->ops->stream_sync(w->streams[d], NULL);
+}
+
 static marlin_status flush(struct ml_work *w, struct marlin_error *err) {
     const struct ml_model *m = w->model;
     marlin_status st = MARLIN_OK;
@@ -435,6 +442,7 @@ marlin_status ml_forward(struct ml_work *w, struct ml_batch *b, float *logits, s
     marlin_status st = check_batch(w, b, logits, &why);
     if (st != MARLIN_OK) return fail_all(b, st, &why, err);
     const marlin_status first = admit_all(w, b, err);
+    if (w->n_runs == 0) settle(w);
     if (w->n_runs == 0) return first;
     ml_mem_guard_begin("model forward");
     run_pass(w, b, logits);
@@ -452,4 +460,5 @@ marlin_status ml_feed(struct ml_work *w, struct ml_sequence *s, const int32_t *i
 
 void ml_sequence_keep(struct ml_work *w, struct ml_sequence *s, const size_t *keep, size_t n) {
     ml_memory_keep(s->memory, keep, n, w->streams);
+    settle(w);
 }
