@@ -150,6 +150,14 @@ static marlin_status create_staging(struct ml_work *w, size_t d, struct marlin_e
     return MARLIN_OK;
 }
 
+static marlin_status step_bytes(const struct ml_work *w, size_t d, size_t *bytes, struct marlin_error *err) {
+    const struct ml_model *m = w->model;
+    if (ml_step_layout(m->config, &w->sizes, m->n_groups, m->devices[d]->is_host, NULL, NULL, NULL, bytes))
+        return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_LIMIT, "working memory for %zu rows a pass passes the address space",
+                   w->sizes.rows);
+}
+
 static marlin_status create_step(struct ml_work *w, size_t d, struct marlin_error *err) {
     const struct ml_model *m = w->model;
     const size_t groups = m->n_groups;
@@ -161,11 +169,7 @@ static marlin_status create_step(struct ml_work *w, size_t d, struct marlin_erro
     *s = (struct ml_step){.model = m, .ops = m->ops[d]};
     w->streams[d] = &s->stream;
     ML_TRY(device->ops->stream_open(device, &s->stream, err));
-    if (!ml_step_layout(m->config, &w->sizes, groups, device->is_host, NULL, NULL, NULL, &bytes)) {
-        st = ml_fail(err, MARLIN_ERR_LIMIT, "working memory for %zu rows a pass passes the address space",
-                     w->sizes.rows);
-        goto out;
-    }
+    ML_TRY(step_bytes(w, d, &bytes, err));
     ML_TRY(device->ops->alloc(device, bytes, &s->memory_block, err));
     (void)ml_step_layout(m->config, &w->sizes, groups, device->is_host, s->memory_block.address, s,
                          &w->device[d], &bytes);
@@ -201,6 +205,7 @@ static marlin_status create_lists(struct ml_work *w, struct marlin_error *err) {
 marlin_status ml_work_create(const struct ml_model *m, struct ml_pool *pool,
                              const struct ml_work_sizes *sizes, struct ml_work **out,
                              struct marlin_error *err) {
+    size_t bytes;
     marlin_status st;
     if (sizes->rows == 0 || sizes->runs == 0 || sizes->positions == 0)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "a pass needs room for at least one token");
@@ -213,6 +218,7 @@ marlin_status ml_work_create(const struct ml_model *m, struct ml_pool *pool,
     w->sizes = *sizes;
     if (w->sizes.runs > w->sizes.rows) w->sizes.runs = w->sizes.rows;
     w->stride = pages_of(sizes->positions);
+    ML_TRY(step_bytes(w, 0, &bytes, err)); /* before anything smaller is asked for */
     ML_TRY(create_lists(w, err));
     for (size_t d = 0; d < m->n_devices; d++)
         ML_TRY(create_step(w, d, err));
