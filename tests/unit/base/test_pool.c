@@ -301,7 +301,9 @@ static bool can_hold(void) {
 #else
     const bool can = true;
 #endif
-    if (!can) (void)fprintf(stderr, "no worker is held: ThreadSanitizer puts signals off until a thread calls it\n");
+    if (!can)
+        (void)fprintf(stderr,
+                      "no worker is held: ThreadSanitizer puts signals off until a thread calls it\n");
     return can;
 }
 
