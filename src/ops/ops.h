@@ -199,8 +199,8 @@ struct ml_gather_op {
 /* The operations that are put onto a stream, for those who walk over all of them: X(name). */
 #define ML_OPS(X)                                                                                            \
     X(embed)                                                                                                 \
-    X(norm) X(add) X(linear) X(angles) X(rope_store) X(attention) X(glu) X(route) X(experts) X(softcap)      \
-        X(gather)
+    X(norm)                                                                                                  \
+    X(add) X(linear) X(angles) X(rope_store) X(attention) X(glu) X(route) X(experts) X(softcap) X(gather)
 
 /* The most that operations on a stream will be asked for. */
 struct ml_ops_sizes {
