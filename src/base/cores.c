@@ -63,11 +63,11 @@ static int smaller(int a, int b) {
 
 /* Version 2: "max 100000" or "150000 100000". */
 static int quota_of_v2(const char *folder) {
-    char path[PATH_BYTES], line[LINE_BYTES];
-    double quota, period;
+    char path[PATH_BYTES], line[LINE_BYTES], *end;
     if (snprintf(path, sizeof path, "%s/cpu.max", folder) >= PATH_BYTES) return ML_CORES_MAX;
-    if (!read_line(path, line, sizeof line) || sscanf(line, "%lf %lf", &quota, &period) != 2 || period <= 0)
-        return ML_CORES_MAX;
+    if (!read_line(path, line, sizeof line)) return ML_CORES_MAX;
+    const double quota = strtod(line, &end), period = strtod(end, NULL);
+    if (end == line || !(period > 0)) return ML_CORES_MAX;
     return quota < period * ML_CORES_MAX ? (int)(quota / period) : ML_CORES_MAX;
 }
 

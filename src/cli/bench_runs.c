@@ -90,7 +90,7 @@ marlin_status ml_bench_prepare(struct ml_bench *b, struct marlin_error *err) {
     if (ml_mul_size(s.batch * b->vocab, sizeof(float), &logits_bytes))
         b->logits = ml_alloc_aligned(logits_bytes);
     b->ids = ml_calloc(s.ids, sizeof *b->ids);
-    b->sequences = ml_calloc(s.batch, sizeof *b->sequences);
+    b->sequences = ml_calloc(s.batch, sizeof(struct ml_sequence *));
     b->batch_runs = ml_calloc(s.batch, sizeof *b->batch_runs);
     if (!b->logits || !b->ids || !b->sequences || !b->batch_runs) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "bench: out of memory");

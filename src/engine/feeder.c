@@ -274,8 +274,9 @@ static void add_rows(struct ml_feeder *f, struct ml_timeline *t, size_t n, const
                      size_t n_prompt, const atomic_bool *cancel) {
     const size_t fed = ml_sequence_length(t->sequence), old = backlog(t) < n ? backlog(t) : n;
     const bool last = n == backlog(t) + n_prompt;
-    for (size_t i = 0; i < n; i++)
-        f->ids[f->n_rows + i] = i < old ? t->ids[fed + i] : prompt[i - old];
+    int32_t *ids = f->ids + f->n_rows;
+    memcpy(ids, t->ids + fed, old * sizeof(*ids));
+    if (n > old && prompt) memcpy(ids + old, prompt, (n - old) * sizeof(*ids));
 
     struct ml_run *run = &f->runs[f->n_runs++];
     *run = (struct ml_run){.sequence = t->sequence,
@@ -375,7 +376,7 @@ static void follow(struct ml_feeder *f, const struct share *s) {
         end(t, s->run->status, NULL); /* t->error says why */
         return;
     }
-    if (s->prompt > 0) {
+    if (s->run && s->prompt > 0) {
         append(t, f->ids + s->run->first + s->run->n - s->prompt, s->prompt);
         ml_request_fed(t->request, s->prompt);
     }

@@ -89,8 +89,8 @@ static marlin_status check_ops(const struct ml_device *device, const struct ml_o
 static marlin_status new_devices(struct ml_model *m, const struct ml_model_options *o,
                                  struct marlin_error *err) {
     const size_t n = o && o->devices ? o->n_devices : 1, layers = (size_t)m->config->num_layers;
-    m->devices = ml_arena_array(&m->arena, n, sizeof *m->devices);
-    m->ops = ml_arena_array(&m->arena, n, sizeof *m->ops);
+    m->devices = ml_arena_array(&m->arena, n, sizeof(struct ml_device *));
+    m->ops = ml_arena_array(&m->arena, n, sizeof(const struct ml_ops *));
     if (!m->devices || !m->ops) return ml_fail(err, MARLIN_ERR_MEMORY, "model: out of memory");
     if (n == 0 || n > layers)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "%zu layers cannot be dealt out over %zu devices", layers,

@@ -97,7 +97,7 @@ static marlin_status place_layer(struct placing *p, struct ml_layer *l, struct m
                                      &l->mixer.attention.q_norm,
                                      &l->mixer.attention.k_norm};
     marlin_status st;
-    for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
+    for (size_t i = 0; i < sizeof norms / sizeof norms[0]; i++)
         ML_TRY(place_norm(p, norms[i], err));
     for (size_t i = 0; i < l->n_sites; i++)
         ML_TRY(place_linear(p, l->sites[i].linear, err));

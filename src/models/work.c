@@ -188,10 +188,10 @@ static marlin_status create_lists(struct ml_work *w, struct marlin_error *err) {
     const size_t devices = w->model->n_devices, hidden = (size_t)w->model->config->hidden_size;
     size_t hop = 0;
     w->steps = ml_calloc(devices, sizeof *w->steps);
-    w->streams = ml_calloc(devices, sizeof *w->streams);
+    w->streams = ml_calloc(devices, sizeof(struct ml_stream *));
     w->host = ml_calloc(devices, sizeof *w->host);
     w->device = ml_calloc(devices, sizeof *w->device);
-    w->runs = ml_calloc(w->sizes.runs, sizeof *w->runs);
+    w->runs = ml_calloc(w->sizes.runs, sizeof(struct ml_run *));
     w->taken = ml_calloc(w->sizes.rows, sizeof *w->taken);
     w->picked_to = ml_calloc(w->sizes.rows, sizeof *w->picked_to);
     if (devices > 1 && ml_mul_size(w->sizes.rows, hidden * sizeof *w->hop, &hop))

@@ -12,29 +12,28 @@
 struct shape {
     size_t head_dim, group, tokens, slot0, window, extra; /* extra: floats between rows, elements in pages */
     float softcap;
-    bool sink;
-    size_t v_dim; /* 0: head_dim; else values are the first v_dim elements of keys */
-    bool tree;    /* the tokens are nodes of a draft tree */
+    bool sink, tree; /* tree: the tokens are nodes of a draft tree */
+    size_t v_dim;    /* 0: head_dim; else values are the first v_dim elements of keys */
 };
 
 static const struct shape hostile[] = {
-    {1, 1, 1, 0, 0, 0, 0, false, 0, false},       {3, 1, 1, 5, 0, 1, 0, false, 0, false},
-    {4, 2, 3, 0, 0, 0, 0, true, 0, false},        {16, 1, 5, 60, 0, 3, 0, false, 0, false},
-    {17, 3, 2, 63, 7, 0, 0, false, 0, false},     {64, 4, 1, 200, 0, 0, 30, false, 0, false},
-    {64, 5, 7, 57, 64, 5, 0, true, 0, false},     {80, 2, 9, 0, 1, 0, 0, false, 0, false},
-    {96, 8, 4, 129, 100, 7, 50, true, 0, false},  {128, 2, 30, 3, 0, 0, 0, false, 0, false},
-    {128, 1, 70, 0, 16, 1, 0, false, 0, false},   {256, 1, 2, 64, 0, 0, 0, false, 0, false},
-    {512, 7, 1, 31, 0, 3, 0, true, 0, false},     {33, 6, 5, 1000, 333, 2, 0, true, 0, false},
-    {128, 16, 1, 65, 0, 0, 0, false, 0, false},   {64, 3, 40, 500, 0, 0, 0, false, 0, false},
-    {16, 2, 30, 1500, 20, 0, 0, false, 0, false}, {40, 1, 3, 2047, 0, 1, 0, true, 0, false},
-    {576, 3, 2, 100, 0, 1, 0, false, 512, false}, {24, 1, 9, 60, 0, 0, 0, false, 17, false},
-    {64, 2, 64, 30, 0, 0, 0, false, 0, true},     {32, 3, 17, 500, 0, 2, 20, true, 0, true},
-    {48, 1, 40, 1000, 100, 0, 0, false, 0, true}, {16, 2, 5, 0, 0, 0, 0, false, 0, true},
+    {1, 1, 1, 0, 0, 0, 0, false, false, 0},       {3, 1, 1, 5, 0, 1, 0, false, false, 0},
+    {4, 2, 3, 0, 0, 0, 0, true, false, 0},        {16, 1, 5, 60, 0, 3, 0, false, false, 0},
+    {17, 3, 2, 63, 7, 0, 0, false, false, 0},     {64, 4, 1, 200, 0, 0, 30, false, false, 0},
+    {64, 5, 7, 57, 64, 5, 0, true, false, 0},     {80, 2, 9, 0, 1, 0, 0, false, false, 0},
+    {96, 8, 4, 129, 100, 7, 50, true, false, 0},  {128, 2, 30, 3, 0, 0, 0, false, false, 0},
+    {128, 1, 70, 0, 16, 1, 0, false, false, 0},   {256, 1, 2, 64, 0, 0, 0, false, false, 0},
+    {512, 7, 1, 31, 0, 3, 0, true, false, 0},     {33, 6, 5, 1000, 333, 2, 0, true, false, 0},
+    {128, 16, 1, 65, 0, 0, 0, false, false, 0},   {64, 3, 40, 500, 0, 0, 0, false, false, 0},
+    {16, 2, 30, 1500, 20, 0, 0, false, false, 0}, {40, 1, 3, 2047, 0, 1, 0, true, false, 0},
+    {576, 3, 2, 100, 0, 1, 0, false, false, 512}, {24, 1, 9, 60, 0, 0, 0, false, false, 17},
+    {64, 2, 64, 30, 0, 0, 0, false, true, 0},     {32, 3, 17, 500, 0, 2, 20, true, true, 0},
+    {48, 1, 40, 1000, 100, 0, 0, false, true, 0}, {16, 2, 5, 0, 0, 0, 0, false, true, 0},
 };
 
 /* One token far along, and a chunk of a prompt. */
-static const struct shape timed[] = {{128, 2, 1, 4096, 0, 0, 0, false, 0, false},
-                                     {128, 2, 64, 448, 0, 0, 0, false, 0, false}};
+static const struct shape timed[] = {{128, 2, 1, 4096, 0, 0, 0, false, false, 0},
+                                     {128, 2, 64, 448, 0, 0, 0, false, false, 0}};
 
 struct call {
     struct ml_attention_args args;

@@ -20,12 +20,13 @@ static void multiply_plain(const struct ml_cpu_work *w, const struct ml_linear_j
         if (jobs[i].linear->kind != ML_LINEAR_PLAIN) continue;
         if (n == BATCH) ml_matmul_many(&w->exec, batch, n);
         if (n == BATCH) n = 0;
-        batch[n++] = (struct ml_matmul_job){.w = &jobs[i].linear->u.plain,
-                                            .y = jobs[i].y,
-                                            .ldy = jobs[i].ldy,
-                                            .x = jobs[i].x,
-                                            .ldx = jobs[i].ldx,
-                                            .n = jobs[i].n};
+        batch[n] = (struct ml_matmul_job){.w = &jobs[i].linear->u.plain,
+                                          .y = jobs[i].y,
+                                          .ldy = jobs[i].ldy,
+                                          .x = jobs[i].x,
+                                          .ldx = jobs[i].ldx,
+                                          .n = jobs[i].n};
+        n++;
     }
     if (n) ml_matmul_many(&w->exec, batch, n);
 }
