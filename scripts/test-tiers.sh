@@ -55,7 +55,7 @@ check_tier() { # tier, processor
     [ "$got" = "$native" ] || fail "$cpu generates $got, this machine $native"
     masked=$("${generate[@]}" --cpu-mask "$tier" | tokens) || fail "--cpu-mask $tier"
     [ "$masked" = "$native" ] || fail "--cpu-mask $tier generates $masked, this machine $native"
-    for test in "$build"/tests/unit_kernels_* "$build"/tests/kernels_* "$build"/tests/unit_{cache,ops}_* \
+    for test in "$build"/tests/unit_kernels_* "$build"/tests/kernels_* "$build"/tests/unit_{cache_layout,ops_moe} \
         "$build"/tests/unit_models_{sequence,work,many} "$build"/tests/unit_base_cpu "$build"/tests/unit_base_fp; do
         [ -x "$test" ] && [ ! -d "$test" ] || continue
         case $test in *viterbi) continue ;; esac # minutes under emulation; the kernel check has small searches
