@@ -251,7 +251,7 @@ static void impossible_sizes_are_named(void **state) {
                      MARLIN_ERR_LIMIT);
     assert_int_equal(feed_open_work(&f, model, NULL, 16, 0, &err), MARLIN_ERR_ARGUMENT);
     assert_int_equal(feed_open_work(&f, model, NULL, 0, 16, &err), MARLIN_ERR_ARGUMENT);
-    assert_int_equal(feed_open_work(&f, model, NULL, 16, SIZE_MAX / 16, &err), MARLIN_ERR_MEMORY);
+    assert_int_equal(feed_open_work(&f, model, NULL, 16, SIZE_MAX / 16, &err), MARLIN_ERR_LIMIT);
     assert_non_null(strstr(err.text, "rows a pass"));
     assert_null(f.work);
 }
