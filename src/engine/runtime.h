@@ -16,7 +16,7 @@
 
 struct ml_runtime_options {
     const char *device;     /* "cpu"; NULL = the best there is */
-    int threads;            /* workers including the caller; 0 = one per processor */
+    int threads;            /* workers including the caller; 0 = one per physical core */
     const char *cache_type; /* of keys and values: "f32", "f16", "int8"; NULL = "f16" */
     bool exact;             /* multiply by quantized weights in float32 instead of int8 */
     bool no_tokenizer;      /* leave .tokenizer NULL, for work on ids alone */

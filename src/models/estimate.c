@@ -62,7 +62,7 @@ static marlin_status estimate(const struct ml_model *like, uint64_t weight_bytes
     ML_TRY(ml_config_work_bytes(c, &sizes, &work, err));
     struct ml_memory_estimate e = {
         .weights = weight_bytes, .kv = kv, .state = sizeof(struct ml_sequence) + sizeof(struct ml_work)};
-    /* One scratch for each worker of a pool over all processors. */
+    /* One scratch for each worker of a pool over all cores. */
     if (!ml_ops_cpu.bytes(&ops, (size_t)ml_cpu()->cores, &products) ||
         !ml_add_u64(work, products, &e.scratch) || !add_up(&e)) {
         st = too_large(err);
