@@ -94,6 +94,9 @@ static inline const char *cross_text(const char *s) {
         CROSS_REQUIRE(sa_ &&sb_ &&strcmp(sa_, sb_) == 0, "\"%s\", not \"%s\"", cross_text(sa_),              \
                       cross_text(sb_));                                                                      \
     } while (0)
+#define assert_string_not_equal(a, b) CROSS_REQUIRE(strcmp(a, b) != 0, "%s and %s are equal", #a, #b)
+#define assert_ptr_not_equal(a, b)                                                                           \
+    CROSS_REQUIRE((const void *)(a) != (const void *)(b), "%s and %s are equal", #a, #b)
 #define assert_memory_equal(a, b, n)     CROSS_REQUIRE(memcmp(a, b, n) == 0, "%s and %s differ", #a, #b)
 #define assert_memory_not_equal(a, b, n) CROSS_REQUIRE(memcmp(a, b, n) != 0, "%s and %s are equal", #a, #b)
 
