@@ -123,6 +123,8 @@ marlin_status ml_step_begin(struct ml_work *w, struct ml_sequence *s, size_t n, 
     w->n_runs = 1;
     w->runs[0] = &run;
     stage(w, &batch, pos0);
+    w->runs[0] = NULL; /* the run is this function's own; what steps need of it was staged */
+    w->n_runs = 0;
     return MARLIN_OK;
 }
 
