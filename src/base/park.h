@@ -6,14 +6,17 @@
  *
  * What is waited for is the user's own (an atomic, called the condition below). The two sides are
  *
- *     while (!condition) {            change the condition (sequentially consistent)
- *         ml_park_arm(p);             ml_park_wake(p);
+ *     while (!condition) {                 change the condition (sequentially consistent)
+ *         unsigned call = ml_park_arm(p);  ml_park_wake(p);
  *         if (condition) break;
- *         ml_park_sleep(p);
+ *         ml_park_sleep(p, call);
  *     }
  *
  * Either the sleeper sees the change in its second look or the waker sees the armed word: none is lost.
  * Conditions are read and changed with memory_order_seq_cst for that reason.
+ *
+ * The word counts wakes, so that a sleeper knows its own from a later one: were it a mere flag, a second
+ * sleeper could raise it again between the wake and the sleep of the first, who would then miss the wake.
  */
 #ifndef ML_BASE_PARK_H
 #define ML_BASE_PARK_H
@@ -22,7 +25,7 @@
 #include <stdatomic.h>
 
 struct ml_park {
-    atomic_uint armed; /* 1: somebody sleeps or is about to */
+    atomic_uint word; /* wakes so far, doubled; odd: armed, which means that somebody sleeps or is about to */
 #if !defined(__linux__)
     pthread_mutex_t mutex;
     pthread_cond_t news;
@@ -32,20 +35,20 @@ struct ml_park {
 void ml_park_init(struct ml_park *p);
 void ml_park_destroy(struct ml_park *p); /* nobody may be asleep */
 
-/* Says that the calling thread is about to sleep. Any number of threads. */
-static inline void ml_park_arm(struct ml_park *p) {
-    atomic_store(&p->armed, 1U);
+/* Says that the calling thread is about to sleep; returns what ml_park_sleep asks for. Any number of threads. */
+static inline unsigned ml_park_arm(struct ml_park *p) {
+    return atomic_fetch_or(&p->word, 1U) | 1U;
 }
 
 /* Sleeps until somebody wakes all sleepers; may return early, so ask for the condition again. Returns at once
- * when the wake came after ml_park_arm. */
-void ml_park_sleep(struct ml_park *p);
+ * when a wake came after the ml_park_arm that returned `call`. */
+void ml_park_sleep(struct ml_park *p, unsigned call);
 
 void ml_park_rouse(struct ml_park *p); /* the second half of ml_park_wake */
 
 /* Wakes all who sleep. Any thread. */
 static inline void ml_park_wake(struct ml_park *p) {
-    if (atomic_load(&p->armed)) ml_park_rouse(p);
+    if (atomic_load(&p->word) & 1U) ml_park_rouse(p);
 }
 
 #endif

@@ -101,9 +101,9 @@ static inline void wait_until(struct ml_pool *p, struct ml_park *park, ready_fn 
         if (now >= end) break;
     }
     for (;;) {
-        ml_park_arm(park);
+        const unsigned call = ml_park_arm(park);
         if (ready(p, what)) return;
-        ml_park_sleep(park);
+        ml_park_sleep(park, call);
     }
 }
 

@@ -22,9 +22,9 @@ struct game {
 
 static void wait_for(struct ml_park *p, atomic_int *word, int value) {
     while (atomic_load(word) != value) {
-        ml_park_arm(p);
+        const unsigned call = ml_park_arm(p);
         if (atomic_load(word) == value) break;
-        ml_park_sleep(p);
+        ml_park_sleep(p, call);
     }
 }
 
@@ -94,12 +94,26 @@ static void an_early_wake_counts(void **state) {
     struct ml_park p;
     ml_park_init(&p);
     ml_park_wake(&p);
-    assert_int_equal(atomic_load(&p.armed), 0);
-    ml_park_arm(&p);
-    assert_int_equal(atomic_load(&p.armed), 1);
+    assert_int_equal(atomic_load(&p.word), 0);
+    const unsigned call = ml_park_arm(&p);
+    assert_int_equal(atomic_load(&p.word), call);
     ml_park_wake(&p);
-    assert_int_equal(atomic_load(&p.armed), 0);
-    ml_park_sleep(&p);
+    assert_int_equal(atomic_load(&p.word) & 1U, 0);
+    ml_park_sleep(&p, call);
+    ml_park_destroy(&p);
+}
+
+/* Another sleeper arms between the wake and the sleep of the first, which must know the wake for its own. */
+static void a_second_sleeper_hides_no_wake(void **state) {
+    (void)state;
+    struct ml_park p;
+    ml_park_init(&p);
+    const unsigned first = ml_park_arm(&p);
+    ml_park_wake(&p);
+    const unsigned second = ml_park_arm(&p);
+    assert_int_not_equal(first, second);
+    assert_int_equal(ml_park_arm(&p), second);
+    ml_park_sleep(&p, first);
     ml_park_destroy(&p);
 }
 
@@ -108,6 +122,7 @@ int main(void) {
         cmocka_unit_test(no_wake_is_lost),
         cmocka_unit_test(all_wake),
         cmocka_unit_test(an_early_wake_counts),
+        cmocka_unit_test(a_second_sleeper_hides_no_wake),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
