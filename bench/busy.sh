@@ -7,7 +7,7 @@
 #     bench/busy.sh [options]      0 when nothing takes more than 1.35 times its fair share of time, else 1
 #
 #   --shape S       random weights of this shape, 4 bits ("qwen3-0.6b")
-#   --model DIR     a small model, run as it is and quantized ("models/marlin-12m")
+#   --model DIR     a small model, run as it is and quantized ("models/marlin-chat")
 #   --loops LIST    busy loops beside it ("2,4")
 #   --threads N     of marlin, on as many processors (0 = all cores)
 #   --repeat N      rounds, each of which goes through alone and beside; medians count (5)
@@ -21,7 +21,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 marlin=${BUILD:-build}/marlin
-shape=qwen3-0.6b model=models/marlin-12m loops=2,4 threads=0 repeat=5 session=own fair=counted
+shape=qwen3-0.6b model=models/marlin-chat loops=2,4 threads=0 repeat=5 session=own fair=counted
 LIMIT=1.35 LONGEST=600 # seconds that a loop lives at most
 
 usage() {

@@ -13,7 +13,7 @@ static bool print_text(void *user, const char *text, size_t len) {
 }
 
 int main(int argc, char **argv) {
-    const char *dir = argc > 1 ? argv[1] : "models/marlin-12m";
+    const char *dir = argc > 1 ? argv[1] : "models/marlin-chat";
     const char *prompt = argc > 2 ? argv[2] : "Once upon a time";
     struct marlin_error err = {0};
     marlin_model *model = NULL;

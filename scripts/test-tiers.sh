@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${1:?usage: scripts/test-tiers.sh BUILD}
 marlin=$build/marlin
-export MARLIN_MODEL=$PWD/models/marlin-12m
+export MARLIN_MODEL=$PWD/models/marlin-chat
 unset MARLIN_CPU_MASK
 failed=0
 

@@ -13,7 +13,7 @@
  *     struct marlin_error err;
  *     marlin_model *model = NULL;
  *     marlin_session *session = NULL;
- *     if (marlin_model_open("models/marlin-12m", NULL, &model, &err) ||
+ *     if (marlin_model_open("models/marlin-chat", NULL, &model, &err) ||
  *         marlin_session_open(model, NULL, &session, &err) ||
  *         marlin_generate(session, "Once upon a time", 64, print_text, stdout, NULL, &err))
  *         fprintf(stderr, "%s\n", err.text);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the tokenizer vectors that the tests compare with, by the libraries that define the right answer.
 
-    python3 scripts/dev/tokenizer_vectors.py marlin          tests/golden/tokenizer/marlin-12m.vec
+    python3 scripts/dev/tokenizer_vectors.py marlin          tests/golden/tokenizer/marlin-chat.vec
     python3 scripts/dev/tokenizer_vectors.py sentencepiece   tests/golden/tokenizer/{bpe,unigram,...}.{model,vec}
     python3 scripts/dev/tokenizer_vectors.py components      tests/golden/tokenizer/components*
     python3 scripts/dev/tokenizer_vectors.py json FILE N OUT any tokenizer.json (for comparisons that are not committed)
@@ -103,8 +103,8 @@ def json_rows(path, n, seed, special=False):
 
 
 def marlin():
-    path = os.path.join(ROOT, "models", "marlin-12m", "tokenizer.json")
-    write(os.path.join(OUT, "marlin-12m.vec"), json_rows(path, 6000, 1))
+    path = os.path.join(ROOT, "models", "marlin-chat", "tokenizer.json")
+    write(os.path.join(OUT, "marlin-chat.vec"), json_rows(path, 6000, 1))
 
 
 def own_text():

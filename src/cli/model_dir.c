@@ -50,7 +50,7 @@ static bool try_model(struct ml_cli *cli, const char *dir, const char *below) {
 }
 
 const char *ml_cli_default_model(struct ml_cli *cli) {
-    static const char *const beside[] = {"../models/marlin-12m", "../share/marlin/models/marlin-12m"};
+    static const char *const beside[] = {"../models/marlin-chat", "../share/marlin/models/marlin-chat"};
     const char *wanted = getenv("MARLIN_MODEL");
     if (wanted && *wanted) return wanted;
     char dir[ML_CLI_PATH];
@@ -59,7 +59,7 @@ const char *ml_cli_default_model(struct ml_cli *cli) {
             if (try_model(cli, dir, beside[i])) return cli->model;
         }
     }
-    if (source_dir(dir) && try_model(cli, dir, "models/marlin-12m")) return cli->model;
+    if (source_dir(dir) && try_model(cli, dir, "models/marlin-chat")) return cli->model;
     (void)ml_cli_failf(cli, MARLIN_ERR_NOT_FOUND,
                        "the default model was not found beside the program: name a model directory, or set "
                        "MARLIN_MODEL to one");

@@ -5,7 +5,7 @@
 # Speeds are not judged here.
 set -eu
 marlin=$1 source=$2
-model=$source/models/marlin-12m # 4096 positions
+model=$source/models/marlin-chat # 4096 positions
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 unset MARLIN_CPU_MASK

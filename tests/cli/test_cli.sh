@@ -5,7 +5,7 @@
 # verify on the embedded model and on broken directories.
 set -eu
 marlin=$1 source=$2
-model=$source/models/marlin-12m
+model=$source/models/marlin-chat
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 unset MARLIN_MODEL MARLIN_CPU_MASK

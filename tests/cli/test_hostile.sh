@@ -5,7 +5,7 @@
 # "marlin: " and names the file, within a limit of time and memory, and with nothing on stdout.
 set -eu
 marlin=$1 source=$2
-model=$source/models/marlin-12m
+model=$source/models/marlin-chat
 fixture=$source/tests/golden/fixtures/llama3
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -4,7 +4,7 @@
 # `marlin logits`: shape of the output, chunks, one by one, named errors. The ids file is written here by hand.
 set -eu
 marlin=$1 source=$2
-model=$source/models/marlin-12m
+model=$source/models/marlin-chat
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 

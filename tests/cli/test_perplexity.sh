@@ -4,7 +4,7 @@
 # `marlin perplexity`: fields, rows, standard input, a model against itself, too little text.
 set -eu
 marlin=$1 source=$2
-model=$source/models/marlin-12m
+model=$source/models/marlin-chat
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 

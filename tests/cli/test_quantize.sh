@@ -4,7 +4,7 @@
 # `marlin quantize`: fields, checksums, recipes, killed and resumed runs, other jobs, full disks.
 set -eu
 marlin=$1 source=$2
-model=$source/models/marlin-12m
+model=$source/models/marlin-chat
 small=$source/tests/golden/fixtures/mixtral
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

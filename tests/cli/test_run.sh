@@ -4,7 +4,7 @@
 # `marlin run` as a user runs it: which argument is what, the JSON object, stop strings, named errors.
 set -eu
 marlin=$1 source=$2
-model=$source/models/marlin-12m
+model=$source/models/marlin-chat
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 

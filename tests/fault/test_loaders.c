@@ -32,7 +32,7 @@ typedef marlin_status subject(struct marlin_error *err);
 
 static char dir[512]; /* two shards with an index, and a SentencePiece tokenizer.model */
 
-#define EMBEDDED MARLIN_SOURCE_DIR "/models/marlin-12m"
+#define EMBEDDED MARLIN_SOURCE_DIR "/models/marlin-chat"
 #define FIXTURE  MARLIN_SOURCE_DIR "/tests/golden/fixtures/"
 #define VECTORS  MARLIN_SOURCE_DIR "/tests/golden/tokenizer/"
 

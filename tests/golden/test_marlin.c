@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The trained models against float32 logits by transformers: the embedded one, and its mixture-of-experts
- * sibling where the shared data is present.
+ * The trained models against float32 logits by transformers: the embedded ones, and others where the shared
+ * data is present.
  */
 #include "golden.h"
 
@@ -31,29 +31,53 @@ static void compare(const char *dir, const char *reference, enum ml_dtype kv) {
     ml_model_free(m);
 }
 
-static void marlin_12m_equals_transformers(void **state) {
+static void marlin_chat_equals_transformers(void **state) {
     (void)state;
-    compare(MARLIN_SOURCE_DIR "/models/marlin-12m",
-            MARLIN_SOURCE_DIR "/tests/golden/marlin-12m-logits.safetensors", ML_F32);
+    compare(MARLIN_SOURCE_DIR "/models/marlin-chat",
+            MARLIN_SOURCE_DIR "/tests/golden/marlin-chat-logits.safetensors", ML_F32);
 }
 
-static void marlin_moe_12m_equals_transformers(void **state) {
+static void marlin_draft_equals_transformers(void **state) {
+    (void)state;
+    compare(MARLIN_SOURCE_DIR "/models/marlin-draft",
+            MARLIN_SOURCE_DIR "/tests/golden/marlin-draft-logits.safetensors", ML_F32);
+}
+
+/* Longer references of trained models, which are not part of the repository. */
+static void compare_shared(const char *name) {
     char dir[1024], reference[1088];
     const char *shared = getenv("MARLIN_SHARED");
-    (void)state;
-    (void)snprintf(dir, sizeof(dir), "%s/data/models/marlin-moe-12m", shared ? shared : "");
+    (void)snprintf(dir, sizeof(dir), "%s/data/models/%s", shared ? shared : "", name);
     (void)snprintf(reference, sizeof(reference), "%s/reference_logits256.safetensors", dir);
     if (!shared || !ml_path_exists(reference)) {
-        print_message("skipped: there is no marlin-moe-12m below MARLIN_SHARED\n");
+        print_message("skipped: there is no %s below MARLIN_SHARED\n", name);
         skip();
     }
     compare(dir, reference, ML_F32);
 }
 
+static void shared_chat(void **state) {
+    (void)state;
+    compare_shared("marlin-chat");
+}
+
+static void shared_dense(void **state) {
+    (void)state;
+    compare_shared("marlin-12m");
+}
+
+static void shared_moe(void **state) {
+    (void)state;
+    compare_shared("marlin-moe-12m");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(marlin_12m_equals_transformers),
-        cmocka_unit_test(marlin_moe_12m_equals_transformers),
+        cmocka_unit_test(marlin_chat_equals_transformers),
+        cmocka_unit_test(marlin_draft_equals_transformers),
+        cmocka_unit_test(shared_chat),
+        cmocka_unit_test(shared_dense),
+        cmocka_unit_test(shared_moe),
     };
     return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

@@ -72,7 +72,7 @@ static void check_model(const char *name, const char *dir, const struct ml_json 
     ml_runtime_close(&r);
 }
 
-static void run(const char *name, bool embedded) {
+static void run(const char *name) {
     const char *shared = getenv("MARLIN_SHARED");
     char path[PATH_CAP], dir[PATH_CAP];
     char *text = NULL, *golden = NULL;
@@ -80,11 +80,7 @@ static void run(const char *name, bool embedded) {
     struct ml_json_doc *doc = NULL;
     struct marlin_error err = {0};
     snprintf(path, sizeof(path), "%s/data/text/eval.txt", shared ? shared : "");
-    snprintf(dir, sizeof(dir), "%s/%s/%s",
-             embedded ? MARLIN_SOURCE_DIR
-             : shared ? shared
-                      : "",
-             embedded ? "models" : "data/models", name);
+    snprintf(dir, sizeof(dir), "%s/data/models/%s", shared ? shared : "", name);
     if (!shared || !ml_path_exists(path) || !ml_path_is_dir(dir)) {
         print_message("skipped: MARLIN_SHARED does not hold data/text/eval.txt and the model %s\n", name);
         skip();
@@ -102,12 +98,12 @@ static void run(const char *name, bool embedded) {
 
 static void marlin_12m(void **state) {
     (void)state;
-    run("marlin-12m", true);
+    run("marlin-12m");
 }
 
 static void marlin_moe_12m(void **state) {
     (void)state;
-    run("marlin-moe-12m", false);
+    run("marlin-moe-12m");
 }
 
 int main(void) {

@@ -319,7 +319,7 @@ static void *load_often(void *arg) {
         if (ml_tensors_open_dir(test_dir, &t, &err) != MARLIN_OK || ml_tensors_count(t) != 2 ||
             ml_tensors_find(t, "b")->data[3] != 3 || ml_tensors_check(t, &err) != MARLIN_OK)
             *(int *)arg += 1;
-        if (ml_config_load(MARLIN_SOURCE_DIR "/models/marlin-12m", &c, &err) != MARLIN_OK) *(int *)arg += 1;
+        if (ml_config_load(MARLIN_SOURCE_DIR "/models/marlin-chat", &c, &err) != MARLIN_OK) *(int *)arg += 1;
         ml_config_free(c);
         ml_tensors_close(t);
     }

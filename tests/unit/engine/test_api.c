@@ -19,7 +19,7 @@
 
 #include "guard.h"
 
-static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-12m";
+static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-chat";
 
 static bool print_text(void *user, const char *text, size_t len) {
     return fwrite(text, 1, len, user) == len;

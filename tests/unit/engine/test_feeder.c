@@ -23,7 +23,7 @@
 #include "folders.h"
 #include "guard.h"
 
-static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-12m";
+static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-chat";
 
 enum { MAX_TOKENS = 24 };
 

@@ -20,7 +20,7 @@
 
 #include "guard.h"
 
-static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-12m";
+static const char model_dir[] = MARLIN_SOURCE_DIR "/models/marlin-chat";
 
 enum { VOCAB = 16, EOS = 3, CONTEXT = 64, PROMPT = 5, MAX_VOCAB = 8192 };
 

@@ -89,7 +89,7 @@ static int setup(void **state) {
     struct marlin_error err = {0};
     marlin_status st = ml_pool_create(2, &pool, &err);
     const struct ml_model_options o = {.kv_dtype = ML_F16, .pool = pool};
-    if (st == MARLIN_OK) st = ml_model_load(MARLIN_SOURCE_DIR "/models/marlin-12m", &o, &model, &err);
+    if (st == MARLIN_OK) st = ml_model_load(MARLIN_SOURCE_DIR "/models/marlin-chat", &o, &model, &err);
     if (st != MARLIN_OK) {
         print_error("%s\n", err.text);
         return -1;

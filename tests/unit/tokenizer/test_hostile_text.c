@@ -10,7 +10,7 @@
 static struct ml_tokenizer *embedded(void) {
     struct ml_tokenizer *t = NULL;
     struct marlin_error err = {0};
-    if (ml_tokenizer_load(MARLIN_SOURCE_DIR "/models/marlin-12m", 0, &t, &err) != MARLIN_OK)
+    if (ml_tokenizer_load(MARLIN_SOURCE_DIR "/models/marlin-chat", 0, &t, &err) != MARLIN_OK)
         fail_msg("%s", err.text);
     return t;
 }
@@ -45,7 +45,7 @@ static struct family families[5];
 
 static int make_families(void **state) {
     (void)state;
-    families[0] = (struct family){"marlin-12m", embedded()};
+    families[0] = (struct family){"marlin-chat", embedded()};
     families[1] = (struct family){"bpe", sentencepiece("bpe")};
     families[2] = (struct family){"unigram", sentencepiece("unigram")};
     families[3] = (struct family){"unigram-byte", sentencepiece("unigram-byte")};

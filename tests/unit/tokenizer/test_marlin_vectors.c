@@ -9,10 +9,10 @@ static void same_ids_and_text(void **state) {
     struct ml_tokenizer *t = NULL;
     struct marlin_error err;
     (void)state;
-    if (ml_tokenizer_load(MARLIN_SOURCE_DIR "/models/marlin-12m", 4096, &t, &err) != MARLIN_OK)
+    if (ml_tokenizer_load(MARLIN_SOURCE_DIR "/models/marlin-chat", 4096, &t, &err) != MARLIN_OK)
         fail_msg("%s", err.text);
     assert_int_equal(
-        check_vectors(t, MARLIN_SOURCE_DIR "/tests/golden/tokenizer/marlin-12m.vec", 0, CHECK_DECODE), 6000);
+        check_vectors(t, MARLIN_SOURCE_DIR "/tests/golden/tokenizer/marlin-chat.vec", 0, CHECK_DECODE), 6000);
     ml_tokenizer_free(t);
 }
 
