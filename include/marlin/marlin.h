@@ -147,6 +147,13 @@ struct marlin_request {
     bool special;
     const int32_t *ids;
     size_t n_ids;
+    /* Or, in place of both, a whole conversation as a JSON object: "messages", an array of objects with "role"
+     * and "content"; and whatever else the model's chat template asks for ("tools", "enable_thinking", ...),
+     * "add_generation_prompt": true above all, which asks for an answer. The timeline becomes what the template
+     * makes of it: a beginning that the two share is kept and not computed again, so each turn of a conversation
+     * costs what is new in it. A conversation whose request fails may leave the timeline shorter, never
+     * different. */
+    const char *conversation;
 
     size_t max_tokens; /* 0 only appends */
     /* At most 64 strings of 1 to 1024 bytes, each of which ends the answer and is not shown. */
@@ -162,6 +169,16 @@ struct marlin_request {
  * context for one token: nothing is ever dropped. usage may be NULL. */
 marlin_status marlin_run(marlin_session *s, const struct marlin_request *request, struct marlin_usage *usage,
                          struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Answers a conversation as struct marlin_request has it:
+ *
+ *     marlin_chat(session, "{\"messages\":[{\"role\":\"user\",\"content\":\"What is 47 + 38?\"}],"
+ *                          "\"add_generation_prompt\":true}", 64, print_text, stdout, NULL, &err)
+ *
+ * The caller keeps the messages: the answer is not added to them. MARLIN_ERR_NOT_FOUND where the model has no
+ * chat template. */
+marlin_status marlin_chat(marlin_session *s, const char *conversation, size_t max_tokens, marlin_text_fn *fn,
+                          void *user, struct marlin_usage *usage, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 struct marlin_job {
     marlin_session *session;

@@ -26,11 +26,17 @@ static const struct ml_option common[] = {
 };
 
 static const struct ml_command commands[] = {
-    {&ml_verb_run, ml_cmd_run},           {&ml_verb_tokenize, ml_cmd_tokenize},
-    {&ml_verb_logits, ml_cmd_logits},     {&ml_verb_perplexity, ml_cmd_perplexity},
-    {&ml_verb_quantize, ml_cmd_quantize}, {&ml_verb_inspect, ml_cmd_inspect},
-    {&ml_verb_verify, ml_cmd_verify},     {&ml_verb_bench, ml_cmd_bench},
-    {&ml_verb_kernels, ml_cmd_kernels},   {&ml_verb_help, ml_cmd_help},
+    {&ml_verb_run, ml_cmd_run},
+    {&ml_verb_chat, ml_cmd_chat},
+    {&ml_verb_tokenize, ml_cmd_tokenize},
+    {&ml_verb_logits, ml_cmd_logits},
+    {&ml_verb_perplexity, ml_cmd_perplexity},
+    {&ml_verb_quantize, ml_cmd_quantize},
+    {&ml_verb_inspect, ml_cmd_inspect},
+    {&ml_verb_verify, ml_cmd_verify},
+    {&ml_verb_bench, ml_cmd_bench},
+    {&ml_verb_kernels, ml_cmd_kernels},
+    {&ml_verb_help, ml_cmd_help},
     {&ml_verb_version, ml_cmd_version},
 };
 

@@ -82,6 +82,7 @@ marlin_status ml_cli_json_number(struct ml_buf *b, double v) MARLIN_MUST_CHECK;
     int ml_cmd_##name(struct ml_cli *cli, const struct ml_args *args)
 
 ML_CLI_VERB(run);
+ML_CLI_VERB(chat);
 ML_CLI_VERB(tokenize);
 ML_CLI_VERB(logits);
 ML_CLI_VERB(perplexity);

@@ -2,13 +2,12 @@
  *
  * `marlin run`: continues a prompt, streaming.
  */
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/generation.h"
 #include "cli/profile_text.h"
 #include "engine/feeder.h"
-#include "engine/stop.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -19,22 +18,9 @@ enum { PROMPT_LIMIT = 64 << 20, JSON_LIMIT = 256 << 20, MAX_EVENTS = 1 << 20 };
 
 static const struct ml_option options[] = {
     {"tokens", 'n', ML_OPT_INT, "N", "most tokens to generate", "128", 0, 1 << 30},
-    {"greedy", 0, ML_OPT_FLAG, NULL, "always take the most likely token", NULL, 0, 0},
-    {"temp", 0, ML_OPT_FLOAT, "T", "temperature, 0 = greedy (the model's own, else 0.8)", NULL, 0, 100},
-    {"top-k", 0, ML_OPT_INT, "K", "choose among the K most likely tokens, 0 = all", NULL, 0, 1 << 30},
-    {"top-p", 0, ML_OPT_FLOAT, "P", "choose among the most likely tokens that hold probability P", NULL, 0,
-     1},
-    {"min-p", 0, ML_OPT_FLOAT, "P", "leave out tokens below P times the most likely one", NULL, 0, 1},
-    {"repeat-penalty", 0, ML_OPT_FLOAT, "X", "make tokens seen before less likely, 1 = off", NULL, 0.01, 100},
-    {"presence-penalty", 0, ML_OPT_FLOAT, "X", "taken off the logit of a token seen before", NULL, -100, 100},
-    {"frequency-penalty", 0, ML_OPT_FLOAT, "X", "taken off for each time a token was seen", NULL, -100, 100},
-    {"seed", 0, ML_OPT_INT, "N", "same seed, same text (a new one each time)", NULL, 0, 0},
-    {"stop", 0, ML_OPT_REPEAT, "TEXT", "end before this text; may be given several times", NULL, 0, 0},
-    {"exact", 0, ML_OPT_FLAG, NULL, "multiply by quantized weights in float32, not with inputs in int8", NULL,
-     0, 0},
-    {"cache-type", 0, ML_OPT_CHOICE, ML_KV_TYPES, "type of cached keys and values", ML_KV_DEFAULT_NAME, 0, 0},
-    {"ctx", 0, ML_OPT_INT, "N", "most tokens of prompt and answer (the model's own, at most 4096)", NULL, 1,
-     1 << 30},
+    {"special", 0, ML_OPT_FLAG, NULL, "special tokens that the prompt spells out are those tokens", NULL, 0,
+     0},
+    ML_GENERATION_OPTIONS,
     {"profile", 0, ML_OPT_FLAG, NULL, "print time, bytes and share of the read bandwidth by stage", NULL, 0,
      0},
     {"trace", 0, ML_OPT_STRING, "FILE", "write a timeline of stages for chrome://tracing", NULL, 0, 0},
@@ -102,95 +88,22 @@ static marlin_status read_arguments(struct job *j, struct marlin_error *err) {
     return st;
 }
 
-static float option(const struct ml_args *a, const char *name, float otherwise) {
-    return ml_args_given(a, name) ? (float)ml_args_float(a, name) : otherwise;
-}
-
-static void read_sampling(struct job *j) {
-    const struct ml_args *a = j->args;
-    struct ml_sampling *s = &j->sampling;
-    ml_sampling_from_config(ml_model_config(j->runtime.model), s);
-    s->temperature = ml_args_flag(a, "greedy") ? 0 : option(a, "temp", s->temperature);
-    if (ml_args_given(a, "top-k")) s->top_k = (int32_t)ml_args_int(a, "top-k");
-    s->top_p = option(a, "top-p", s->top_p);
-    s->min_p = option(a, "min-p", s->min_p);
-    s->repetition_penalty = option(a, "repeat-penalty", s->repetition_penalty);
-    s->presence_penalty = option(a, "presence-penalty", s->presence_penalty);
-    s->frequency_penalty = option(a, "frequency-penalty", s->frequency_penalty);
-    s->seed = ml_args_given(a, "seed") ? (uint64_t)ml_args_int(a, "seed") : ml_clock_ns();
-}
-
 static marlin_status generate(struct job *j, struct ml_feeder *f, struct ml_timeline *t,
                               const struct ml_ids *ids, struct marlin_error *err) {
-    const char *stop[ML_STOP_MAX];
-    const size_t n_stop = ml_args_repeat_count(j->args, "stop");
-    if (n_stop > ML_STOP_MAX)
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "--stop: given %zu times, at most %d are allowed", n_stop,
-                       ML_STOP_MAX);
-    for (size_t i = 0; i < n_stop; i++)
-        stop[i] = ml_args_repeat(j->args, "stop", i);
+    struct ml_stops stops;
+    const marlin_status st = ml_cli_stops(j->args, &stops, err);
+    if (st != MARLIN_OK) return st;
     const struct ml_request_options rq = {
         .prompt = ids->id,
         .n_prompt = ids->n,
         .max_tokens = (size_t)ml_args_int(j->args, "tokens"),
-        .stop = stop,
-        .n_stop = n_stop,
+        .stop = stops.text,
+        .n_stop = stops.n,
         .on_text = j->cli->json ? collect_text : print_text,
         .user = j,
         .cancel = &interrupted,
     };
     return ml_feeder_run(f, t, &rq, &j->outcome, err);
-}
-
-static double per_second(size_t n, double seconds) {
-    return seconds > 0 ? (double)n / seconds : 0;
-}
-
-static marlin_status add_timings(const struct job *j, struct ml_buf *b) {
-    const struct ml_outcome *o = &j->outcome;
-    const struct {
-        const char *name;
-        double value;
-    } fields[] = {
-        {"prompt_ms", o->prompt_seconds * 1e3},
-        {"prompt_per_second", per_second(o->prompt_tokens, o->prompt_seconds)},
-        {"predicted_ms", o->predicted_seconds * 1e3},
-        {"predicted_per_second", per_second(o->n_tokens, o->predicted_seconds)},
-        {"load_ms", j->runtime.load_seconds * 1e3},
-    };
-    marlin_status st;
-    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-        ML_TRY(ml_buf_addf(b, "%s\"%s\":", i ? "," : "", fields[i].name));
-        ML_TRY(ml_cli_json_number(b, fields[i].value));
-    }
-    st = MARLIN_OK;
-out:
-    return st;
-}
-
-static marlin_status add_json(const struct job *j, struct ml_buf *b) {
-    const struct ml_outcome *o = &j->outcome;
-    marlin_status st;
-    ML_TRY(ml_buf_adds(b, "{\"text\":"));
-    ML_TRY(ml_buf_add_json(b, j->text.data ? j->text.data : "", j->text.len));
-    ML_TRY(ml_buf_adds(b, ",\"tokens\":["));
-    for (size_t i = 0; i < o->n_tokens; i++)
-        ML_TRY(ml_buf_addf(b, "%s%d", i ? "," : "", o->tokens[i]));
-    ML_TRY(ml_buf_addf(b, "],\"finish_reason\":\"%s\",\"prompt_tokens\":%zu,\"completion_tokens\":%zu,",
-                       ml_finish_name(o->finish), o->prompt_tokens, o->n_tokens));
-    ML_TRY(ml_buf_addf(b, "\"seed\":%llu,\"timings\":{", (unsigned long long)j->sampling.seed));
-    ML_TRY(add_timings(j, b));
-    ML_TRY(ml_buf_adds(b, "}}\n"));
-out:
-    return st;
-}
-
-static void print_speeds(const struct job *j) {
-    const struct ml_outcome *o = &j->outcome;
-    fprintf(stderr,
-            "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms\n",
-            o->prompt_tokens, per_second(o->prompt_tokens, o->prompt_seconds), o->n_tokens,
-            per_second(o->n_tokens, o->predicted_seconds), j->runtime.load_seconds * 1e3);
 }
 
 /* Returns the exit status: failed when any part of the text or of the object did not get out. */
@@ -200,13 +113,14 @@ static int report(struct job *j) {
     marlin_status st = j->text_status;
     ml_buf_init(&b, JSON_LIMIT);
     if (j->cli->json) {
-        if (st == MARLIN_OK) st = add_json(j, &b);
+        if (st == MARLIN_OK)
+            st = ml_cli_outcome_json(&j->outcome, &j->text, j->sampling.seed, j->runtime.load_seconds, &b);
         rc = st == MARLIN_OK ? ml_cli_write(j->cli, &b)
                              : ml_cli_failf(j->cli, st, "the result does not fit into memory");
     } else {
         if (st != MARLIN_OK || fputs("\n", stdout) < 0 || fflush(stdout) != 0)
             rc = ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text failed");
-        if (!j->cli->quiet) print_speeds(j);
+        if (!j->cli->quiet) ml_cli_print_speeds(&j->outcome, j->runtime.load_seconds);
     }
     ml_buf_free(&b);
     return rc;
@@ -235,7 +149,7 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
     const bool trace = ml_args_given(j->args, "trace");
     marlin_status st;
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
-    read_sampling(j);
+    ml_cli_sampling(j->args, j->runtime.model, &j->sampling);
     if (ml_args_flag(j->args, "profile") || trace)
         ML_TRY(ml_profile_create(&j->profile, trace ? MAX_EVENTS : 0, err));
     const struct ml_timeline_options to = {
@@ -243,9 +157,14 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
         .context = ml_args_given(j->args, "ctx") ? (size_t)ml_args_int(j->args, "ctx") : 0,
     };
     const struct ml_feeder_options fo = {.context = to.context, .profile = j->profile};
-    ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len, ML_ENCODE_BOS, &ids, err));
+    ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len,
+                               ML_ENCODE_BOS | (ml_args_flag(j->args, "special") ? ML_ENCODE_SPECIAL : 0u),
+                               &ids, err));
     ML_TRY(ml_timeline_create(&j->runtime, &to, &t, err));
     ML_TRY(ml_feeder_create(&j->runtime, &fo, &f, err));
+    if (j->runtime.chat && j->prompt != default_prompt && !ml_args_flag(j->args, "special"))
+        ml_cli_note(j->cli,
+                    "this model has a chat template: 'marlin chat' asks it by that, 'run' continues text");
     /* A sentence that nobody typed is shown whole. */
     if (j->prompt == default_prompt && !j->cli->json) print_text(j, j->prompt, j->prompt_len);
     ML_TRY(generate(j, f, t, &ids, err));

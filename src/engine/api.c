@@ -221,9 +221,36 @@ static enum marlin_finish public_finish(enum ml_finish f) {
     }
 }
 
+/* The ids of a request that are new to the timeline: *o points into ids. A conversation takes the timeline back to
+ * where the two part, once nothing but memory can keep the request from starting. */
+static marlin_status take_prompt(marlin_session *s, const struct marlin_request *rq, struct ml_ids *ids,
+                                 struct ml_request_options *o, struct marlin_error *err) {
+    size_t known = 0;
+    marlin_status st = MARLIN_OK;
+    if (rq->conversation) {
+        st = ml_runtime_chat_ids(&s->model->runtime, rq->conversation, strlen(rq->conversation), ids, err);
+        if (st == MARLIN_OK && ids->n == 0)
+            st = ml_fail(err, MARLIN_ERR_FORMAT, "chat: the template makes nothing of the conversation");
+        if (st == MARLIN_OK && ids->n >= ml_timeline_context(s->timeline))
+            st = ml_fail(err, MARLIN_ERR_LIMIT, "chat: the conversation has %zu tokens and the context %zu",
+                         ids->n, ml_timeline_context(s->timeline));
+        if (st == MARLIN_OK) known = ml_timeline_reuse(s->timeline, ids->id, ids->n);
+    } else if (rq->prompt) {
+        /* What the post-processor adds belongs to the beginning of a timeline only. */
+        unsigned flags = ml_timeline_length(s->timeline) == 0 ? ML_ENCODE_BOS : 0u;
+        if (rq->special) flags |= ML_ENCODE_SPECIAL;
+        st =
+            ml_tokenizer_encode(s->model->runtime.tokenizer, rq->prompt, strlen(rq->prompt), flags, ids, err);
+    }
+    if (st == MARLIN_OK && !rq->ids) {
+        o->prompt = ids->id + known;
+        o->n_prompt = ids->n - known;
+    }
+    return st;
+}
+
 /* Starts a request on the session's timeline. */
 static marlin_status start(marlin_session *s, const struct marlin_request *rq, struct marlin_error *err) {
-    const struct ml_tokenizer *t = s->model->runtime.tokenizer;
     struct ml_ids ids = {0};
     struct ml_request_options o = {.prompt = rq->ids,
                                    .n_prompt = rq->n_ids,
@@ -234,20 +261,13 @@ static marlin_status start(marlin_session *s, const struct marlin_request *rq, s
                                    .on_text = rq->on_text,
                                    .user = rq->user,
                                    .cancel = &s->cancel};
-    marlin_status st = MARLIN_OK;
-    if (rq->prompt && rq->ids)
+    marlin_status st;
+    if ((rq->prompt != NULL) + (rq->ids != NULL) + (rq->conversation != NULL) > 1)
         return ml_fail(err, MARLIN_ERR_ARGUMENT,
-                       "a request has a prompt as text and as ids: give one of them");
+                       "a request has several of prompt, ids and conversation: give one of them");
     if ((rq->n_ids && !rq->ids) || (rq->n_stop && !rq->stop))
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "a request counts ids or stop strings that are NULL");
-    if (rq->prompt) {
-        /* What the post-processor adds belongs to the beginning of a timeline only. */
-        unsigned flags = ml_timeline_length(s->timeline) == 0 ? ML_ENCODE_BOS : 0u;
-        if (rq->special) flags |= ML_ENCODE_SPECIAL;
-        ML_TRY(ml_tokenizer_encode(t, rq->prompt, strlen(rq->prompt), flags, &ids, err));
-        o.prompt = ids.id;
-        o.n_prompt = ids.n;
-    }
+    ML_TRY(take_prompt(s, rq, &ids, &o, err));
     st = ml_timeline_start(s->timeline, &o, err);
 out:
     ml_ids_free(&ids);
@@ -285,6 +305,16 @@ API marlin_status marlin_generate(marlin_session *s, const char *prompt, size_t 
     const struct marlin_request rq = {
         .prompt = prompt, .max_tokens = max_tokens, .on_text = fn, .user = user};
     if (!s || !prompt) return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_generate: session or prompt is NULL");
+    return marlin_run(s, &rq, usage, err);
+}
+
+API marlin_status marlin_chat(marlin_session *s, const char *conversation, size_t max_tokens,
+                              marlin_text_fn *fn, void *user, struct marlin_usage *usage,
+                              struct marlin_error *err) {
+    const struct marlin_request rq = {
+        .conversation = conversation, .max_tokens = max_tokens, .on_text = fn, .user = user};
+    if (!s || !conversation)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_chat: session or conversation is NULL");
     return marlin_run(s, &rq, usage, err);
 }
 

@@ -5,6 +5,7 @@
  */
 #include "engine/feeder.h"
 
+#include "base/assert.h"
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/mem.h"
@@ -85,10 +86,8 @@ marlin_status ml_timeline_create(const struct ml_runtime *r, const struct ml_tim
     struct ml_timeline *t = ml_calloc(1, sizeof(*t));
     if (!t) return ml_fail(err, MARLIN_ERR_MEMORY, "generation: out of memory");
     t->runtime = r;
-    t->vocabulary = (struct ml_vocabulary){.size = (size_t)c->vocab_size,
-                                           .eos = c->eos_ids,
-                                           .n_eos = (size_t)c->n_eos,
-                                           .tokenizer = r->tokenizer};
+    t->vocabulary = (struct ml_vocabulary){
+        .size = (size_t)c->vocab_size, .eos = r->eos, .n_eos = r->n_eos, .tokenizer = r->tokenizer};
     t->context = ml_runtime_context(r->model, o->context);
     t->chunk = o->chunk && o->chunk < PROMPT_ROWS ? o->chunk : PROMPT_ROWS;
     if (t->chunk > t->context) t->chunk = t->context;
@@ -130,6 +129,38 @@ static size_t backlog(const struct ml_timeline *t) {
 /* Sees to it that there is a token to feed where the next logits are not at hand. */
 static void go_on(struct ml_timeline *t) {
     if (!t->fresh && backlog(t) == 0) (void)ml_sequence_rewind(t->sequence, t->n - 1);
+}
+
+size_t ml_timeline_reuse(struct ml_timeline *t, const int32_t *ids, size_t n) {
+    const size_t fed = ml_sequence_length(t->sequence), old = t->n;
+    size_t same = 0;
+    ML_ASSERT(!t->runs);
+    while (same < fed && same + 1 < n && t->ids[same] == ids[same])
+        same++;
+    t->n = same < fed ? ml_sequence_rewind(t->sequence, same) : fed;
+    if (t->n == old) return old;
+    t->fresh = false;
+    struct ml_sampler_mark mark = ml_sampler_mark(t->sampler);
+    mark.accepted = t->n;
+    ml_sampler_rewind(t->sampler, &mark);
+    return t->n;
+}
+
+marlin_status ml_timeline_set_sampling(struct ml_timeline *t, const struct ml_sampling *sampling,
+                                       struct marlin_error *err) {
+    struct ml_sampler *sampler = NULL;
+    ML_ASSERT(!t->runs);
+    marlin_status st = ml_sampling_check(sampling, t->vocabulary.size, err);
+    if (st == MARLIN_OK) st = ml_sampler_create(sampling, t->vocabulary.size, t->context, &sampler, err);
+    if (st != MARLIN_OK) return st;
+    for (size_t i = 0; i < t->n; i++)
+        ml_sampler_accept(sampler, t->ids[i]);
+    /* The last request has the old one's marks, which nobody asks it for any more. */
+    ml_request_free(t->request);
+    t->request = NULL;
+    ml_sampler_free(t->sampler);
+    t->sampler = sampler;
+    return MARLIN_OK;
 }
 
 /* ---- requests on a timeline ---- */

@@ -38,6 +38,16 @@ void ml_timeline_free(struct ml_timeline *t); /* NULL is fine */
 size_t ml_timeline_length(const struct ml_timeline *t); /* tokens, fed or about to be */
 size_t ml_timeline_context(const struct ml_timeline *t);
 
+/* Makes the timeline the longest beginning of ids[n] that it shares with it and the model still remembers, but not
+ * all n of them: there is always one left to feed. Returns how many it has then. Random numbers go on where they
+ * are. For a conversation whose whole text is given anew each turn. Not while a request runs on it. */
+size_t ml_timeline_reuse(struct ml_timeline *t, const int32_t *ids, size_t n);
+
+/* Chooses by these from the next request on; random numbers begin anew from the seed. Not while a request runs
+ * on it. On failure the timeline is as it was. */
+marlin_status ml_timeline_set_sampling(struct ml_timeline *t, const struct ml_sampling *sampling,
+                                       struct marlin_error *err) MARLIN_MUST_CHECK;
+
 /* Starts a request, which the next steps of a feeder run; length and context of options are filled in here.
  * The prompt may be empty where the timeline is not. MARLIN_ERR_ARGUMENT while another request
  * runs on it; other errors as of ml_request_create. On failure the timeline is as it was. */

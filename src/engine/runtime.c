@@ -4,12 +4,13 @@
  */
 #include "engine/runtime.h"
 
+#include "base/buf.h"
 #include "base/clock.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { DEFAULT_CONTEXT = 4096 };
+enum { DEFAULT_CONTEXT = 4096, PROMPT_LIMIT = 256 << 20 };
 
 static marlin_status open_machine(const struct ml_runtime_options *o, struct ml_runtime *r,
                                   struct marlin_error *err) {
@@ -25,6 +26,37 @@ static marlin_status model_options(const struct ml_runtime *r, const struct ml_r
     if (!o->cache_type || ml_kv_type_parse(o->cache_type, &out->kv_dtype)) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_ARGUMENT, "no type of cache is called '%.80s': use one of " ML_KV_TYPES,
                    o->cache_type);
+}
+
+static void take_eos(struct ml_runtime *r) {
+    const struct ml_config *c = ml_model_config(r->model);
+    r->n_eos = (size_t)c->n_eos;
+    memcpy(r->eos, c->eos_ids, r->n_eos * sizeof(*r->eos));
+}
+
+/* Fine-tunes for conversations often end a turn by a token of their own, which only the tokenizer's configuration
+ * knows as the end. */
+static marlin_status add_eos_of_chat(struct ml_runtime *r, struct marlin_error *err) {
+    const char *text = ml_chat_special(r->chat, "eos_token");
+    struct ml_ids ids = {0};
+    if (!text || !*text) return MARLIN_OK;
+    const marlin_status st =
+        ml_tokenizer_encode(r->tokenizer, text, strlen(text), ML_ENCODE_SPECIAL, &ids, err);
+    bool known = st != MARLIN_OK || ids.n != 1;
+    for (size_t i = 0; i < r->n_eos && !known; i++)
+        known = r->eos[i] == ids.id[0];
+    if (!known) r->eos[r->n_eos++] = ids.id[0];
+    ml_ids_free(&ids);
+    return st;
+}
+
+/* A model without a template, or with one that cannot be read, still continues text. */
+static marlin_status open_chat(const char *dir, struct ml_runtime *r, struct marlin_error *err) {
+    if (ml_chat_open_dir(dir, &r->chat, &r->chat_error) != MARLIN_OK) {
+        r->chat = NULL;
+        return MARLIN_OK;
+    }
+    return add_eos_of_chat(r, err);
 }
 
 marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *options,
@@ -43,6 +75,8 @@ marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *
         const uint64_t rows = (uint64_t)ml_model_config(out->model)->vocab_size;
         ML_TRY(ml_tokenizer_load(dir, rows, &out->tokenizer, err));
     }
+    take_eos(out);
+    if (out->tokenizer) ML_TRY(open_chat(dir, out, err));
     out->load_seconds = ml_clock_seconds() - start;
 out:
     if (st != MARLIN_OK) ml_runtime_close(out);
@@ -62,6 +96,7 @@ marlin_status ml_runtime_random(const struct ml_config *config, const struct ml_
     ML_TRY(open_machine(o, out, err));
     ML_TRY(model_options(out, o, &mo, err));
     ML_TRY(ml_model_random(config, format, seed, &mo, &out->model, err));
+    take_eos(out);
     out->load_seconds = ml_clock_seconds() - start;
 out:
     if (st != MARLIN_OK) ml_runtime_close(out);
@@ -69,11 +104,29 @@ out:
 }
 
 void ml_runtime_close(struct ml_runtime *r) {
+    ml_chat_free(r->chat);
     if (r->tokenizer) ml_tokenizer_free(r->tokenizer);
     if (r->model) ml_model_free(r->model);
     ml_pool_free(r->pool);
     if (r->device) r->device->ops->destroy(r->device);
     memset(r, 0, sizeof(*r));
+}
+
+marlin_status ml_runtime_chat_ids(const struct ml_runtime *r, const char *request, size_t len,
+                                  struct ml_ids *ids, struct marlin_error *err) {
+    struct ml_buf prompt;
+    if (!r->chat) {
+        if (err) *err = r->chat_error;
+        return r->chat_error.code ? r->chat_error.code
+                                  : ml_fail(err, MARLIN_ERR_NOT_FOUND, "chat: there is no tokenizer");
+    }
+    ml_buf_init(&prompt, PROMPT_LIMIT);
+    marlin_status st = ml_chat_render(r->chat, request, len, &prompt, err);
+    if (st == MARLIN_OK)
+        st = ml_tokenizer_encode(r->tokenizer, prompt.data ? prompt.data : "", prompt.len, ML_ENCODE_SPECIAL,
+                                 ids, err);
+    ml_buf_free(&prompt);
+    return st;
 }
 
 size_t ml_runtime_context(const struct ml_model *m, size_t wanted) {

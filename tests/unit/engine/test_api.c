@@ -662,6 +662,76 @@ static void version_is_a_version(void **state) {
     assert_int_equal(sscanf(marlin_version(), "%d.%d.%d", &a, &b, &c), 3);
 }
 
+/* ---- conversations ---- */
+
+#define TURN(role, text) "{\"role\":\"" role "\",\"content\":\"" text "\"}"
+#define ASKING(turns)    "{\"messages\":[" turns "],\"add_generation_prompt\":true}"
+
+static bool keep(void *user, const char *text, size_t len) {
+    char *to = user;
+    const size_t n = strlen(to);
+    assert_true(n + len < 256);
+    memcpy(to + n, text, len);
+    to[n + len] = '\0';
+    return true;
+}
+
+static void turn(marlin_session *s, const char *conversation, const char *wanted,
+                 struct marlin_usage *usage) {
+    char text[256] = "";
+    struct marlin_error err = {0};
+    if (marlin_chat(s, conversation, 64, keep, text, usage, &err) != MARLIN_OK) fail_msg("%s", err.text);
+    assert_string_equal(text, wanted);
+    assert_int_equal(usage->finish, MARLIN_FINISH_STOP);
+}
+
+static void a_conversation_is_answered_turn_by_turn(void **state) {
+    (void)state;
+    struct marlin_error err = {0};
+    struct marlin_usage first, second, whole;
+    struct marlin_session_options o;
+    marlin_model *model = NULL;
+    marlin_session *s = NULL, *fresh = NULL;
+    const char *both = ASKING(TURN("user", "What is the capital of Portugal?") "," TURN(
+        "assistant", "The capital of Portugal is Lisbon.") "," TURN("user", "What is 47 + 38?"));
+    assert_int_equal(marlin_model_open(model_dir, NULL, &model, &err), MARLIN_OK);
+    marlin_session_options_default(model, &o);
+    o.temperature = 0;
+    assert_int_equal(marlin_session_open(model, &o, &s, &err), MARLIN_OK);
+    assert_int_equal(marlin_session_open(model, &o, &fresh, &err), MARLIN_OK);
+    turn(s, ASKING(TURN("user", "What is the capital of Portugal?")), "The capital of Portugal is Lisbon.",
+         &first);
+    turn(s, both, "47 + 38 = 85", &second);
+    turn(fresh, both, "47 + 38 = 85", &whole);
+    /* Only what is new in the second turn is fed. */
+    assert_true(second.prompt_tokens < whole.prompt_tokens - first.prompt_tokens);
+    marlin_session_close(s);
+    marlin_session_close(fresh);
+    marlin_model_close(model);
+}
+
+static void conversations_that_cannot_be_answered(void **state) {
+    (void)state;
+    struct marlin_error err = {0};
+    const struct marlin_session_options small = {.context = 12, .top_p = 1, .repetition_penalty = 1};
+    marlin_model *model = NULL;
+    marlin_session *s = NULL;
+    assert_int_equal(marlin_model_open(model_dir, NULL, &model, &err), MARLIN_OK);
+    assert_int_equal(marlin_session_open(model, &small, &s, &err), MARLIN_OK);
+    assert_int_equal(marlin_chat(s, NULL, 4, NULL, NULL, NULL, &err), MARLIN_ERR_ARGUMENT);
+    assert_int_not_equal(marlin_chat(s, "{\"messages\":", 4, NULL, NULL, NULL, &err), MARLIN_OK);
+    assert_int_equal(marlin_chat(s, "{}", 4, NULL, NULL, NULL, &err), MARLIN_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "messages"));
+    assert_int_equal(marlin_chat(s, ASKING(TURN("user", "What is the capital of Portugal and of Spain?")), 4,
+                                 NULL, NULL, NULL, &err),
+                     MARLIN_ERR_LIMIT);
+    assert_non_null(strstr(err.text, "12"));
+    const struct marlin_request twice = {.conversation = ASKING(TURN("user", "x")), .prompt = "x"};
+    assert_int_equal(marlin_run(s, &twice, NULL, &err), MARLIN_ERR_ARGUMENT);
+    marlin_session_close(s);
+    marlin_model_close(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_example_of_the_header_works),
@@ -680,6 +750,8 @@ int main(void) {
         cmocka_unit_test(remarks_go_to_the_host),
         cmocka_unit_test(a_request_that_failed_can_be_tried_again),
         cmocka_unit_test(version_is_a_version),
+        cmocka_unit_test(a_conversation_is_answered_turn_by_turn),
+        cmocka_unit_test(conversations_that_cannot_be_answered),
     };
     return cmocka_run_group_tests(tests, NULL, guard_clean);
 }

@@ -273,6 +273,90 @@ static void a_timeline_goes_on(void **state) {
     ml_timeline_free(t);
 }
 
+/* ---- a conversation given anew each turn ---- */
+
+/* Greedy with penalties, so that what a sampler remembers of a timeline counts too. */
+static struct ml_timeline_options with_penalties(void) {
+    struct ml_timeline_options o = options(0, 1);
+    o.sampling.repetition_penalty = 1.2f;
+    o.sampling.frequency_penalty = 0.3f;
+    return o;
+}
+
+static void answer_to(const struct ml_runtime *r, struct ml_timeline *t, const int32_t *ids, size_t n,
+                      size_t known, struct answer *a) {
+    struct marlin_error err = {0};
+    struct ml_outcome out;
+    ml_buf_init(&a->text, 1 << 20);
+    const struct ml_request_options rq = {.prompt = ids + known,
+                                          .n_prompt = n - known,
+                                          .max_tokens = MAX_TOKENS,
+                                          .on_text = collect,
+                                          .user = &a->text};
+    if (run(r, t, &rq, &out, &err) != MARLIN_OK) fail_msg("%s", err.text);
+    memcpy(a->ids, out.tokens, out.n_tokens * sizeof(*a->ids));
+    a->n = out.n_tokens;
+}
+
+/* What a timeline goes back to is what it was: the answer is that of a new one to all of the tokens. */
+static void a_reused_beginning_changes_nothing(void **state) {
+    const struct ml_runtime *r = *state;
+    const struct ml_timeline_options o = with_penalties();
+    struct ml_ids first = {0}, second = {0};
+    encode(r, "Once upon a time there was a fox. The fox was red and liked the snow.", &first);
+    encode(r, "Once upon a time there was a fox. The fox was old and lived by the sea.", &second);
+    size_t same = 0;
+    while (first.id[same] == second.id[same])
+        same++;
+    assert_in_range(same, 5, first.n - 2);
+
+    struct ml_timeline *t = make(r, &o), *fresh = make(r, &o);
+    struct answer a, b;
+    assert_int_equal(ml_timeline_reuse(t, first.id, first.n), 0);
+    answer_to(r, t, first.id, first.n, 0, &a);
+    ml_buf_free(&a.text);
+    assert_int_equal(ml_timeline_reuse(t, second.id, second.n), same);
+    assert_int_equal(ml_timeline_length(t), same);
+    answer_to(r, t, second.id, second.n, same, &a);
+    answer_to(r, fresh, second.id, second.n, 0, &b);
+    assert_same(&a, &b);
+    /* The same tokens once more: all but the last one are known. */
+    assert_int_equal(ml_timeline_reuse(t, second.id, second.n), second.n - 1);
+    answer_to(r, t, second.id, second.n, second.n - 1, &a);
+    ml_timeline_free(fresh);
+    fresh = make(r, &o);
+    answer_to(r, fresh, second.id, second.n, 0, &b);
+    assert_same(&a, &b);
+    ml_timeline_free(t);
+    ml_timeline_free(fresh);
+    ml_ids_free(&first);
+    ml_ids_free(&second);
+}
+
+/* Other sampling on a timeline is that of a timeline made with it. */
+static void sampling_may_change_between_requests(void **state) {
+    const struct ml_runtime *r = *state;
+    const struct ml_timeline_options plain = options(0, 1), o = with_penalties();
+    struct ml_sampling bad = o.sampling;
+    struct ml_ids ids = {0};
+    struct marlin_error err = {0};
+    struct answer a, b;
+    encode(r, prompt, &ids);
+    struct ml_timeline *t = make(r, &plain), *fresh = make(r, &o);
+    answer_to(r, t, ids.id, ids.n, 0, &a);
+    ml_buf_free(&a.text);
+    assert_int_equal(ml_timeline_reuse(t, ids.id, ids.n), ids.n - 1);
+    bad.temperature = -1;
+    assert_int_equal(ml_timeline_set_sampling(t, &bad, &err), MARLIN_ERR_ARGUMENT);
+    assert_int_equal(ml_timeline_set_sampling(t, &o.sampling, &err), MARLIN_OK);
+    answer_to(r, t, ids.id, ids.n, ids.n - 1, &a);
+    answer_to(r, fresh, ids.id, ids.n, 0, &b);
+    assert_same(&a, &b);
+    ml_timeline_free(t);
+    ml_timeline_free(fresh);
+    ml_ids_free(&ids);
+}
+
 /* ---- several at once ---- */
 
 enum { SEVERAL = 5, LONG_PROMPT = 90, ANSWER = 24 };
@@ -762,6 +846,8 @@ int main(void) {
         cmocka_unit_test(a_full_context_ends_with_length),
         cmocka_unit_test(cancelling_ends_between_tokens),
         cmocka_unit_test(a_timeline_goes_on),
+        cmocka_unit_test(a_reused_beginning_changes_nothing),
+        cmocka_unit_test(sampling_may_change_between_requests),
         cmocka_unit_test(requests_side_by_side_give_what_each_gives_alone),
         cmocka_unit_test(what_becomes_of_one_is_nothing_to_the_others),
         cmocka_unit_test(a_long_prompt_holds_nobody_up),
