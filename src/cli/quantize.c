@@ -309,8 +309,10 @@ int ml_cmd_quantize(struct ml_cli *cli, const struct ml_args *args) {
     rc = ml_cli_write(cli, &b);
 out:
     if (st != MARLIN_OK) rc = ml_cli_fail(cli, st, &err);
-    if (st == MARLIN_ERR_CANCELLED)
+    if (st != MARLIN_OK && report.resumable)
         ml_cli_note(cli, "what is done is kept: the same command with --resume goes on");
+    else if (st == MARLIN_ERR_CANCELLED)
+        ml_cli_note(cli, "nothing was finished that could be kept: the same command begins anew");
     ml_quantize_report_free(&report);
     ml_free(recipe);
     ml_buf_free(&b);
