@@ -28,7 +28,7 @@ struct ml_cli {
     const char *device; /* --device, NULL when not given */
     bool json, quiet;
     struct ml_pool *pool;    /* of ml_cli_pool; owned by the frame */
-    char model[ML_CLI_PATH]; /* of ml_cli_default_model */
+    char model[ML_CLI_PATH]; /* of ml_cli_default_model and ml_cli_model_dir */
 };
 
 struct ml_command {
@@ -44,8 +44,8 @@ const struct ml_command *ml_cli_commands(size_t *n);
 const struct ml_option *ml_cli_common(void);
 const struct ml_command *ml_cli_find(const char *name); /* or NULL */
 
-/* Positional argument 0, or the default model. NULL, the error printed, when it is left out and there is no
- * default. Valid as long as cli and args. */
+/* Positional argument 0, or the default model, as the directory that it is (converters/model_look.h). NULL, the
+ * error printed, when it is none, or is left out and there is no default. Valid as long as cli and args. */
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args);
 
 /* The embedded model: $MARLIN_MODEL, else ../models/marlin-12m or ../share/marlin/models/marlin-12m beside

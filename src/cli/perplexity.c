@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "cli/cli.h"
+#include "converters/model_look.h"
 #include "engine/runtime.h"
 
 #include <stdio.h>
@@ -51,7 +52,7 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
     struct ml_model *reference = NULL;
     struct ml_ids ids = {0};
     struct ml_progress progress;
-    char *text = NULL;
+    char *text = NULL, found[PATH_MAX];
     size_t len;
     const char *name = ml_args_string(args, "reference");
     const struct ml_runtime_options ro = {.device = cli->device,
@@ -69,7 +70,8 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
     if (name) {
         const struct ml_model_options mo = {
             .devices = &r.device, .n_devices = 1, .pool = r.pool, .kv_dtype = ML_F32, .exact = true};
-        ML_TRY(ml_model_load(name, &mo, &reference, err));
+        ML_TRY(ml_model_look(name, found, err));
+        ML_TRY(ml_model_load(found, &mo, &reference, err));
     }
     ML_TRY(ml_tokenizer_encode(r.tokenizer, text, len, ML_ENCODE_SPECIAL, &ids, err));
     const size_t used = po.max_tokens && po.max_tokens < ids.n ? po.max_tokens : ids.n;

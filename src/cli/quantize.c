@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "cli/cli.h"
+#include "converters/model_look.h"
 
 #include <math.h>
 #include <signal.h>
@@ -184,10 +185,11 @@ static enum ml_quantize_effort effort(const char *name) {
 /* *recipe: text that the settings point to, the caller's. */
 static marlin_status read_settings(struct ml_cli *cli, const struct ml_args *args, struct show *show,
                                    struct ml_quantize_settings *s, char **recipe, struct marlin_error *err) {
-    const char *memory = ml_args_string(args, "max-memory"), *file = ml_args_string(args, "recipe");
+    const char *source = ml_args_at(args, 0), *memory = ml_args_string(args, "max-memory"),
+               *file = ml_args_string(args, "recipe");
     size_t len;
     *s = (struct ml_quantize_settings){
-        .source = ml_args_at(args, 0),
+        .source = source,
         .out = ml_args_string(args, "out"),
         .format = strcmp(ml_args_string(args, "format"), "exl3") == 0 ? ML_QUANTIZE_EXL3 : ML_QUANTIZE_MARLIN,
         .codebook = codebook(ml_args_string(args, "codebook")),
@@ -211,10 +213,15 @@ static marlin_status read_settings(struct ml_cli *cli, const struct ml_args *arg
     if (memory && !parse_size(memory, &s->max_memory))
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "quantize: --max-memory: '%.40s' is not a size such as 4G",
                        memory);
+    char found[PATH_MAX];
+    marlin_status st = ml_model_look(source, found, err);
+    if (st != MARLIN_OK) return st;
+    (void)snprintf(cli->model, sizeof cli->model, "%s", found);
+    s->source = cli->model;
     s->pool = ml_cli_pool(cli, err);
     if (!s->pool) return MARLIN_ERR_MEMORY;
     if (!file) return MARLIN_OK;
-    const marlin_status st = ml_file_slurp(file, RECIPE_LIMIT, recipe, &len, err);
+    st = ml_file_slurp(file, RECIPE_LIMIT, recipe, &len, err);
     s->recipe = *recipe;
     return st;
 }
