@@ -69,6 +69,11 @@ void ml_cli_note(const struct ml_cli *cli, const char *fmt, ...) ML_PRINTF(2, 3)
 /* Writes all of b to stdout and flushes. Returns 0, or 1 with the error printed (disk full, closed pipe). */
 int ml_cli_write(const struct ml_cli *cli, const struct ml_buf *b);
 
+/* Standard input is something that has an end, a pipe or a file, and not the terminal. */
+bool ml_cli_stdin_piped(void);
+/* "reading the prompt from the terminal ...", where it is one: a program that waits in silence looks broken. */
+void ml_cli_note_terminal(const struct ml_cli *cli, const char *what);
+
 /* Reads the whole of a regular file, or stdin byte for byte when path is "-", of at most `limit` bytes. *data
  * is NUL-terminated and the caller's (ml_free). */
 marlin_status ml_cli_read(const char *path, size_t limit, char **data, size_t *len,

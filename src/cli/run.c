@@ -6,10 +6,13 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/guess.h"
 #include "cli/profile_text.h"
+#include "converters/model_look.h"
 #include "engine/feeder.h"
 #include "engine/stop.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -45,9 +48,16 @@ const struct ml_verb ml_verb_run = {
     .name = "run",
     .args = "[MODEL] [PROMPT]",
     .help = "generate text",
-    .details = "MODEL is a directory; left out, the embedded model speaks. A single argument that is not a "
-               "directory is the prompt. PROMPT - reads all of standard input. The text goes to standard "
-               "output, a line of speeds to standard error. Interrupting ends the text cleanly.",
+    .details =
+        "MODEL is a directory; left out, the embedded model speaks. A single argument is the prompt "
+        "unless it is a directory; one that looks like a path or a name of the Hub and is not there is "
+        "an error: a prompt that looks so stands behind --. PROMPT -, or a pipe and no PROMPT, reads all "
+        "of standard input. The text goes to standard output, a line of speeds with the seed to standard "
+        "error. Interrupting ends the text cleanly.",
+    .examples = "marlin run \"The sea was\"\n"
+                "marlin run ~/models/Qwen3-0.6B \"The sea was\" -n 200 --temp 0.7 --seed 1\n"
+                "marlin run ~/models/Qwen3-0.6B - < prompt.txt\n"
+                "marlin run --greedy --json -- \"/dev/null is\"",
     .options = options,
     .min_args = 0,
     .max_args = 2,
@@ -73,12 +83,14 @@ struct job {
     struct ml_profile *profile; /* NULL unless --profile or --trace */
     struct ml_outcome outcome;
     struct ml_buf text;        /* collected for --json */
+    int write_error;           /* errno of the write that failed */
     marlin_status text_status; /* of printing or collecting the text: the first failure ends it */
 };
 
 static bool print_text(void *user, const char *text, size_t len) {
     struct job *j = user;
     const bool done = fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
+    if (!done) j->write_error = errno;
     if (!done) j->text_status = MARLIN_ERR_IO;
     return done;
 }
@@ -89,17 +101,42 @@ static bool collect_text(void *user, const char *text, size_t len) {
     return j->text_status == MARLIN_OK;
 }
 
+/* A lone argument that is no directory: the prompt, but where it looks like a model that is not there, nobody is
+ * served by a text about its name. What stands behind "--" is a prompt whatever it looks like. */
+static marlin_status check_prompt(const struct job *j, const char *text, struct marlin_error *err) {
+    if (ml_args_after_dashes(j->args, 0) || !ml_cli_is_path(text)) return MARLIN_OK;
+    char found[PATH_MAX];
+    struct marlin_error why = {0};
+    if (ml_model_look(text, found, &why) == MARLIN_OK) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_ARGUMENT, "%s (if it is the prompt: marlin run -- '%.80s')", why.text,
+                   text);
+}
+
 /* Which argument is what. model stays NULL where the default is meant. */
 static marlin_status read_arguments(struct job *j, struct marlin_error *err) {
     const int n = ml_args_count(j->args);
     const char *first = ml_args_at(j->args, 0);
-    if (n == 2 || (n == 1 && ml_path_is_dir(first))) j->model = first;
-    j->prompt = n == 2 ? ml_args_at(j->args, 1) : n == 1 && !j->model && first ? first : default_prompt;
+    const bool lone = n == 1 && strcmp(first, "-") != 0;
+    if (n == 2 || (lone && !ml_args_after_dashes(j->args, 0) && ml_cli_is_model(first))) j->model = first;
+    if (n == 2) j->prompt = ml_args_at(j->args, 1);
+    if (n == 1 && !j->model) j->prompt = first;
+    if (lone && !j->model) {
+        const marlin_status st = check_prompt(j, first, err);
+        if (st != MARLIN_OK) return st;
+    }
+    const bool piped = !j->prompt && ml_cli_stdin_piped();
+    if (!j->prompt) j->prompt = piped ? "-" : default_prompt;
     j->prompt_len = strlen(j->prompt);
     if (strcmp(j->prompt, "-") != 0) return MARLIN_OK;
+    if (!piped) ml_cli_note_terminal(j->cli, "the prompt");
     const marlin_status st = ml_cli_read("-", PROMPT_LIMIT, &j->read, &j->prompt_len, err);
-    if (st == MARLIN_OK) j->prompt = j->read;
-    return st;
+    if (st != MARLIN_OK) return st;
+    j->prompt = j->read;
+    if (piped && j->prompt_len == 0) { /* </dev/null of a script is no prompt */
+        j->prompt = default_prompt;
+        j->prompt_len = strlen(default_prompt);
+    }
+    return MARLIN_OK;
 }
 
 static float option(const struct ml_args *a, const char *name, float otherwise) {
@@ -187,10 +224,25 @@ out:
 
 static void print_speeds(const struct job *j) {
     const struct ml_outcome *o = &j->outcome;
-    fprintf(stderr,
-            "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms\n",
+    fprintf(stderr, "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms",
             o->prompt_tokens, per_second(o->prompt_tokens, o->prompt_seconds), o->n_tokens,
             per_second(o->n_tokens, o->predicted_seconds), j->runtime.load_seconds * 1e3);
+    if (j->sampling.temperature > 0) fprintf(stderr, " | seed %llu", (unsigned long long)j->sampling.seed);
+    fputs("\n", stderr);
+}
+
+/* Why a text is shorter than somebody may have thought. */
+static void remark_on_end(const struct job *j) {
+    const struct ml_outcome *o = &j->outcome;
+    const size_t most = (size_t)ml_args_int(j->args, "tokens");
+    if (o->finish == ML_FINISH_LENGTH && o->n_tokens == most)
+        ml_cli_note(j->cli, "stopped at -n %zu tokens", most);
+    else if (o->finish == ML_FINISH_LENGTH)
+        ml_cli_note(j->cli, "stopped at the end of the context: --ctx makes it longer");
+    if (o->finish == ML_FINISH_STOP && o->n_tokens == 0)
+        ml_cli_note(j->cli,
+                    "the model ended at once, without a token: a model that was trained to chat expects its "
+                    "chat template around the prompt");
 }
 
 /* Returns the exit status: failed when any part of the text or of the object did not get out. */
@@ -205,8 +257,10 @@ static int report(struct job *j) {
                              : ml_cli_failf(j->cli, st, "the result does not fit into memory");
     } else {
         if (st != MARLIN_OK || fputs("\n", stdout) < 0 || fflush(stdout) != 0)
-            rc = ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text failed");
+            rc = ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text to stdout failed: %s",
+                              strerror(j->write_error ? j->write_error : errno));
         if (!j->cli->quiet) print_speeds(j);
+        if (st == MARLIN_OK) remark_on_end(j);
     }
     ml_buf_free(&b);
     return rc;
@@ -233,7 +287,8 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
                                           .cache_type = ml_args_string(j->args, "cache-type"),
                                           .exact = ml_args_flag(j->args, "exact")};
     const bool trace = ml_args_given(j->args, "trace");
-    marlin_status st;
+    marlin_status st = MARLIN_OK;
+    if (trace) ML_TRY(ml_path_check_writable(ml_args_string(j->args, "trace"), err));
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
     read_sampling(j);
     if (ml_args_flag(j->args, "profile") || trace)
