@@ -95,18 +95,16 @@ void ml_beginning(const void *bytes, size_t n, char dst[ML_BEGINNING]) {
     dst[at] = '\0';
 }
 
-marlin_status ml_text_check(const char *what, const char *data, size_t n, struct marlin_error *err) {
+marlin_status ml_text_check(const char *data, size_t n, struct marlin_error *err) {
     const char *kind = ml_sniff(data, n);
-    if (kind) return ml_fail(err, MARLIN_ERR_FORMAT, "%s: not a text, but %s", what, kind);
+    if (kind) return ml_fail(err, MARLIN_ERR_FORMAT, "not a text, but %s", kind);
     for (size_t at = 0; at < n;) {
         const size_t step = ml_utf8_length((const unsigned char *)data + at, n - at);
         if (data[at] == '\0')
-            return ml_fail(err, MARLIN_ERR_FORMAT, "%s: not a text: byte %zu is NUL: give a text in UTF-8",
-                           what, at);
+            return ml_fail(err, MARLIN_ERR_FORMAT, "not a text: byte %zu is NUL: give a text in UTF-8", at);
         if (step == 0)
             return ml_fail(err, MARLIN_ERR_FORMAT,
-                           "%s: not UTF-8 from byte %zu on: turn it into UTF-8 first (iconv -t utf-8)", what,
-                           at);
+                           "not UTF-8 from byte %zu on: turn it into UTF-8 first (iconv -t utf-8)", at);
         at += step;
     }
     return MARLIN_OK;

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RECIPE_LIMIT = 1 << 20, JSON_LIMIT = 256 << 20 };
+enum { FEW_TOKENS = 4096, RECIPE_LIMIT = 1 << 20, JSON_LIMIT = 256 << 20 };
 
 static const struct ml_option options[] = {
     {"out", 'o', ML_OPT_STRING, "OUT", "the folder to make", NULL, 0, 0},
@@ -314,6 +314,11 @@ int ml_cmd_quantize(struct ml_cli *cli, const struct ml_args *args) {
         ML_TRY(cli->json ? add_json(&b, &report, ml_clock_seconds() - begin)
                          : add_text(&b, &s, &report, ml_clock_seconds() - begin));
     rc = ml_cli_write(cli, &b);
+    if (!report.complete_already && report.calib_tokens < FEW_TOKENS)
+        ml_cli_note(cli,
+                    "calibrated on %zu tokens only: a longer text, and no --calib-tokens below some %d, "
+                    "loses less",
+                    report.calib_tokens, FEW_TOKENS);
 out:
     if (st != MARLIN_OK) rc = ml_cli_fail(cli, st, &err);
     if (st != MARLIN_OK && report.resumable)
