@@ -5,6 +5,7 @@
 #include "base/buf.h"
 
 #include "base/mem.h"
+#include "base/text.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -68,19 +69,6 @@ marlin_status ml_buf_addf(struct ml_buf *b, const char *fmt, ...) {
     return MARLIN_OK;
 }
 
-/* Length of the valid UTF-8 sequence at s, or 0. */
-static size_t sequence(const unsigned char *s, size_t n) {
-    if (s[0] < 0x80) return 1;
-    const size_t need = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || n < need) return 0;
-    for (size_t i = 1; i < need; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    }
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f)) return 0;
-    if ((s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f)) return 0;
-    return need;
-}
-
 static marlin_status add_json_char(struct ml_buf *b, const unsigned char *s, size_t n) {
     switch (s[0]) {
     case '"':
@@ -104,7 +92,7 @@ marlin_status ml_buf_add_json(struct ml_buf *b, const char *s, size_t n) {
     marlin_status st;
     ML_TRY(ml_buf_adds(b, "\""));
     while (p < end) {
-        const size_t len = sequence(p, (size_t)(end - p));
+        const size_t len = ml_utf8_length(p, (size_t)(end - p));
         if (len)
             ML_TRY(add_json_char(b, p, len));
         else

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -249,6 +250,18 @@ out:
     if (fd >= 0) (void)close(fd);
     if (st != MARLIN_OK) ml_free(text);
     return st;
+}
+
+marlin_status ml_path_check_writable(const char *path, struct marlin_error *err) {
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    if (ml_path_is_dir(path)) return ml_fail(err, MARLIN_ERR_IO, "%s: is a directory: name a file", path);
+    if (slash && slash - path >= PATH_MAX)
+        return ml_fail(err, MARLIN_ERR_LIMIT, "%.80s...: too long a path", path);
+    (void)snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    if (access(*folder ? folder : "/", W_OK) == 0) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_IO, "%s: cannot write to the folder %s: %s", path, *folder ? folder : "/",
+                   strerror(errno));
 }
 
 bool ml_path_exists(const char *path) {

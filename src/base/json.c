@@ -9,6 +9,7 @@
 #include "base/arena.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "base/text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -112,21 +113,6 @@ static marlin_status parse_word(struct parser *p, struct ml_json *v, const char 
     return MARLIN_OK;
 }
 
-/* Length of the valid UTF-8 sequence at the cursor, or 0. */
-static size_t utf8_length(const struct parser *p) {
-    const unsigned char *s = (const unsigned char *)p->text + p->at;
-    const size_t left = p->len - p->at;
-    if (s[0] < 0x80) return 1;
-    const size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || left < n) return 0;
-    for (size_t i = 1; i < n; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    }
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f)) return 0;
-    if ((s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f)) return 0;
-    return n;
-}
-
 static marlin_status parse_hex4(struct parser *p, unsigned *out) {
     unsigned v = 0;
     for (int i = 0; i < 4; i++, p->at++) {
@@ -208,7 +194,7 @@ static marlin_status parse_string(struct parser *p, const char **text, size_t *l
             if (st != MARLIN_OK) return st;
             continue;
         }
-        const size_t step = utf8_length(p);
+        const size_t step = ml_utf8_length((const unsigned char *)p->text + p->at, p->len - p->at);
         if (step == 0) return bad(p, "invalid UTF-8");
         memcpy(out + n, p->text + p->at, step);
         n += step;
@@ -353,6 +339,21 @@ static marlin_status parse_value(struct parser *p, struct ml_json *v) {
     return st;
 }
 
+static bool begins_as_json(struct parser *p) {
+    skip_space(p);
+    const int c = peek(p);
+    return c == -1 || (c && strchr("{[\"tfn-0123456789", c));
+}
+
+/* A file of another kind, which deserves its name rather than what is amiss with its first character. */
+static marlin_status not_json(const struct parser *p) {
+    char beginning[ML_BEGINNING];
+    const char *kind = ml_sniff(p->text, p->len);
+    if (kind) return ml_fail(p->err, MARLIN_ERR_FORMAT, "not JSON, but %s", kind);
+    ml_beginning(p->text + p->at, p->len - p->at, beginning);
+    return ml_fail(p->err, MARLIN_ERR_FORMAT, "not JSON: begins with '%s' (offset %zu)", beginning, p->at);
+}
+
 marlin_status ml_json_parse(const char *text, size_t len, const struct ml_json_limits *limits,
                             struct ml_json_doc **out, struct marlin_error *err) {
     struct parser p = {.text = text, .len = len, .err = err};
@@ -364,6 +365,7 @@ marlin_status ml_json_parse(const char *text, size_t len, const struct ml_json_l
         return ml_fail(err, MARLIN_ERR_LIMIT, "JSON: %zu bytes, more than the limit of %zu", len,
                        p.limits.max_bytes);
     if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) return bad(&p, "starts with a byte order mark");
+    if (!begins_as_json(&p)) return not_json(&p);
     if (!(p.doc = ml_calloc(1, sizeof *p.doc))) return no_memory(&p);
     ml_arena_init(&p.doc->arena, 0);
     marlin_status st;

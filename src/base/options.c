@@ -9,6 +9,7 @@
 #include "base/mem.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,7 @@ struct ml_args {
     size_t n_repeats;
     const char **positional; /* room for argc */
     int n_positional;
+    int dashes; /* positionals before "--" */
 };
 
 /* Where parsing is. */
@@ -192,7 +194,7 @@ static marlin_status parse_all(struct cursor *c) {
         if (only_positional || is_positional(arg))
             c->args->positional[c->args->n_positional++] = arg;
         else if (strcmp(arg, "--") == 0)
-            only_positional = true;
+            only_positional = true, c->args->dashes = c->args->n_positional;
         else if (arg[1] == '-')
             st = parse_long(c, arg);
         else
@@ -238,6 +240,7 @@ marlin_status ml_args_parse(const struct ml_verb *verb, const struct ml_option *
     marlin_status st = MARLIN_OK;
     struct ml_args *a = ml_calloc(1, sizeof *a);
     if (!a) return ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory for the arguments", verb->name);
+    a->dashes = INT_MAX;
     ml_arena_init(&a->arena, 0);
     struct cursor c = {.verb = verb, .args = a, .argc = argc, .next = 1, .argv = argv, .err = err};
     ML_TRY(set_defaults(&c, common));
@@ -308,4 +311,8 @@ int ml_args_count(const struct ml_args *a) {
 
 const char *ml_args_at(const struct ml_args *a, int i) {
     return i >= 0 && i < a->n_positional ? a->positional[i] : NULL;
+}
+
+bool ml_args_after_dashes(const struct ml_args *a, int i) {
+    return i >= a->dashes && i < a->n_positional;
 }

@@ -32,6 +32,7 @@ struct ml_verb {
     const char *details;             /* paragraphs for `help VERB` and the man page, may be NULL */
     const struct ml_option *options; /* ends with .name == NULL; the common options are added to it */
     int min_args, max_args;          /* positional arguments; max -1 = any */
+    const char *examples;            /* command lines, one a line, may be NULL */
 };
 
 /* Parsed values of one command line. Strings point into argv. */
@@ -50,8 +51,9 @@ double ml_args_float(const struct ml_args *a, const char *name);
 const char *ml_args_string(const struct ml_args *a, const char *name); /* NULL when absent */
 size_t ml_args_repeat_count(const struct ml_args *a, const char *name);
 const char *ml_args_repeat(const struct ml_args *a, const char *name, size_t i);
-int ml_args_count(const struct ml_args *a);             /* positionals */
-const char *ml_args_at(const struct ml_args *a, int i); /* NULL past the end */
+int ml_args_count(const struct ml_args *a);                /* positionals */
+const char *ml_args_at(const struct ml_args *a, int i);    /* NULL past the end */
+bool ml_args_after_dashes(const struct ml_args *a, int i); /* positional i stands behind "--" */
 
 marlin_status ml_options_help(const struct ml_verb *verb, const struct ml_option *common, const char *program,
                               struct ml_buf *out) MARLIN_MUST_CHECK;

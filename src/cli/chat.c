@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "cli/guess.h"
 #include "cli/line.h"
 
 #include <signal.h>
@@ -169,7 +170,7 @@ static int answer_once(struct ml_chat_talk *t, const char *message, size_t len) 
     if (fputs("\n", stdout) < 0 || fflush(stdout) != 0)
         return ml_cli_failf(t->cli, MARLIN_ERR_IO, "writing the answer failed");
     print_end(t);
-    if (!t->cli->quiet) ml_cli_print_speeds(&t->outcome, t->runtime.load_seconds);
+    if (!t->cli->quiet) ml_cli_print_speeds(&t->outcome, &t->sampling, t->runtime.load_seconds);
     return ML_EXIT_DONE;
 }
 
@@ -310,17 +311,30 @@ static void close_talk(struct ml_chat_talk *t) {
     ml_buf_free(&t->answer);
 }
 
+/* Which argument is what: model stays NULL where the default is meant, *message where none is given. */
+static marlin_status read_arguments(struct ml_chat_talk *t, const char **message, struct marlin_error *err) {
+    const int n = ml_args_count(t->args);
+    const char *first = ml_args_at(t->args, 0);
+    const bool lone = n == 1 && strcmp(first, "-") != 0;
+    if (n == 2 || (lone && !ml_args_after_dashes(t->args, 0) && ml_cli_is_model(first))) t->model = first;
+    *message = n == 2 ? ml_args_at(t->args, 1) : n == 1 && !t->model ? first : NULL;
+    return lone && !t->model ? ml_cli_check_text(t->args, "chat", "message", err) : MARLIN_OK;
+}
+
 /* What is asked: the message, NULL for a conversation. *read: the caller's, from standard input. */
 static marlin_status find_message(struct ml_chat_talk *t, const char **message, size_t *len, char **read,
                                   struct marlin_error *err) {
-    const int n = ml_args_count(t->args);
-    const char *first = ml_args_at(t->args, 0);
-    if (n == 2 || (n == 1 && ml_path_is_dir(first))) t->model = first;
-    *message = n == 2 ? ml_args_at(t->args, 1) : n == 1 && !t->model ? first : NULL;
+    const bool interactive = ml_args_flag(t->args, "interactive"),
+               piped = ml_cli_stdin_piped() && !interactive;
+    marlin_status st = read_arguments(t, message, err);
+    if (st != MARLIN_OK) return st;
     *len = *message ? strlen(*message) : 0;
-    const bool pipe = !isatty(STDIN_FILENO) && !ml_args_flag(t->args, "interactive");
-    if (*message ? strcmp(*message, "-") != 0 : !pipe) return MARLIN_OK;
-    marlin_status st = ml_cli_read("-", MESSAGE_LIMIT, read, len, err);
+    if (!*message && !piped && !interactive && isatty(STDIN_FILENO) != 1)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                       "chat: there is no message, and standard input is no terminal");
+    if (*message ? strcmp(*message, "-") != 0 : !piped) return MARLIN_OK;
+    ml_cli_note_terminal(t->cli, "the message");
+    st = ml_cli_read("-", MESSAGE_LIMIT, read, len, err);
     if (st != MARLIN_OK) return st;
     while (*len && (*read)[*len - 1] == '\n')
         --*len;
@@ -346,7 +360,7 @@ int ml_cmd_chat(struct ml_cli *cli, const struct ml_args *args) {
         rc = ml_cli_fail(cli, st, &err);
     else
         rc = message ? answer_once(&t, message, len)
-                     : converse(&t, isatty(STDIN_FILENO) && !ml_args_flag(args, "interactive"));
+                     : converse(&t, isatty(STDIN_FILENO) == 1 && !ml_args_flag(args, "interactive"));
 out:
     close_talk(&t);
     ml_free(read);

@@ -28,7 +28,7 @@ struct ml_cli {
     const char *device; /* --device, NULL when not given */
     bool json, quiet;
     struct ml_pool *pool;    /* of ml_cli_pool; owned by the frame */
-    char model[ML_CLI_PATH]; /* of ml_cli_default_model */
+    char model[ML_CLI_PATH]; /* of ml_cli_default_model and ml_cli_model_dir */
 };
 
 struct ml_command {
@@ -44,8 +44,8 @@ const struct ml_command *ml_cli_commands(size_t *n);
 const struct ml_option *ml_cli_common(void);
 const struct ml_command *ml_cli_find(const char *name); /* or NULL */
 
-/* Positional argument 0, or the default model. NULL, the error printed, when it is left out and there is no
- * default. Valid as long as cli and args. */
+/* Positional argument 0, or the default model, as the directory that it is (converters/model_look.h). NULL, the
+ * error printed, when it is none, or is left out and there is no default. Valid as long as cli and args. */
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args);
 
 /* The embedded model: $MARLIN_MODEL, else ../models/marlin-chat or ../share/marlin/models/marlin-chat beside
@@ -68,6 +68,11 @@ void ml_cli_note(const struct ml_cli *cli, const char *fmt, ...) ML_PRINTF(2, 3)
 
 /* Writes all of b to stdout and flushes. Returns 0, or 1 with the error printed (disk full, closed pipe). */
 int ml_cli_write(const struct ml_cli *cli, const struct ml_buf *b);
+
+/* Standard input is something that has an end, a pipe or a file, and not the terminal. */
+bool ml_cli_stdin_piped(void);
+/* "reading the prompt from the terminal ...", where it is one: a program that waits in silence looks broken. */
+void ml_cli_note_terminal(const struct ml_cli *cli, const char *what);
 
 /* Reads the whole of a regular file, or stdin byte for byte when path is "-", of at most `limit` bytes. *data
  * is NUL-terminated and the caller's (ml_free). */

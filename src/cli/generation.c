@@ -75,9 +75,12 @@ out:
     return st;
 }
 
-void ml_cli_print_speeds(const struct ml_outcome *o, double load_seconds) {
+void ml_cli_print_speeds(const struct ml_outcome *o, const struct ml_sampling *sampling,
+                         double load_seconds) {
     (void)fprintf(stderr,
-                  "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms\n",
+                  "prompt: %zu tokens, %.1f tok/s | generated: %zu tokens, %.1f tok/s | loaded in %.0f ms",
                   o->prompt_tokens, per_second(o->prompt_tokens, o->prompt_seconds), o->n_tokens,
                   per_second(o->n_tokens, o->predicted_seconds), load_seconds * 1e3);
+    if (sampling->temperature > 0) (void)fprintf(stderr, " | seed %llu", (unsigned long long)sampling->seed);
+    (void)fputs("\n", stderr);
 }

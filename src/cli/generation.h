@@ -80,7 +80,7 @@ marlin_status ml_cli_stops(const struct ml_args *a, struct ml_stops *out,
 marlin_status ml_cli_outcome_json(const struct ml_outcome *o, const struct ml_buf *text, uint64_t seed,
                                   double load_seconds, struct ml_buf *out) MARLIN_MUST_CHECK;
 
-/* The line of speeds, on stderr. */
-void ml_cli_print_speeds(const struct ml_outcome *o, double load_seconds);
+/* The line of speeds, on stderr, with the seed where one was used. */
+void ml_cli_print_speeds(const struct ml_outcome *o, const struct ml_sampling *sampling, double load_seconds);
 
 #endif

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int exit_status(marlin_status status) {
@@ -45,6 +46,17 @@ int ml_cli_write(const struct ml_cli *cli, const struct ml_buf *b) {
     if ((b->len && fwrite(b->data, 1, b->len, stdout) != b->len) || fflush(stdout) != 0)
         return ml_cli_failf(cli, MARLIN_ERR_IO, "writing the result to stdout failed: %s", strerror(errno));
     return ML_EXIT_DONE;
+}
+
+bool ml_cli_stdin_piped(void) {
+    struct stat info;
+    return fstat(STDIN_FILENO, &info) == 0 &&
+           (S_ISFIFO(info.st_mode) || S_ISREG(info.st_mode) || S_ISSOCK(info.st_mode));
+}
+
+void ml_cli_note_terminal(const struct ml_cli *cli, const char *what) {
+    if (isatty(STDIN_FILENO) == 1)
+        ml_cli_note(cli, "reading %s from the terminal: Ctrl-D on a line of its own ends it", what);
 }
 
 static marlin_status read_stdin(size_t limit, struct ml_buf *b, struct marlin_error *err) {

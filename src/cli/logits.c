@@ -4,6 +4,7 @@
  */
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "converters/safetensors.h"
@@ -115,6 +116,7 @@ static marlin_status compute(const struct ml_cli *cli, const struct ml_args *arg
     float *logits = NULL;
     size_t n = 0, count, bytes;
     marlin_status st;
+    ML_TRY(ml_path_check_writable(ml_args_string(args, "output"), err));
     ML_TRY(read_ids(ml_args_string(args, "ids"), &ids, &n, err));
     ML_TRY(ml_runtime_open(dir, &ro, &r, err));
     const size_t vocab = (size_t)ml_model_config(r.model)->vocab_size;

@@ -4,6 +4,7 @@
  */
 #include "base/file.h"
 #include "cli/cli.h"
+#include "converters/model_look.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -67,6 +68,15 @@ const char *ml_cli_default_model(struct ml_cli *cli) {
 }
 
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args) {
-    const char *dir = ml_args_at(args, 0);
-    return dir ? dir : ml_cli_default_model(cli);
+    const char *named = ml_args_at(args, 0), *dir = named ? named : ml_cli_default_model(cli);
+    char found[PATH_MAX];
+    struct marlin_error err = {0};
+    if (!dir) return NULL;
+    const marlin_status st = ml_model_look(dir, found, &err);
+    if (st != MARLIN_OK) {
+        (void)ml_cli_fail(cli, st, &err);
+        return NULL;
+    }
+    (void)snprintf(cli->model, sizeof cli->model, "%s", found);
+    return cli->model;
 }

@@ -7,10 +7,13 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "base/text.h"
 #include "cli/cli.h"
+#include "converters/model_look.h"
 #include "engine/runtime.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum { TEXT_LIMIT = 1 << 30, JSON_LIMIT = 1 << 16 };
 
@@ -45,13 +48,24 @@ static bool show_row(void *user, size_t row, size_t rows, double perplexity) {
     return true;
 }
 
+/* *text is the caller's. */
+static marlin_status read_text(const struct ml_cli *cli, const char *path, char **text, size_t *len,
+                               struct marlin_error *err) {
+    const bool from_stdin = strcmp(path, "-") == 0;
+    if (from_stdin) ml_cli_note_terminal(cli, "the text");
+    marlin_status st = ml_cli_read(path, TEXT_LIMIT, text, len, err);
+    if (st != MARLIN_OK) return st;
+    st = ml_text_check(*text, *len, err);
+    return st == MARLIN_OK ? st : ml_fail_in(err, st, "%s", from_stdin ? "stdin" : path);
+}
+
 static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, const char *dir,
                              struct ml_perplexity *out, struct marlin_error *err) {
     struct ml_runtime r = {0};
     struct ml_model *reference = NULL;
     struct ml_ids ids = {0};
     struct ml_progress progress;
-    char *text = NULL;
+    char *text = NULL, found[PATH_MAX];
     size_t len;
     const char *name = ml_args_string(args, "reference");
     const struct ml_runtime_options ro = {.device = cli->device,
@@ -64,12 +78,13 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
                                        .user = &progress};
     marlin_status st;
 
-    ML_TRY(ml_cli_read(ml_args_string(args, "text"), TEXT_LIMIT, &text, &len, err));
+    ML_TRY(read_text(cli, ml_args_string(args, "text"), &text, &len, err));
     ML_TRY(ml_runtime_open(dir, &ro, &r, err));
     if (name) {
         const struct ml_model_options mo = {
             .devices = &r.device, .n_devices = 1, .pool = r.pool, .kv_dtype = ML_F32, .exact = true};
-        ML_TRY(ml_model_load(name, &mo, &reference, err));
+        ML_TRY(ml_model_look(name, found, err));
+        ML_TRY(ml_model_load(found, &mo, &reference, err));
     }
     ML_TRY(ml_tokenizer_encode(r.tokenizer, text, len, ML_ENCODE_SPECIAL, &ids, err));
     const size_t used = po.max_tokens && po.max_tokens < ids.n ? po.max_tokens : ids.n;

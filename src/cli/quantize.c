@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "cli/cli.h"
+#include "converters/model_look.h"
 
 #include <math.h>
 #include <signal.h>
@@ -16,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RECIPE_LIMIT = 1 << 20, JSON_LIMIT = 256 << 20 };
+enum { FEW_TOKENS = 4096, RECIPE_LIMIT = 1 << 20, JSON_LIMIT = 256 << 20 };
 
 static const struct ml_option options[] = {
     {"out", 'o', ML_OPT_STRING, "OUT", "the folder to make", NULL, 0, 0},
@@ -184,10 +185,11 @@ static enum ml_quantize_effort effort(const char *name) {
 /* *recipe: text that the settings point to, the caller's. */
 static marlin_status read_settings(struct ml_cli *cli, const struct ml_args *args, struct show *show,
                                    struct ml_quantize_settings *s, char **recipe, struct marlin_error *err) {
-    const char *memory = ml_args_string(args, "max-memory"), *file = ml_args_string(args, "recipe");
+    const char *source = ml_args_at(args, 0), *memory = ml_args_string(args, "max-memory"),
+               *file = ml_args_string(args, "recipe");
     size_t len;
     *s = (struct ml_quantize_settings){
-        .source = ml_args_at(args, 0),
+        .source = source,
         .out = ml_args_string(args, "out"),
         .format = strcmp(ml_args_string(args, "format"), "exl3") == 0 ? ML_QUANTIZE_EXL3 : ML_QUANTIZE_MARLIN,
         .codebook = codebook(ml_args_string(args, "codebook")),
@@ -211,10 +213,15 @@ static marlin_status read_settings(struct ml_cli *cli, const struct ml_args *arg
     if (memory && !parse_size(memory, &s->max_memory))
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "quantize: --max-memory: '%.40s' is not a size such as 4G",
                        memory);
+    char found[PATH_MAX];
+    marlin_status st = ml_model_look(source, found, err);
+    if (st != MARLIN_OK) return st;
+    (void)snprintf(cli->model, sizeof cli->model, "%s", found);
+    s->source = cli->model;
     s->pool = ml_cli_pool(cli, err);
     if (!s->pool) return MARLIN_ERR_MEMORY;
     if (!file) return MARLIN_OK;
-    const marlin_status st = ml_file_slurp(file, RECIPE_LIMIT, recipe, &len, err);
+    st = ml_file_slurp(file, RECIPE_LIMIT, recipe, &len, err);
     s->recipe = *recipe;
     return st;
 }
@@ -307,10 +314,17 @@ int ml_cmd_quantize(struct ml_cli *cli, const struct ml_args *args) {
         ML_TRY(cli->json ? add_json(&b, &report, ml_clock_seconds() - begin)
                          : add_text(&b, &s, &report, ml_clock_seconds() - begin));
     rc = ml_cli_write(cli, &b);
+    if (!report.complete_already && report.calib_tokens < FEW_TOKENS)
+        ml_cli_note(cli,
+                    "calibrated on %zu tokens only: a longer text, and no --calib-tokens below some %d, "
+                    "loses less",
+                    report.calib_tokens, FEW_TOKENS);
 out:
     if (st != MARLIN_OK) rc = ml_cli_fail(cli, st, &err);
-    if (st == MARLIN_ERR_CANCELLED)
+    if (st != MARLIN_OK && report.resumable)
         ml_cli_note(cli, "what is done is kept: the same command with --resume goes on");
+    else if (st == MARLIN_ERR_CANCELLED)
+        ml_cli_note(cli, "nothing was finished that could be kept: the same command begins anew");
     ml_quantize_report_free(&report);
     ml_free(recipe);
     ml_buf_free(&b);

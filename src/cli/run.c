@@ -6,9 +6,11 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/generation.h"
+#include "cli/guess.h"
 #include "cli/profile_text.h"
 #include "engine/feeder.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -31,9 +33,16 @@ const struct ml_verb ml_verb_run = {
     .name = "run",
     .args = "[MODEL] [PROMPT]",
     .help = "generate text",
-    .details = "MODEL is a directory; left out, the embedded model speaks. A single argument that is not a "
-               "directory is the prompt. PROMPT - reads all of standard input. The text goes to standard "
-               "output, a line of speeds to standard error. Interrupting ends the text cleanly.",
+    .details =
+        "MODEL is a directory; left out, the embedded model speaks. A single argument is the prompt "
+        "unless it is a directory; one that looks like a path or a name of the Hub and is not there is "
+        "an error: a prompt that looks so stands behind --. PROMPT -, or a pipe and no PROMPT, reads all "
+        "of standard input. The text goes to standard output, a line of speeds with the seed to standard "
+        "error. Interrupting ends the text cleanly.",
+    .examples = "marlin run \"The sea was\"\n"
+                "marlin run ~/models/Qwen3-0.6B \"The sea was\" -n 200 --temp 0.7 --seed 1\n"
+                "marlin run ~/models/Qwen3-0.6B - < prompt.txt\n"
+                "marlin run --greedy --json -- \"/dev/null is\"",
     .options = options,
     .min_args = 0,
     .max_args = 2,
@@ -59,12 +68,14 @@ struct job {
     struct ml_profile *profile; /* NULL unless --profile or --trace */
     struct ml_outcome outcome;
     struct ml_buf text;        /* collected for --json */
+    int write_error;           /* errno of the write that failed */
     marlin_status text_status; /* of printing or collecting the text: the first failure ends it */
 };
 
 static bool print_text(void *user, const char *text, size_t len) {
     struct job *j = user;
     const bool done = fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
+    if (!done) j->write_error = errno;
     if (!done) j->text_status = MARLIN_ERR_IO;
     return done;
 }
@@ -79,13 +90,27 @@ static bool collect_text(void *user, const char *text, size_t len) {
 static marlin_status read_arguments(struct job *j, struct marlin_error *err) {
     const int n = ml_args_count(j->args);
     const char *first = ml_args_at(j->args, 0);
-    if (n == 2 || (n == 1 && ml_path_is_dir(first))) j->model = first;
-    j->prompt = n == 2 ? ml_args_at(j->args, 1) : n == 1 && !j->model && first ? first : default_prompt;
+    const bool lone = n == 1 && strcmp(first, "-") != 0;
+    if (n == 2 || (lone && !ml_args_after_dashes(j->args, 0) && ml_cli_is_model(first))) j->model = first;
+    if (n == 2) j->prompt = ml_args_at(j->args, 1);
+    if (n == 1 && !j->model) j->prompt = first;
+    if (lone && !j->model) {
+        const marlin_status st = ml_cli_check_text(j->args, "run", "prompt", err);
+        if (st != MARLIN_OK) return st;
+    }
+    const bool piped = !j->prompt && ml_cli_stdin_piped();
+    if (!j->prompt) j->prompt = piped ? "-" : default_prompt;
     j->prompt_len = strlen(j->prompt);
     if (strcmp(j->prompt, "-") != 0) return MARLIN_OK;
+    if (!piped) ml_cli_note_terminal(j->cli, "the prompt");
     const marlin_status st = ml_cli_read("-", PROMPT_LIMIT, &j->read, &j->prompt_len, err);
-    if (st == MARLIN_OK) j->prompt = j->read;
-    return st;
+    if (st != MARLIN_OK) return st;
+    j->prompt = j->read;
+    if (piped && j->prompt_len == 0) { /* </dev/null of a script is no prompt */
+        j->prompt = default_prompt;
+        j->prompt_len = strlen(default_prompt);
+    }
+    return MARLIN_OK;
 }
 
 static marlin_status generate(struct job *j, struct ml_feeder *f, struct ml_timeline *t,
@@ -106,6 +131,20 @@ static marlin_status generate(struct job *j, struct ml_feeder *f, struct ml_time
     return ml_feeder_run(f, t, &rq, &j->outcome, err);
 }
 
+/* Why a text is shorter than somebody may have thought. */
+static void remark_on_end(const struct job *j) {
+    const struct ml_outcome *o = &j->outcome;
+    const size_t most = (size_t)ml_args_int(j->args, "tokens");
+    if (o->finish == ML_FINISH_LENGTH && o->n_tokens == most)
+        ml_cli_note(j->cli, "stopped at -n %zu tokens", most);
+    else if (o->finish == ML_FINISH_LENGTH)
+        ml_cli_note(j->cli, "stopped at the end of the context: --ctx makes it longer");
+    if (o->finish == ML_FINISH_STOP && o->n_tokens == 0)
+        ml_cli_note(j->cli,
+                    "the model ended at once, without a token: a model that was trained to chat expects its "
+                    "chat template around the prompt");
+}
+
 /* Returns the exit status: failed when any part of the text or of the object did not get out. */
 static int report(struct job *j) {
     struct ml_buf b;
@@ -119,8 +158,10 @@ static int report(struct job *j) {
                              : ml_cli_failf(j->cli, st, "the result does not fit into memory");
     } else {
         if (st != MARLIN_OK || fputs("\n", stdout) < 0 || fflush(stdout) != 0)
-            rc = ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text failed");
-        if (!j->cli->quiet) ml_cli_print_speeds(&j->outcome, j->runtime.load_seconds);
+            rc = ml_cli_failf(j->cli, MARLIN_ERR_IO, "writing the text to stdout failed: %s",
+                              strerror(j->write_error ? j->write_error : errno));
+        if (!j->cli->quiet) ml_cli_print_speeds(&j->outcome, &j->sampling, j->runtime.load_seconds);
+        if (st == MARLIN_OK) remark_on_end(j);
     }
     ml_buf_free(&b);
     return rc;
@@ -147,7 +188,8 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
                                           .cache_type = ml_args_string(j->args, "cache-type"),
                                           .exact = ml_args_flag(j->args, "exact")};
     const bool trace = ml_args_given(j->args, "trace");
-    marlin_status st;
+    marlin_status st = MARLIN_OK;
+    if (trace) ML_TRY(ml_path_check_writable(ml_args_string(j->args, "trace"), err));
     ML_TRY(ml_runtime_open(j->model, &ro, &j->runtime, err));
     ml_cli_sampling(j->args, j->runtime.model, &j->sampling);
     if (ml_args_flag(j->args, "profile") || trace)

@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "converters/checksums.h"
 #include "converters/hf_config.h"
+#include "converters/model_look.h"
 #include "converters/safetensors.h"
 #include "models/model.h"
 #include "packing/forms.h"
@@ -204,7 +205,13 @@ static marlin_status check_files(struct verification *v) {
     struct ml_config *config = NULL;
     struct ml_tokenizer *tokenizer = NULL;
     struct marlin_error err = {0};
-    marlin_status st = ml_config_load(v->dir, &config, &err);
+    char found[PATH_MAX];
+    marlin_status st = ml_model_look(v->dir, found, &err);
+    if (st == MARLIN_OK) {
+        (void)snprintf(v->cli->model, sizeof v->cli->model, "%s", found);
+        v->dir = v->cli->model;
+        st = ml_config_load(v->dir, &config, &err);
+    }
     if (st != MARLIN_OK) ML_TRY(add_problem(v, err.text));
     st = ml_tokenizer_load(v->dir, config ? (uint64_t)config->vocab_size : 0, &tokenizer, &err);
     if (st == MARLIN_ERR_NOT_FOUND) st = MARLIN_OK;
@@ -230,9 +237,12 @@ static marlin_status check_binding(struct verification *v) {
 
 static marlin_status verify(struct verification *v, struct marlin_error *err) {
     marlin_status st = MARLIN_OK;
-    if (!ml_path_is_dir(v->dir))
-        return ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: is not a directory: name the directory of a model",
+    char found[PATH_MAX];
+    if (!ml_path_is_dir(v->dir)) {
+        ML_TRY(ml_model_look(v->dir, found, err));
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "%s: is not a directory: name the directory of a model",
                        v->dir);
+    }
     ML_TRY(check_files(v));
     if (v->tensors) {
         struct marlin_error why = {0};
@@ -257,7 +267,7 @@ static marlin_status print(const struct verification *v, struct ml_buf *b) {
             v->problems, tensors, v->scanned, v->checksums));
     } else if (v->problems) {
         ML_TRY(ml_buf_add(b, list, v->list.len));
-        ML_TRY(ml_buf_addf(b, "%zu problems\n", v->problems));
+        ML_TRY(ml_buf_addf(b, v->problems == 1 ? "1 problem\n" : "%zu problems\n", v->problems));
     } else {
         ML_TRY(ml_buf_addf(b, "ok: %zu tensors, no NaN or infinity in %" PRIu64 " bytes, %zu checksums\n",
                            tensors, v->scanned, v->checksums));
@@ -267,7 +277,8 @@ out:
 }
 
 int ml_cmd_verify(struct ml_cli *cli, const struct ml_args *args) {
-    struct verification v = {.cli = cli, .dir = ml_cli_model_dir(cli, args)};
+    const char *named = ml_args_at(args, 0);
+    struct verification v = {.cli = cli, .dir = named ? named : ml_cli_default_model(cli)};
     struct marlin_error err = {0};
     struct ml_buf b;
     int rc = ML_EXIT_FAILED;

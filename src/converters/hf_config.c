@@ -44,10 +44,22 @@ static marlin_status find_family(struct ml_hf *h, const struct ml_json *root) {
     return MARLIN_OK;
 }
 
+/* MLX writes no quant_method, but "quantization" and a copy of it. */
+static bool is_mlx(const struct ml_json *quant) {
+    return quant && !ml_hf_get(quant, "quant_method") && ml_hf_get(quant, "group_size") &&
+           ml_hf_get(quant, "bits");
+}
+
 static marlin_status read_quantization(struct ml_hf *h) {
     struct ml_config *c = h->out;
     const struct ml_json *quant = ml_hf_any(h, "quantization_config");
     marlin_status st = MARLIN_OK;
+    if (is_mlx(ml_hf_any(h, "quantization")) || is_mlx(quant))
+        return ml_fail(
+            h->err, MARLIN_ERR_UNSUPPORTED,
+            "%s: the model was quantized by MLX, which is not read: use the unquantized model it was "
+            "made from",
+            h->where);
     if (!quant) return st;
     if (!ml_hf_get(quant, "quant_method")) return ml_hf_bad(h, "quantization_config", "has no quant_method");
     ML_TRY(ml_hf_text(h, ml_hf_get(quant, "quant_method"), "quant_method", c->quant_method,

@@ -5,6 +5,7 @@
  */
 #include "base/json.h"
 #include "base/mem.h"
+#include "converters/model_look.h"
 #include "converters/safetensors_int.h"
 
 #include <dirent.h>
@@ -71,7 +72,10 @@ static marlin_status check_link(const char *dir, const char *path, struct marlin
     const size_t len = strlen(real_dir);
     if (strncmp(real, real_dir, len) == 0 && real[len] == '/') return MARLIN_OK;
     if (strncmp(link, "../../blobs/", 12) == 0 && !strchr(link + 12, '/')) return MARLIN_OK;
-    return ml_fail(err, MARLIN_ERR_FORMAT, "%s: the link leaves the model's directory", path);
+    return ml_fail(err, MARLIN_ERR_FORMAT,
+                   "%s: the link leaves the model's directory, to where a model from elsewhere must not "
+                   "lead: put the file itself there, or make the whole directory a link",
+                   path);
 }
 
 static marlin_status open_shard(struct ml_tensors *t, const char *dir, const char *name,
@@ -104,8 +108,11 @@ static marlin_status list_dir(const char *dir, struct names *names, struct marli
         if (part_of_model(e->d_name)) st = add_name(names, e->d_name, err);
     }
     (void)closedir(d);
-    if (st == MARLIN_OK && names->n == 0)
-        st = ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: no .safetensors file in this directory", dir);
+    if (st == MARLIN_OK && names->n == 0) {
+        char other[512];
+        ml_model_other_weights(dir, other, sizeof other);
+        st = ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: no .safetensors file in this directory%s", dir, other);
+    }
     if (names->n) qsort(names->name, names->n, sizeof *names->name, compare_names);
     return st;
 }

@@ -4,6 +4,7 @@
  */
 #include "base/checked.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "converters/safetensors_int.h"
 
 #include <stdio.h>
@@ -44,17 +45,31 @@ static marlin_status enter(struct ml_tensors *t, struct ml_file *file, struct ml
     return MARLIN_OK;
 }
 
+/* Where the first bytes are no length and no object, it says what they are instead. */
+static marlin_status refuse_other(const uint8_t *first, size_t have, const char *path,
+                                  struct marlin_error *err) {
+    char beginning[ML_BEGINNING];
+    if (have < 9 || first[8] == '{') return MARLIN_OK;
+    const char *kind = ml_sniff(first, have);
+    if (kind) return ml_fail(err, MARLIN_ERR_FORMAT, "%s: not a safetensors file, but %s", path, kind);
+    ml_beginning(first, have, beginning);
+    if (strlen(beginning) < 8) return MARLIN_OK; /* no text: the length says more */
+    return ml_fail(err, MARLIN_ERR_FORMAT, "%s: not a safetensors file: begins with '%s'", path, beginning);
+}
+
 /* The header is parsed from a copy: bytes of a mapping may change between two looks at them when somebody
  * writes to the file, and the parser relies on what it saw. */
 static marlin_status read_header(const struct ml_file *file, struct ml_safetensors_header *out,
                                  struct marlin_error *err) {
     const char *path = ml_file_path(file);
     const uint64_t size = ml_file_size(file);
-    uint8_t first[8], *copy = NULL;
+    uint8_t first[ML_SNIFF_BYTES], *copy = NULL;
     uint64_t n;
+    const size_t have = size < sizeof first ? (size_t)size : sizeof first;
     marlin_status st = MARLIN_OK;
-    if (size >= 8) ML_TRY(ml_file_read(file, 0, first, 8, err));
-    ML_TRY(ml_safetensors_header_length(first, size < 8 ? (size_t)size : 8, size, path, &n, err));
+    ML_TRY(ml_file_read(file, 0, first, have, err));
+    ML_TRY(refuse_other(first, have, path, err));
+    ML_TRY(ml_safetensors_header_length(first, have < 8 ? have : 8, size, path, &n, err));
     if (!(copy = ml_alloc((size_t)n + 8))) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "%s: no memory for a header of %llu bytes", path,
                      (unsigned long long)n);

@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "converters/model_look.h"
 
 #include <math.h>
 #include <string.h>
@@ -65,18 +66,20 @@ marlin_status ml_runtime_open(const char *dir, const struct ml_runtime_options *
     const struct ml_runtime_options *o = options ? options : &none;
     const double start = ml_clock_seconds();
     struct ml_model_options mo;
+    char found[PATH_MAX];
     marlin_status st;
 
     memset(out, 0, sizeof(*out));
+    ML_TRY(ml_model_look(dir, found, err));
     ML_TRY(open_machine(o, out, err));
     ML_TRY(model_options(out, o, &mo, err));
-    ML_TRY(ml_model_load(dir, &mo, &out->model, err));
+    ML_TRY(ml_model_load(found, &mo, &out->model, err));
     if (!o->no_tokenizer) {
         const uint64_t rows = (uint64_t)ml_model_config(out->model)->vocab_size;
-        ML_TRY(ml_tokenizer_load(dir, rows, &out->tokenizer, err));
+        ML_TRY(ml_tokenizer_load(found, rows, &out->tokenizer, err));
     }
     take_eos(out);
-    if (out->tokenizer) ML_TRY(open_chat(dir, out, err));
+    if (out->tokenizer) ML_TRY(open_chat(found, out, err));
     out->load_seconds = ml_clock_seconds() - start;
 out:
     if (st != MARLIN_OK) ml_runtime_close(out);

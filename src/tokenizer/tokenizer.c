@@ -5,6 +5,7 @@
 #include "tokenizer/tokenizer.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "tokenizer/tokenizer_int.h"
 
 #include <string.h>
@@ -63,6 +64,23 @@ out:
     return st;
 }
 
+static bool has(const char *dir, const char *name) {
+    char path[PATH_BYTES];
+    return ml_path_join(path, sizeof path, dir, name, NULL) == MARLIN_OK && ml_path_exists(path);
+}
+
+/* Names what is there in its place. */
+static marlin_status no_tokenizer(const char *dir, struct marlin_error *err) {
+    const char *other = has(dir, "tekken.json") ? ": there is Mistral's tekken.json, which is not read: take "
+                                                  "tokenizer.json from the model in Hugging Face layout"
+                        : has(dir, "vocab.json")
+                            ? ": there is vocab.json, which is not read: make tokenizer.json with "
+                              "transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+                            : "";
+    return ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: neither tokenizer.json nor tokenizer.model is there%s",
+                   dir, other);
+}
+
 marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_tokenizer **out,
                                 struct marlin_error *err) {
     char path[PATH_BYTES];
@@ -74,13 +92,16 @@ marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_
     const bool json = ml_path_exists(path);
     if (!json) ML_TRY(ml_path_join(path, sizeof path, dir, "tokenizer.model", err));
     if (!ml_path_exists(path)) {
-        st = ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: neither tokenizer.json nor tokenizer.model is there",
-                     dir);
+        st = no_tokenizer(dir, err);
         goto out;
     }
     ML_TRY(ml_file_slurp(path, ML_TOK_MAX_FILE, &text, &len, err));
-    st = json ? ml_tokenizer_from_json(text, len, vocab_rows, &t, err)
-              : ml_tokenizer_from_sentencepiece(text, len, vocab_rows, &t, err);
+    const char *kind = json ? NULL : ml_sniff(text, len);
+    if (kind)
+        st = ml_fail(err, MARLIN_ERR_FORMAT, "not a tokenizer, but %s", kind);
+    else
+        st = json ? ml_tokenizer_from_json(text, len, vocab_rows, &t, err)
+                  : ml_tokenizer_from_sentencepiece(text, len, vocab_rows, &t, err);
     if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s", path);
     if (st == MARLIN_OK) st = load_config(t, dir, err);
     if (st != MARLIN_OK) goto out;

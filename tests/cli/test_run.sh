@@ -16,7 +16,7 @@ fail() {
 export MARLIN_MODEL="$model"
 "$marlin" run -n 8 --seed 1 >"$dir/out" 2>"$dir/err" || fail "run without arguments"
 grep -q '^Once upon a time' "$dir/out" || fail "the default prompt is shown"
-grep -q '^prompt: [0-9]* tokens, .* tok/s | generated: [0-9]* tokens, .* tok/s | loaded in [0-9]* ms$' "$dir/err" ||
+grep -q '^prompt: [0-9]* tokens, .* tok/s | generated: [0-9]* tokens, .* tok/s | loaded in [0-9]* ms | seed 1$' "$dir/err" ||
     fail "line of speeds: $(cat "$dir/err")"
 
 "$marlin" run --greedy -n 12 "The sea was" 2>"$dir/err" >"$dir/a" || fail "one argument is the prompt"
@@ -94,4 +94,76 @@ rc=0
 wait $pid || rc=$?
 [ $rc -eq 0 ] || fail "an interrupt ends generation cleanly, exit $rc"
 grep -q 'generated:' "$dir/err" || fail "speeds after an interrupt"
+
+# ---- a lone argument that was meant as a model is never a prompt ----
+
+# misled ARGUMENT: exit 2, a way to give it as a prompt, and no text about it.
+misled() {
+    rc=0
+    "$marlin" run -n 4 --greedy "$1" >"$dir/out" 2>"$dir/err" || rc=$?
+    [ $rc -eq 2 ] || fail "'$1' exits $rc: $(cat "$dir/out" "$dir/err")"
+    grep -qF "marlin run -- '$1'" "$dir/err" || fail "'$1': no way out is said: $(cat "$dir/err")"
+    [ ! -s "$dir/out" ] || fail "'$1' is taken for a prompt"
+}
+: >"$dir/file.txt"
+for text in /nope/model '~/models/Qwen3-0.6B' '~x' ./model ../model model.gguf a.safetensors config.json Qwen/Qwen3-0.6B \
+    models/Qwne3-0.6B https://huggingface.co/a/b hf.co/a/b dir/ "$dir/file.txt" "/with space/model"; do
+    misled "$text"
+done
+for text in "The sea was" "half/half is a word in it" "etc." "What is 1/2?" "...and then" "~ 5 of them"; do
+    "$marlin" run -n 4 --greedy "$text" >"$dir/out" 2>"$dir/err" || fail "'$text' is a prompt: $(cat "$dir/err")"
+done
+"$marlin" run -n 4 --greedy -- Qwen/Qwen3-0.6B >"$dir/out" 2>"$dir/err" || fail "a prompt behind --: $(cat "$dir/err")"
+"$marlin" run -n 4 --greedy -- "$model" >"$dir/out" 2>"$dir/err" || fail "a directory behind -- is a prompt"
+grep -q '^prompt: [0-9]' "$dir/err" || fail "a directory behind --: $(cat "$dir/err")"
+"$marlin" run "$model" /dev/null -n 4 --greedy >"$dir/out" 2>"$dir/err" || fail "a second argument is a prompt"
+
+# ---- a pipe without a prompt is the prompt; an empty one is none ----
+
+printf 'The sea was' | "$marlin" run "$model" --greedy -n 12 2>"$dir/err" >"$dir/c" || fail "piped, with a model"
+cmp "$dir/a" "$dir/c" || fail "a pipe gives what the argument gives"
+printf 'The sea was' | "$marlin" run --greedy -n 12 2>"$dir/err" >"$dir/c" || fail "piped alone"
+cmp "$dir/a" "$dir/c" || fail "a pipe gives what the argument gives, without a model"
+printf 'nothing of this' | "$marlin" run "The sea was" --greedy -n 12 2>"$dir/err" >"$dir/c" || fail "piped beside a prompt"
+cmp "$dir/a" "$dir/c" || fail "a prompt that is given comes before the pipe"
+"$marlin" run -n 4 --greedy <"$dir/file.txt" >"$dir/c" 2>"$dir/err" || fail "an empty file"
+grep -q '^Once upon a time' "$dir/c" || fail "an empty file is no prompt"
+
+# ---- how it ended is said ----
+
+"$marlin" run "The sea was" --greedy -n 7 2>"$dir/err" >"$dir/c" || fail "seven tokens"
+grep -q '^marlin: stopped at -n 7 tokens$' "$dir/err" || fail "the cut is not said: $(cat "$dir/err")"
+grep -q 'seed' "$dir/err" && fail "greedy has no seed"
+"$marlin" run "The sea was" --greedy -n 7 -q 2>"$dir/err" >"$dir/c" || fail "quietly"
+[ ! -s "$dir/err" ] || fail "-q says: $(cat "$dir/err")"
+"$marlin" run "The sea was" --greedy -n 500 --ctx 16 2>"$dir/err" >"$dir/c" || fail "a short context"
+grep -q 'the end of the context' "$dir/err" || fail "the end of the context is not said: $(cat "$dir/err")"
+first=$("$marlin" run "The sea was" --greedy -n 1 --json | sed 's/.*"tokens":\[\([0-9]*\)\].*/\1/')
+mkdir "$dir/mute"
+cp "$model"/* "$dir/mute"
+chmod u+w "$dir/mute"/*
+printf '{"eos_token_id": %s}' "$first" >"$dir/mute/generation_config.json"
+"$marlin" run "$dir/mute" "The sea was" --greedy 2>"$dir/err" >"$dir/c" || fail "a model that ends at once: $(cat "$dir/err")"
+grep -q 'the model ended at once' "$dir/err" || fail "an answer of 0 tokens is not remarked: $(cat "$dir/err")"
+
+# The seed that is printed gives the same text again.
+"$marlin" run "The sea was" -n 12 --temp 1 2>"$dir/err" >"$dir/c" || fail "a seed of its own"
+seed=$(sed -n 's/.* | seed \([0-9]*\)$/\1/p' "$dir/err")
+"$marlin" run "The sea was" -n 12 --temp 1 --seed "$seed" 2>"$dir/err" >"$dir/d" || fail "the seed again"
+cmp "$dir/c" "$dir/d" || fail "the printed seed gives another text"
+
+# ---- what cannot be written is said before the work, with its reason ----
+
+rc=0
+"$marlin" run x --trace "$dir/none/trace" >"$dir/out" 2>"$dir/err" || rc=$?
+[ $rc -eq 1 ] && [ ! -s "$dir/out" ] || fail "--trace into no folder: $rc, after the text"
+grep -q 'cannot write to the folder' "$dir/err" || fail "--trace: $(cat "$dir/err")"
+if [ -e /dev/full ]; then
+    rc=0
+    "$marlin" run x -n 4 >/dev/full 2>"$dir/err" || rc=$?
+    grep -q 'stdout failed: No space left' "$dir/err" || fail "no reason: $(cat "$dir/err")"
+fi
+rc=0
+"$marlin" run x -n 4 >&- 2>"$dir/err" || rc=$?
+[ $rc -eq 1 ] && grep -q 'stdout failed: Bad file' "$dir/err" || fail "a closed stdout: $rc $(cat "$dir/err")"
 echo ok

@@ -117,6 +117,7 @@ marlin_status ml_allocate(struct ml_plan *p, const struct ml_allocation *a, stru
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "%g bits a weight: this format has %d to %d", a->bits,
                        a->least, a->most);
     if (a->recipe) ML_TRY(ml_recipe_check(a, err));
+    if (a->recipe && !a->loss) ml_recipe_warn(a->recipe, p); /* once: losses come with a second call */
     u.group = ml_calloc(u.count, sizeof *u.group);
     if (!u.group) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "allocation of bits: out of memory");

@@ -116,8 +116,17 @@ out:
 
 /* ---- folders ---- */
 
-static marlin_status make_dir(const char *path, struct marlin_error *err) {
-    if (mkdir(path, 0755) == 0 || (errno == EEXIST && ml_path_is_dir(path))) return MARLIN_OK;
+static marlin_status make_dir(const char *path, bool *made, struct marlin_error *err) {
+    *made = mkdir(path, 0755) == 0;
+    if (*made || (errno == EEXIST && ml_path_is_dir(path))) return MARLIN_OK;
+    if (errno == EEXIST)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT, "%s: is a file: name a new folder to write the model to",
+                       path);
+    if (errno == ENOENT)
+        return ml_fail(err, MARLIN_ERR_ARGUMENT,
+                       "%s: cannot create the folder: the one that it is to lie in does not exist: make that "
+                       "first",
+                       path);
     return ml_fail(err, MARLIN_ERR_IO, "%s: cannot create the folder: %s", path, strerror(errno));
 }
 
@@ -163,6 +172,45 @@ static bool remove_leftover(void *user, const char *dir, const char *name) {
         (void)rmdir(path);
     }
     return true;
+}
+
+/* ---- what is worth keeping ---- */
+
+/* Of the work folder. Neither the embedding's part nor rows that were cut from a text take long to make. */
+struct finds {
+    size_t layers;    /* of the model; the head follows them */
+    bool layer, rows; /* a finished layer, or what was measured; calibration rows */
+};
+
+static bool look_at(void *user, const char *dir, const char *name) {
+    struct finds *f = user;
+    (void)dir;
+    if (strcmp(name, bits_name) == 0) f->layer = true;
+    if (strcmp(name, rows_name) == 0) f->rows = true;
+    if (strncmp(name, "layer-", 6) == 0) {
+        char *end = NULL;
+        const unsigned long long n = strtoull(name + 6, &end, 10);
+        if (strcmp(end, ".safetensors") == 0 && n <= f->layers) f->layer = true;
+    }
+    return true;
+}
+
+static struct finds look_around(const struct ml_job *job) {
+    struct finds f = {.layers = job->plan.layers};
+    (void)each_name(job->work, look_at, &f);
+    return f;
+}
+
+bool ml_checkpoint_settle(const struct ml_job *job, marlin_status failure) {
+    if (!job->opened) return false;
+    const struct finds f = look_around(job);
+    const bool innocent =
+        failure == MARLIN_ERR_CANCELLED || failure == MARLIN_ERR_IO || failure == MARLIN_ERR_MEMORY;
+    if (f.layer || (f.rows && !job->settings->calib && innocent)) return true;
+    (void)each_name(job->work, remove_name, NULL);
+    (void)rmdir(job->work);
+    if (job->made_out) (void)rmdir(job->settings->out);
+    return false;
 }
 
 /* ---- a folder without job.json ---- */
@@ -223,10 +271,11 @@ out:
 
 static marlin_status begin_new(struct ml_job *job, const struct ml_buf *text, struct marlin_error *err) {
     char path[PATH_MAX];
+    bool made;
     marlin_status st;
     if (!each_name(job->settings->out, is_ours, NULL))
         return job->settings->resume ? recognise_finished(job, err) : not_empty(job, err);
-    ML_TRY(make_dir(job->work, err));
+    ML_TRY(make_dir(job->work, &made, err));
     ML_TRY(ml_path_join(path, sizeof path, job->work, job_name, err));
     ML_TRY(ml_file_write_atomic(path, text->data, text->len, err));
 out:
@@ -269,15 +318,27 @@ void ml_checkpoint_close(struct ml_job *job) {
     job->lock = -1;
 }
 
+/* A job that was killed before it had finished anything gives way. *path of job.json, which is there no more
+ * afterwards. */
+static marlin_status drop_empty(struct ml_job *job, const char *path, struct marlin_error *err) {
+    const marlin_status st = lock(job, path, err);
+    if (st != MARLIN_OK) return st;
+    const struct finds f = look_around(job);
+    if (!f.layer && !f.rows) (void)each_name(job->work, remove_name, NULL);
+    ml_checkpoint_close(job);
+    return st;
+}
+
 marlin_status ml_checkpoint_open(struct ml_job *job, struct marlin_error *err) {
     char path[PATH_MAX];
     struct ml_buf text;
     marlin_status st;
     ml_buf_init(&text, JOB_LIMIT);
     ML_TRY(ml_path_join(job->work, sizeof job->work, job->settings->out, ".quantize", err));
-    ML_TRY(make_dir(job->settings->out, err));
+    ML_TRY(make_dir(job->settings->out, &job->made_out, err));
     ML_TRY(ml_path_join(path, sizeof path, job->work, job_name, err));
     ML_TRY(describe(job, &text));
+    if (ml_path_exists(path)) ML_TRY(drop_empty(job, path, err));
     if (!ml_path_exists(path))
         ML_TRY(begin_new(job, &text, err));
     else if (!job->settings->resume)
@@ -285,6 +346,7 @@ marlin_status ml_checkpoint_open(struct ml_job *job, struct marlin_error *err) {
     if (job->report->complete_already) goto out;
     if (st == MARLIN_OK) ML_TRY(lock(job, path, err));
     if (st == MARLIN_OK) ML_TRY(continue_old(job, &text, path, err));
+    job->opened = st == MARLIN_OK;
 out:
     ml_buf_free(&text);
     return st;

@@ -18,6 +18,8 @@ struct ml_job {
     const struct ml_quantize_settings *settings;
     char work[PATH_MAX]; /* OUT/.quantize */
     int lock;            /* of job.json while this process works there; -1 = none */
+    bool made_out;       /* OUT did not exist before */
+    bool opened;         /* the work folder is this job's */
     struct ml_model *model;
     struct ml_plan plan;
     struct ml_codec codec[9]; /* by bits; bits == 0: not made yet */
@@ -98,8 +100,9 @@ marlin_status ml_job_optimize(struct ml_job *job, struct marlin_error *err) MARL
 /* ---- checkpoint.c ---- */
 
 /* Makes OUT and OUT/.quantize, or checks that they hold this very job (MARLIN_ERR_ARGUMENT naming what is
- * different). Locks it: MARLIN_ERR_IO when another process works there. With `resume` and an OUT that is
- * finished it makes and locks nothing and sets report->complete_already. */
+ * different). A job in which nothing was finished is replaced, whatever it was. Locks it: MARLIN_ERR_IO when
+ * another process works there. With `resume` and an OUT that is finished it makes and locks nothing and sets
+ * report->complete_already. */
 marlin_status ml_checkpoint_open(struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Path of a layer's part; `layers` is the head's number, layers + 1 the embedding's. */
 marlin_status ml_checkpoint_part(const struct ml_job *job, size_t layer, char path[PATH_MAX],
@@ -121,6 +124,11 @@ marlin_status ml_checkpoint_load_hidden(struct ml_job *job, size_t layer, size_t
                                         struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Removes OUT/.quantize: what is left of it if this is interrupted is not taken for a job. */
 marlin_status ml_checkpoint_remove(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* After a failure: true when there is something that `resume` goes on from, a finished layer or what was
+ * measured, and sampled text where it is not the model that is at fault. Otherwise the job is removed, and OUT
+ * if this run made it, so that it stands in nobody's way. */
+bool ml_checkpoint_settle(const struct ml_job *job, marlin_status failure);
 
 void ml_checkpoint_close(struct ml_job *job); /* gives up the lock */
 

@@ -281,9 +281,11 @@ marlin_status ml_quantize_model(const struct ml_quantize_settings *settings,
     ML_TRY(do_layers(job, err));
     ML_TRY(ml_job_export(job, err));
     ML_TRY(ml_checkpoint_remove(job, err));
-out:
+out:;
+    const bool kept = st != MARLIN_OK && ml_checkpoint_settle(job, st);
     close_job(job);
     ml_free(job);
     if (st != MARLIN_OK) ml_quantize_report_free(report);
+    report->resumable = kept;
     return st;
 }

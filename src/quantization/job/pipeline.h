@@ -79,6 +79,7 @@ struct ml_quantize_report {
     size_t calib_tokens;
     size_t resumed_layers; /* that an earlier run had done */
     bool complete_already; /* an earlier run had done everything: nothing above but bits is known */
+    bool resumable;        /* after a failure: something is kept that `resume` goes on from */
     void *arena;           /* owns the names */
 };
 void ml_quantize_report_free(struct ml_quantize_report *r);
@@ -86,7 +87,7 @@ void ml_quantize_report_free(struct ml_quantize_report *r);
 /* Quantizes settings->source into settings->out, which must be absent, empty, or, when `resume` is set, the
  * place of an unfinished run or of a finished one with the same options as far as its config.json records
  * them: then nothing is done and report->complete_already says so. Errors leave what is done for a later
- * `resume`. MARLIN_ERR_CANCELLED when *cancel became non-zero; MARLIN_ERR_MEMORY when max_memory cannot be
+ * `resume` and set report->resumable; where nothing is done yet they leave no job behind. MARLIN_ERR_CANCELLED when *cancel became non-zero; MARLIN_ERR_MEMORY when max_memory cannot be
  * kept even with little calibration, with the itemised estimate. */
 marlin_status ml_quantize_model(const struct ml_quantize_settings *settings,
                                 struct ml_quantize_report *report,

@@ -4,6 +4,8 @@
  */
 #include "quantization/job/allocate.h"
 
+#include "base/log.h"
+
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,6 +87,25 @@ static marlin_status check_rule(const struct rule *r, size_t number, const struc
     return ml_fail(err, MARLIN_ERR_ARGUMENT,
                    "recipe, line %zu: %ld bits for %.80s; this format has %d to %d%s (lm_head also 16)",
                    number, r->bits, r->pattern, a->least, a->most, a->int8_rows ? " and 8" : "");
+}
+
+static bool fits_any(const char *pattern, const struct ml_plan *plan) {
+    if (fnmatch(pattern, embedding, 0) == 0) return true;
+    for (size_t i = 0; i < plan->count; i++)
+        if (fnmatch(pattern, plan->tensors[i].linear->name, 0) == 0) return true;
+    return false;
+}
+
+void ml_recipe_warn(const char *recipe, const struct ml_plan *plan) {
+    struct rule r;
+    size_t len, number = 1;
+    for (const char *line = recipe; *line; number++) {
+        const char *next = next_line(line, &len);
+        if (parse(line, len, &r) == LINE_RULE && !fits_any(r.pattern, plan))
+            ml_log(ML_LOG_WARN, "recipe, line %zu: %.80s fits no tensor of this model; one is called %.120s",
+                   number, r.pattern, plan->tensors[0].linear->name);
+        line = next;
+    }
 }
 
 marlin_status ml_recipe_check(const struct ml_allocation *a, struct marlin_error *err) {

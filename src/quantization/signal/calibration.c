@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/text.h"
 #include "models/model_int.h"
 #include <string.h>
 
@@ -100,10 +101,11 @@ marlin_status ml_calibration_from_file(const char *path, const struct ml_tokeniz
     marlin_status st;
     ml_buf_init(&text, (size_t)text_limit);
     ML_TRY(ml_file_slurp(path, text_limit, &data, &len, err));
-    if (is_jsonl(path)) {
+    st = ml_text_check(data, len, err);
+    if (st == MARLIN_OK && is_jsonl(path)) {
         st = read_jsonl(data, len, &text, err);
         if (st == MARLIN_OK) st = ml_tokenizer_encode(t, text.data ? text.data : "", text.len, 0, &ids, err);
-    } else {
+    } else if (st == MARLIN_OK) {
         st = ml_tokenizer_encode(t, data, len, 0, &ids, err);
     }
     if (st == MARLIN_OK) st = cut_rows(&ids, tokens, width, out, err);
