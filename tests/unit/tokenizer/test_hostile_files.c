@@ -169,14 +169,23 @@ static void broken_patterns(void **state) {
     refuse_pattern("a{1,1000000000}", MARLIN_ERR_FORMAT, "regular expression a{1,1000000000}");
     refuse_pattern("(?<=a*)b", MARLIN_ERR_FORMAT, "lookbehind");
     refuse_pattern("[z-a]", MARLIN_ERR_FORMAT, "range out of order");
-    refuse_pattern("[a", MARLIN_ERR_FORMAT, "regular expression [a");
+    refuse_pattern("[a", MARLIN_ERR_FORMAT, "an unclosed class at offset 0");
     refuse_pattern("(a", MARLIN_ERR_FORMAT, "regular expression (a");
     refuse_pattern("*a", MARLIN_ERR_FORMAT, "regular expression *a");
     refuse_pattern("\\\\p{Nope}", MARLIN_ERR_FORMAT, "regular expression");
     refuse_pattern("\\\\p{L", MARLIN_ERR_UNSUPPORTED, "an unclosed property");
     refuse_pattern("a\\\\", MARLIN_ERR_UNSUPPORTED, "a backslash at the end");
-    refuse_pattern("[a&&b]", MARLIN_ERR_UNSUPPORTED, "a class intersection at offset 2");
-    refuse_pattern("[a[b]]", MARLIN_ERR_UNSUPPORTED, "a class inside a class at offset 2");
+    refuse_pattern("[a[b]", MARLIN_ERR_FORMAT, "an unclosed class at offset 0");
+    refuse_pattern("[a-", MARLIN_ERR_FORMAT, "an unclosed class at offset 0");
+    refuse_pattern("[&&a]", MARLIN_ERR_UNSUPPORTED, "an intersection with nothing at offset 1");
+    refuse_pattern("[a&&]", MARLIN_ERR_UNSUPPORTED, "an intersection with nothing");
+    refuse_pattern("[a-[b]]", MARLIN_ERR_UNSUPPORTED, "a range that ends in a class");
+    refuse_pattern("[a-\\\\d]", MARLIN_ERR_UNSUPPORTED, "a range that ends in a class");
+    refuse_pattern("[[:vowel:]]", MARLIN_ERR_UNSUPPORTED, "a POSIX bracket of this name at offset 1");
+    refuse_pattern("a(?i)b|c", MARLIN_ERR_UNSUPPORTED,
+                   "an option in the middle of an alternative at offset 1");
+    refuse_pattern("(?W:a)", MARLIN_ERR_UNSUPPORTED, "a special group at offset 0");
+    refuse_pattern("a{2}?", MARLIN_ERR_UNSUPPORTED, "an interval of one number followed by ? at offset 1");
     refuse_pattern("a(?R)b", MARLIN_ERR_UNSUPPORTED, "a special group at offset 1");
     refuse_pattern("(*FAIL)", MARLIN_ERR_UNSUPPORTED, "a special group at offset 0");
     refuse_pattern("a{,2}", MARLIN_ERR_UNSUPPORTED, "an interval without a lower bound at offset 1");
