@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A strict JSON reader (RFC 8259) that builds compact nodes directly. It is our own because the policy needs
+ * A strict JSON reader (RFC 8259, and the three words that Python writes for what is no number) that builds compact nodes directly. It is our own because the policy needs
  * what common readers drop: exact integers and their spelling, duplicate keys, byte offsets, caps on depth
  * and nodes, constant-time members. Recursion is bounded by the depth limit.
  */
@@ -113,6 +113,17 @@ static marlin_status parse_word(struct parser *p, struct ml_json *v, const char 
     return MARLIN_OK;
 }
 
+/* NaN, Infinity and -Infinity, as Python writes them: numbers that no typed read takes. */
+static marlin_status parse_no_number(struct parser *p, struct ml_json *v) {
+    const size_t start = p->at;
+    if (peek(p) == '-') p->at++;
+    const marlin_status st = parse_word(p, v, peek(p) == 'N' ? "NaN" : "Infinity", ML_JSON_NUMBER, false);
+    if (st != MARLIN_OK) return st;
+    v->count = p->at - start;
+    v->text = ml_arena_strndup(&p->doc->arena, p->text + start, v->count);
+    return v->text ? MARLIN_OK : no_memory(p);
+}
+
 static marlin_status parse_hex4(struct parser *p, unsigned *out) {
     unsigned v = 0;
     for (int i = 0; i < 4; i++, p->at++) {
@@ -145,7 +156,6 @@ static marlin_status parse_unicode(struct parser *p, char *out, size_t *n) {
     unsigned c, low;
     marlin_status st = parse_hex4(p, &c);
     if (st != MARLIN_OK) return st;
-    if (c == 0) return bad(p, "a string holds NUL");
     if (c >= 0xdc00 && c <= 0xdfff) return bad(p, "lone surrogate");
     if (c >= 0xd800 && c <= 0xdbff) {
         if (p->len - p->at < 2 || memcmp(p->text + p->at, "\\u", 2) != 0) return bad(p, "lone surrogate");
@@ -317,10 +327,15 @@ static marlin_status parse_any(struct parser *p, struct ml_json *v) {
         return parse_word(p, v, "false", ML_JSON_BOOL, false);
     case 'n':
         return parse_word(p, v, "null", ML_JSON_NULL, false);
+    case 'N':
+    case 'I':
+        return parse_no_number(p, v);
     case -1:
         return bad(p, "expected a value, found the end");
+    case '-':
+        return p->at + 1 < p->len && p->text[p->at + 1] == 'I' ? parse_no_number(p, v) : parse_number(p, v);
     default:
-        return parse_number(p, v);
+        return is_digit(peek(p)) ? parse_number(p, v) : bad(p, "expected a value");
     }
 }
 
@@ -445,7 +460,7 @@ bool ml_json_bool(const struct ml_json *v, bool *out) {
 
 /* Digits only, after the sign. */
 static bool is_integer(const struct ml_json *v) {
-    return v && v->type == ML_JSON_NUMBER && strcmp(v->text, "-0") != 0 && !strpbrk(v->text, ".eE");
+    return v && v->type == ML_JSON_NUMBER && strcmp(v->text, "-0") != 0 && !strpbrk(v->text, ".eENI");
 }
 
 bool ml_json_u64(const struct ml_json *v, uint64_t *out) {
@@ -483,6 +498,7 @@ bool ml_json_double(const struct ml_json *v, double *out) {
 
 const char *ml_json_string(const struct ml_json *v, size_t *len) {
     if (!v || v->type != ML_JSON_STRING) return NULL;
+    if (!len && strlen(v->text) != v->count) return NULL;
     if (len) *len = v->count;
     return v->text;
 }

@@ -51,7 +51,8 @@ const struct ml_json *ml_json_next(const struct ml_json *child);    /* next sibl
 const char *ml_json_key(const struct ml_json *member, size_t *len); /* key of an object member */
 
 /* Typed reads: false when v is NULL or of another type. Integers refuse fractions, exponents, "-0" and values
- * out of range. Strings may hold no NUL. String bytes live as long as the document. */
+ * out of range. NaN, Infinity and -Infinity, which Python writes, are numbers that neither read takes. Strings may
+ * hold NUL: who asks for no length gets none that do. String bytes live as long as the document. */
 bool ml_json_bool(const struct ml_json *v, bool *out);
 bool ml_json_i64(const struct ml_json *v, int64_t *out);
 bool ml_json_u64(const struct ml_json *v, uint64_t *out);

@@ -59,11 +59,11 @@ marlin_status ml_hf_bool(const struct ml_hf *h, const struct ml_json *v, const c
 
 marlin_status ml_hf_text(const struct ml_hf *h, const struct ml_json *v, const char *key, char *dst,
                          size_t cap) {
-    size_t len = 0;
-    const char *s = v ? ml_json_string(v, &len) : "";
+    const char *s = v ? ml_json_string(v, NULL) : "";
     if (!s)
-        return ml_fail(h->err, MARLIN_ERR_FORMAT, "%s: %s: is %s: a string is needed", h->where, key,
-                       ml_json_type_name(v));
+        return ml_fail(h->err, MARLIN_ERR_FORMAT, "%s: %s: is %s: a string without NUL is needed", h->where,
+                       key, ml_json_type_name(v));
+    const size_t len = strlen(s);
     if (len >= cap)
         return ml_fail(h->err, MARLIN_ERR_FORMAT, "%s: %s: has %zu bytes: at most %zu are allowed", h->where,
                        key, len, cap - 1);

@@ -108,12 +108,13 @@ static marlin_status parse_metadata(const struct parse *p, const struct ml_json 
     if (ml_json_type(v) != ML_JSON_OBJECT) return bad(p, "__metadata__", "is not an object");
     h->metadata = ml_arena_array(&h->arena, ml_json_count(v), sizeof *h->metadata);
     for (const struct ml_json *m = ml_json_first(v); m && h->metadata; m = ml_json_next(m)) {
-        size_t key_len, len;
-        const char *key = ml_json_key(m, &key_len), *value = ml_json_string(m, &len);
-        if (!value) return bad(p, "__metadata__", "a value is not a string");
+        size_t key_len;
+        const char *key = ml_json_key(m, &key_len), *value = ml_json_string(m, NULL);
+        if (!value || strlen(key) != key_len)
+            return bad(p, "__metadata__", value ? "a key holds NUL" : "a value is not a string without NUL");
         struct ml_metadata *entry = &h->metadata[h->n_metadata++];
         entry->key = ml_arena_strndup(&h->arena, key, key_len);
-        entry->value = ml_arena_strndup(&h->arena, value, len);
+        entry->value = ml_arena_strndup(&h->arena, value, strlen(value));
         if (!entry->key || !entry->value) break;
     }
     if (h->n_metadata != ml_json_count(v))
@@ -154,7 +155,9 @@ static marlin_status parse_entries(const struct parse *p, const struct ml_json *
     h->tensors = ml_arena_array(&h->arena, ml_json_count(root), sizeof *h->tensors);
     if (!h->tensors) return ml_fail(p->err, MARLIN_ERR_MEMORY, "%s: out of memory", p->where);
     for (const struct ml_json *m = ml_json_first(root); m; m = ml_json_next(m)) {
-        const bool meta = strcmp(ml_json_key(m, NULL), "__metadata__") == 0;
+        size_t len;
+        const char *key = ml_json_key(m, &len);
+        const bool meta = len == strlen("__metadata__") && memcmp(key, "__metadata__", len) == 0;
         const marlin_status st = meta ? parse_metadata(p, m) : parse_tensor(p, m, &h->tensors[h->count++]);
         if (st != MARLIN_OK) return st;
     }

@@ -47,7 +47,8 @@ static marlin_status push(struct ml_encoder *e, size_t *n, uint32_t id, size_t o
 }
 
 /* What tokenizer.json models do with a character outside the vocabulary: byte tokens if all exist, else the
- * unknown token, which waits in *unk so that neighbours can fuse; without one the character vanishes. */
+ * unknown token, which waits in *unk so that neighbours can fuse; without one the character vanishes, unless the
+ * file names one that is nowhere. */
 static marlin_status push_unknown(struct ml_encoder *e, const char *s, size_t len, size_t off, size_t *n,
                                   size_t *unk) {
     const struct ml_tokenizer *t = e->t;
@@ -57,6 +58,7 @@ static marlin_status push_unknown(struct ml_encoder *e, const char *s, size_t le
         bytes = t->byte_id[(uint8_t)s[i]] >= 0;
     for (size_t i = 0; i < len && bytes; i++)
         ML_TRY(push(e, n, (uint32_t)t->byte_id[(uint8_t)s[i]], off + i));
+    if (!bytes && t->unk < 0 && t->unk_missing) return ml_encode_no_unknown(e, s, len);
     if (bytes || t->unk < 0) return MARLIN_OK;
     if (*unk != SIZE_MAX && t->fuse_unk) return MARLIN_OK;
     if (*unk != SIZE_MAX) ML_TRY(push(e, n, (uint32_t)t->unk, *unk));

@@ -270,7 +270,7 @@ static struct ml_dec_text sp_token(const struct ml_tokenizer *t, const struct ml
                                    bool *started) {
     const char *text = p->out;
     size_t len = p->out_len;
-    const bool plain = !(p->flags & (ML_PIECE_BYTE | ML_PIECE_UNKNOWN | ML_PIECE_SPECIAL));
+    const bool plain = !(p->flags & (ML_PIECE_BYTE | ML_PIECE_UNKNOWN | ML_PIECE_SPECIAL | ML_PIECE_ADDED));
     const struct ml_tok_sp_norm *n = &t->sp_norm;
     if (!*started && plain && len && text[0] == ' ' && p->text[0] != ' ' &&
         (n->dummy_prefix || n->remove_extra)) {
@@ -285,9 +285,8 @@ static struct ml_dec_text sp_token(const struct ml_tokenizer *t, const struct ml
 marlin_status ml_dec_token(const struct ml_tokenizer *t, int32_t id, bool skip_special, bool *started,
                            size_t *stripped, struct ml_dec_text *out, struct marlin_error *err) {
     *out = (struct ml_dec_text){.text = ""};
-    if (id < 0 || (size_t)id >= t->size)
-        return ml_fail(err, MARLIN_ERR_ARGUMENT, "decode: id %d is outside the vocabulary of %zu", (int)id,
-                       t->size);
+    if (id < 0) return ml_fail(err, MARLIN_ERR_ARGUMENT, "decode: id %d is no token", (int)id);
+    if ((size_t)id >= t->size) return MARLIN_OK; /* padding rows of an output matrix have no spelling */
     const struct ml_tok_piece *p = &t->piece[id];
     if (!p->flags || (skip_special && (p->flags & ML_PIECE_SPECIAL))) return MARLIN_OK;
     if (t->model != ML_MODEL_BPE) {

@@ -10,13 +10,17 @@
 
 static marlin_status check_model(struct ml_tokenizer *t, const struct ml_json *model,
                                  struct marlin_error *err) {
+    t->model = ML_MODEL_BPE; /* also of Unigram: the way of a text to the model is the same */
     if (!model || ml_json_type(model) != ML_JSON_OBJECT)
         return ml_fail(err, MARLIN_ERR_FORMAT, "tokenizer: \"model\" must be an object");
     const struct ml_json *type = ml_json_get(model, "type");
     const char *name = type ? ml_json_string(type, NULL) : "BPE"; /* old files have no type */
     if (!name) return ml_fail(err, MARLIN_ERR_FORMAT, "model: \"type\" must be a string");
+    if (strcmp(name, "Unigram") == 0)
+        return ml_tok_bool(model, "byte_fallback", "model", &t->byte_fallback, err);
     if (strcmp(name, "BPE") != 0)
-        return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "model type \"%s\" is not supported", name);
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                       "model type \"%s\" is not supported: supported are BPE and Unigram", name);
     double dropout = 0;
     if (ml_json_double(ml_json_get(model, "dropout"), &dropout) && dropout != 0)
         return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
@@ -27,7 +31,6 @@ static marlin_status check_model(struct ml_tokenizer *t, const struct ml_json *m
         if (ml_json_string(ml_json_get(model, affixes[i]), &n) && n)
             return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "model: \"%s\" is not supported", affixes[i]);
     }
-    t->model = ML_MODEL_BPE;
     marlin_status st;
     ML_TRY(ml_tok_bool(model, "byte_fallback", "model", &t->byte_fallback, err));
     ML_TRY(ml_tok_bool(model, "fuse_unk", "model", &t->fuse_unk, err));
@@ -37,15 +40,18 @@ out:
 }
 
 /* The largest id of vocabulary and added tokens, every id checked on the way. */
-static marlin_status scan_ids(const struct ml_json *vocab, const struct ml_json *added, uint64_t vocab_rows,
-                              uint64_t *max_id, struct marlin_error *err) {
-    *max_id = 0;
-    for (const struct ml_json *v = ml_json_first(vocab); v; v = ml_json_next(v)) {
+static marlin_status scan_ids(const struct ml_json *vocab, const struct ml_json *added, uint64_t *max_id,
+                              struct marlin_error *err) {
+    const bool list = ml_json_type(vocab) == ML_JSON_ARRAY;
+    *max_id = list ? ml_json_count(vocab) - 1 : 0;
+    if (*max_id >= ML_TOK_MAX_ID)
+        return ml_fail(err, MARLIN_ERR_LIMIT, "vocabulary: more than %u pieces", ML_TOK_MAX_ID);
+    for (const struct ml_json *v = list ? NULL : ml_json_first(vocab); v; v = ml_json_next(v)) {
         int64_t id;
         const char *key = ml_json_key(v, NULL);
         if (!ml_json_i64(v, &id))
             return ml_fail(err, MARLIN_ERR_FORMAT, "vocabulary: id of \"%.60s\" must be an integer", key);
-        const marlin_status st = ml_vocab_check_id(id, key, vocab_rows, err);
+        const marlin_status st = ml_vocab_check_id(id, key, err);
         if (st != MARLIN_OK) return st;
         if ((uint64_t)id > *max_id) *max_id = (uint64_t)id;
     }
@@ -61,25 +67,61 @@ static marlin_status scan_ids(const struct ml_json *vocab, const struct ml_json 
         if (len > ML_TOK_MAX_ADDED)
             return ml_fail(err, MARLIN_ERR_LIMIT, "added token %zu: %zu bytes, the ceiling is %u", index, len,
                            ML_TOK_MAX_ADDED);
-        const marlin_status st = ml_vocab_check_id(id, content, vocab_rows, err);
+        const marlin_status st = ml_vocab_check_id(id, content, err);
         if (st != MARLIN_OK) return st;
         if ((uint64_t)id > *max_id) *max_id = (uint64_t)id;
     }
     return MARLIN_OK;
 }
 
+/* [["piece", score], ...], the ids being the places in the list. */
+static marlin_status load_scores(struct ml_tokenizer *t, const struct ml_json *vocab,
+                                 struct marlin_error *err) {
+    double *scores = ml_arena_array(&t->arena, t->size, sizeof *scores);
+    int64_t id = 0;
+    if (!scores) return ml_fail(err, MARLIN_ERR_MEMORY, "vocabulary: out of memory");
+    t->scores = scores;
+    for (const struct ml_json *v = ml_json_first(vocab); v; v = ml_json_next(v), id++) {
+        size_t len = 0;
+        const struct ml_json *first = ml_json_count(v) == 2 ? ml_json_first(v) : NULL;
+        const char *piece = first ? ml_json_string(first, &len) : NULL;
+        if (!piece || !ml_json_double(ml_json_next(first), &scores[id]))
+            return ml_fail(err, MARLIN_ERR_FORMAT, "vocabulary: entry %lld must be a piece and its score",
+                           (long long)id);
+        if (id == 0 || scores[id] < t->min_of_scores) t->min_of_scores = scores[id];
+        const marlin_status st = ml_vocab_put(t, id, piece, len, 0, err);
+        if (st != MARLIN_OK) return st;
+    }
+    return MARLIN_OK;
+}
+
+/* A unigram vocabulary is a list, which numbers its entries. */
+static marlin_status check_vocab(const struct ml_json *model, const struct ml_json *vocab,
+                                 struct marlin_error *err) {
+    const char *type = ml_json_string(ml_json_get(model, "type"), NULL);
+    const bool list = type && strcmp(type, "Unigram") == 0;
+    if (!vocab || ml_json_type(vocab) != (list ? ML_JSON_ARRAY : ML_JSON_OBJECT) || ml_json_count(vocab) == 0)
+        return ml_fail(err, MARLIN_ERR_FORMAT, "model: \"vocab\" must be an %s with entries",
+                       list ? "array" : "object");
+    return MARLIN_OK;
+}
+
 static marlin_status load_vocab(struct ml_tokenizer *t, const struct ml_json *vocab,
-                                const struct ml_json *added, uint64_t vocab_rows, struct marlin_error *err) {
-    if (!vocab || ml_json_type(vocab) != ML_JSON_OBJECT || ml_json_count(vocab) == 0)
-        return ml_fail(err, MARLIN_ERR_FORMAT, "model: \"vocab\" must be an object with entries");
+                                const struct ml_json *added, const struct ml_tok_outside *outside,
+                                struct marlin_error *err) {
     if (added && ml_json_type(added) != ML_JSON_ARRAY && ml_json_type(added) != ML_JSON_NULL)
         return ml_fail(err, MARLIN_ERR_FORMAT, "tokenizer: \"added_tokens\" must be an array");
     uint64_t max_id;
     marlin_status st;
-    ML_TRY(scan_ids(vocab, added, vocab_rows, &max_id, err));
+    ML_TRY(scan_ids(vocab, added, &max_id, err));
+    ML_TRY(ml_tok_outside_room(outside, &max_id, err));
     ML_TRY(ml_vocab_size(t, max_id, err));
     if (ml_map_reserve(&t->ids, ml_json_count(vocab)) != MARLIN_OK)
         ML_TRY(ml_fail(err, MARLIN_ERR_MEMORY, "vocabulary: out of memory"));
+    if (ml_json_type(vocab) == ML_JSON_ARRAY) {
+        st = load_scores(t, vocab, err);
+        goto out;
+    }
     for (const struct ml_json *v = ml_json_first(vocab); v; v = ml_json_next(v)) {
         int64_t id = 0;
         size_t len;
@@ -160,7 +202,21 @@ static marlin_status load_unk(struct ml_tokenizer *t, const struct ml_json *mode
     const marlin_status st = ml_tok_string(t, model, "unk_token", "model", &unk, &len, err);
     if (st != MARLIN_OK || !unk) return st;
     if (!ml_map_get(&t->ids, unk, len, &id))
-        return ml_fail(err, MARLIN_ERR_FORMAT, "model: unk_token \"%.60s\" is not in the vocabulary", unk);
+        t->unk_missing = unk; /* the model of a byte-level vocabulary never needs it */
+    else
+        t->unk = (int32_t)id;
+    return MARLIN_OK;
+}
+
+/* Of a unigram model it is a number. */
+static marlin_status load_unk_id(struct ml_tokenizer *t, const struct ml_json *model,
+                                 struct marlin_error *err) {
+    const struct ml_json *v = ml_json_get(model, "unk_id");
+    int64_t id = -1;
+    t->unk = -1;
+    if (!v || ml_json_type(v) == ML_JSON_NULL) return MARLIN_OK;
+    if (!ml_json_i64(v, &id) || id < 0 || (uint64_t)id >= t->size || !t->piece[id].flags)
+        return ml_fail(err, MARLIN_ERR_FORMAT, "model: \"unk_id\" is no id of the vocabulary");
     t->unk = (int32_t)id;
     return MARLIN_OK;
 }
@@ -173,7 +229,7 @@ static marlin_status place_added(struct ml_tokenizer *t, const char *content, si
     if (ml_map_get(&t->ids, content, len, &known) && known != (uint64_t)id)
         return ml_fail(err, MARLIN_ERR_FORMAT, "added token \"%.60s\" has id %d, the vocabulary says %llu",
                        content, (int)id, (unsigned long long)known);
-    if (p->flags & ML_PIECE_ADDED)
+    if ((p->flags & ML_PIECE_ADDED) && (p->len != len || memcmp(p->text, content, len) != 0))
         return ml_fail(err, MARLIN_ERR_FORMAT, "added tokens: id %d belongs to both \"%.60s\" and \"%.60s\"",
                        (int)id, p->text, content);
     if (!p->flags) return ml_vocab_put(t, id, content, len, ML_PIECE_ADDED, err);
@@ -226,20 +282,39 @@ out:
     return st;
 }
 
+/* The same token, listed again: the first stays, as in the reference. */
+static bool listed_before(struct ml_tokenizer *t, const struct ml_json *v) {
+    int64_t id = 0;
+    size_t len = 0;
+    uint64_t known;
+    bool special = false;
+    const char *content = ml_json_string(ml_json_get(v, "content"), &len);
+    (void)ml_json_i64(ml_json_get(v, "id"), &id); /* both checked by scan_ids */
+    if (!ml_map_get(&t->added_ids, content, len, &known) || known != (uint64_t)id) return false;
+    if (ml_json_bool(ml_json_get(v, "special"), &special) && special) t->piece[id].flags |= ML_PIECE_SPECIAL;
+    return true;
+}
+
 /* e serves all of them: its allowances of work are for their bytes together. */
 static marlin_status load_added_with(struct ml_tokenizer *t, const struct ml_json *list,
-                                     struct ml_encoder *e) {
+                                     const struct ml_tok_outside *outside, struct ml_encoder *e) {
     size_t total = 0;
+    bool fresh;
     marlin_status st = MARLIN_OK;
     ml_buf_init(&e->norm[0], 1 << 20);
     ml_buf_init(&e->norm[1], 1 << 20);
-    t->added = ml_calloc(ml_json_count(list), sizeof *t->added);
+    t->added = ml_calloc(ml_json_count(list) + (outside ? outside->n : 0), sizeof *t->added);
     if (!t->added) ML_TRY(MARLIN_ERR_MEMORY);
     if (t->has_regex) ML_TRY(ml_regex_run_create(ML_TOK_MAX_MATCHER, &e->run));
     for (const struct ml_json *v = ml_json_first(list); v; v = ml_json_next(v)) {
+        if (listed_before(t, v)) continue;
         ML_TRY(load_added_one(t, v, &t->added[t->n_added], e->err));
         t->n_added++;
         ML_TRY(match_added(t, t->n_added - 1, e, &total));
+    }
+    for (size_t i = 0; outside && i < outside->n; i++) {
+        ML_TRY(ml_tok_outside_place(t, &outside->token[i], &fresh, e->err));
+        if (fresh) ML_TRY(match_added(t, t->n_added - 1, e, &total));
     }
     ML_TRY(ml_matcher_finish(&t->raw));
     st = ml_matcher_finish(&t->normalized);
@@ -248,11 +323,12 @@ out:
 }
 
 static marlin_status load_added(struct ml_tokenizer *t, const struct ml_json *list,
-                                struct marlin_error *err) {
+                                const struct ml_tok_outside *outside, struct marlin_error *err) {
     struct marlin_error inner = {.code = MARLIN_OK};
     struct ml_encoder e = {.t = t, .err = &inner, .work = ml_work_for(ML_TOK_MAX_MATCHER)};
-    if (ml_json_count(list) == 0) return MARLIN_OK;
-    const marlin_status st = load_added_with(t, list, &e);
+    if (ml_json_count(list) == 0 && (!outside || outside->n == 0)) return MARLIN_OK;
+    const marlin_status st = load_added_with(t, list, outside, &e);
+    ml_tok_outside_trim(t);
     if (st != MARLIN_OK)
         (void)ml_fail(err, st, "%s",
                       inner.code == st ? inner.text
@@ -310,31 +386,52 @@ static marlin_status load_template(struct ml_tokenizer *t, const struct ml_json 
     return MARLIN_OK;
 }
 
+/* RobertaProcessing and BertProcessing: cls in front, sep behind; each is ["</s>", 2]. */
+static marlin_status load_cls_sep(struct ml_tokenizer *t, const struct ml_json *v, const char *type,
+                                  struct marlin_error *err) {
+    static const char *const keys[] = {"cls", "sep"};
+    for (int i = 0; i < 2; i++) {
+        int64_t id;
+        const struct ml_json *pair = ml_json_get(v, keys[i]);
+        if (ml_json_count(pair) != 2 || !ml_json_i64(ml_json_next(ml_json_first(pair)), &id) || id < 0 ||
+            (uint64_t)id >= t->size || !t->piece[id].flags)
+            return ml_fail(err, MARLIN_ERR_FORMAT, "%s: \"%s\" must be a token with its id", type, keys[i]);
+        const marlin_status st = i == 0 ? ml_affix_add(&t->prefix, &t->n_prefix, (int32_t)id, err)
+                                        : ml_affix_add(&t->suffix, &t->n_suffix, (int32_t)id, err);
+        if (st != MARLIN_OK) return st;
+    }
+    return MARLIN_OK;
+}
+
 static marlin_status load_post(struct ml_tokenizer *t, const char *type, const struct ml_json *v,
                                struct marlin_error *err) {
     if (!strcmp(type, "ByteLevel")) return MARLIN_OK; /* moves offsets only */
     if (!strcmp(type, "TemplateProcessing")) return load_template(t, v, err);
+    if (!strcmp(type, "RobertaProcessing") || !strcmp(type, "BertProcessing"))
+        return load_cls_sep(t, v, type, err);
     return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "post-processor type \"%s\" is not supported", type);
 }
 
-static marlin_status load_all(struct ml_tokenizer *t, const struct ml_json *root, uint64_t vocab_rows,
-                              struct marlin_error *err) {
+static marlin_status load_all(struct ml_tokenizer *t, const struct ml_json *root,
+                              const struct ml_tok_outside *outside, struct marlin_error *err) {
     const struct ml_json *model = ml_json_get(root, "model"), *added = ml_json_get(root, "added_tokens");
     marlin_status st;
     if (ml_json_type(root) != ML_JSON_OBJECT)
         return ml_fail(err, MARLIN_ERR_FORMAT, "tokenizer: must be a JSON object, not %s",
                        ml_json_type_name(root));
     ML_TRY(check_model(t, model, err));
-    ML_TRY(load_vocab(t, ml_json_get(model, "vocab"), added, vocab_rows, err));
-    ML_TRY(load_merges(t, ml_json_get(model, "merges"), err));
-    ML_TRY(load_unk(t, model, err));
+    ML_TRY(check_vocab(model, ml_json_get(model, "vocab"), err));
+    ML_TRY(load_vocab(t, ml_json_get(model, "vocab"), added, outside, err));
+    if (!t->scores) ML_TRY(load_merges(t, ml_json_get(model, "merges"), err));
+    ML_TRY(t->scores ? load_unk_id(t, model, err) : load_unk(t, model, err));
     ML_TRY(ml_norm_load(t, ml_json_get(root, "normalizer"), err));
     ML_TRY(ml_pre_load(t, ml_json_get(root, "pre_tokenizer"), err));
     ML_TRY(ml_dec_load(t, ml_json_get(root, "decoder"), err));
-    ML_TRY(load_added(t, added, err));
+    ML_TRY(load_added(t, added, outside, err));
     ML_TRY(ml_tok_components(t, ml_json_get(root, "post_processor"), "post-processor", "processors",
                              load_post, err));
     ML_TRY(ml_vocab_index(t, err));
+    if (t->scores) ML_TRY(ml_unigram_build(t, err));
     ML_TRY(ml_dec_prepare(t, err));
 out:
     return st;
@@ -342,6 +439,12 @@ out:
 
 marlin_status ml_tokenizer_from_json(const char *json, size_t len, uint64_t vocab_rows,
                                      struct ml_tokenizer **out, struct marlin_error *err) {
+    return ml_tok_from_json(json, len, vocab_rows, NULL, out, err);
+}
+
+marlin_status ml_tok_from_json(const char *json, size_t len, uint64_t vocab_rows,
+                               const struct ml_tok_outside *outside, struct ml_tokenizer **out,
+                               struct marlin_error *err) {
     const struct ml_json_limits limits = {
         .max_bytes = ML_TOK_MAX_FILE, .max_depth = 32, .max_values = ML_TOK_MAX_VALUES};
     struct ml_json_doc *doc = NULL;
@@ -352,7 +455,8 @@ marlin_status ml_tokenizer_from_json(const char *json, size_t len, uint64_t voca
     ml_map_init(&t->added_ids);
     ml_map_init(&t->hidden);
     marlin_status st = ml_json_parse(json, len, &limits, &doc, err);
-    if (st == MARLIN_OK) st = load_all(t, ml_json_root(doc), vocab_rows, err);
+    if (st == MARLIN_OK) st = load_all(t, ml_json_root(doc), outside, err);
+    if (st == MARLIN_OK) ml_vocab_warn_rows(t, vocab_rows);
     ml_json_free(doc);
     if (st == MARLIN_OK)
         *out = t;

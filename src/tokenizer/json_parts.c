@@ -19,7 +19,7 @@ marlin_status ml_tok_string(struct ml_tokenizer *t, const struct ml_json *v, con
     if (absent(member)) return MARLIN_OK;
     const char *text = ml_json_string(member, len);
     if (!text)
-        return ml_fail(err, MARLIN_ERR_FORMAT, "%s: \"%s\" must be a string without NUL, not %s", what, key,
+        return ml_fail(err, MARLIN_ERR_FORMAT, "%s: \"%s\" must be a string, not %s", what, key,
                        ml_json_type_name(member));
     *s = ml_arena_strndup(&t->arena, text, *len);
     return *s ? MARLIN_OK : ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", what);

@@ -26,7 +26,8 @@ static marlin_status load_one(struct ml_tokenizer *t, const char *type, const st
     } kinds[] = {
         {"NFC", ML_NORM_NFC},         {"NFD", ML_NORM_NFD},         {"NFKC", ML_NORM_NFKC},
         {"NFKD", ML_NORM_NFKD},       {"Prepend", ML_NORM_PREPEND}, {"Lowercase", ML_NORM_LOWERCASE},
-        {"Replace", ML_NORM_REPLACE}, {"Strip", ML_NORM_STRIP},     {"StripAccents", ML_NORM_STRIP_ACCENTS}};
+        {"Replace", ML_NORM_REPLACE}, {"Strip", ML_NORM_STRIP},     {"StripAccents", ML_NORM_STRIP_ACCENTS},
+        {"ByteLevel", ML_NORM_BYTES}};
     if (t->n_norm == ML_TOK_MAX_STEPS)
         return ml_fail(err, MARLIN_ERR_LIMIT, "normalizer: more than %u steps", ML_TOK_MAX_STEPS);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -242,6 +243,8 @@ static marlin_status run_step(struct ml_encoder *e, const struct ml_tok_norm *n,
         return strip(n, s, len, out);
     case ML_NORM_STRIP_ACCENTS:
         return strip_accents(s, len, out);
+    case ML_NORM_BYTES:
+        return ml_map_bytes(s, len, out);
     case ML_NORM_NFC:
     case ML_NORM_NFD:
     case ML_NORM_NFKC:

@@ -266,7 +266,7 @@ out:
     return st;
 }
 
-static marlin_status map_bytes(const char *s, size_t len, struct ml_buf *out) {
+marlin_status ml_map_bytes(const char *s, size_t len, struct ml_buf *out) {
     char chunk[512];
     size_t n = 0;
     for (size_t i = 0; i < len; i++) {
@@ -284,7 +284,7 @@ marlin_status ml_pre_run(struct ml_encoder *e, size_t stage, const char *s, size
     if (len == 0) return MARLIN_OK;
     marlin_status st = ml_work(e, len);
     if (st != MARLIN_OK) return st;
-    if (stage == e->t->n_pre) return ml_bpe_word(e, s, len);
+    if (stage == e->t->n_pre) return e->t->scores ? ml_unigram_encode(e, s, len) : ml_bpe_word(e, s, len);
     const struct ml_tok_pre *pre = &e->t->pre[stage];
     if (pre->kind == ML_PRE_SPLIT) return split(e, stage, s, len, first);
     struct ml_buf *out = &e->scratch[stage];
@@ -292,7 +292,7 @@ marlin_status ml_pre_run(struct ml_encoder *e, size_t stage, const char *s, size
     if (pre->kind == ML_PRE_METASPACE) {
         st = metaspace(e, pre, s, len, first, out);
     } else if (pre->kind == ML_PRE_BYTES) {
-        st = map_bytes(s, len, out);
+        st = ml_map_bytes(s, len, out);
     } else {
         if (s[0] == ' ') return ml_pre_run(e, stage + 1, s, len, first);
         st = ml_buf_add(out, pre->literal, pre->literal_len);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Split patterns. They are written for Oniguruma; this file rewrites what PCRE2 reads differently (\s \S \w
- * \W, scripts, \u), refuses by name what it cannot rewrite, and keeps the work linear in the text: a match
- * looks at a small window of the text first, under a match limit in proportion, and windows and limits that
- * have to grow are paid from a budget.
+ * Split patterns. They are written for Oniguruma; this file and regex_sets.c rewrite what PCRE2 reads differently
+ * (sets of characters, scripts, \u, options, letters that are themselves), refuse by name what they cannot rewrite,
+ * and keep the work linear in the text: a match looks at a small window of the text first, under a match limit in
+ * proportion, and windows and limits that have to grow are paid from a budget.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "base/mem.h"
-#include "tokenizer/tokenizer_int.h"
+#include "tokenizer/regex_int.h"
 
 #include <pcre2.h>
 #include <string.h>
@@ -25,19 +25,10 @@ struct ml_regex_run {
     uint64_t budget;
 };
 
-/* White_Space; PCRE2's own \s has U+180E besides. */
-#define SPACES                                                                                               \
-    "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define NOT_SPACES                                                                                           \
-    "\\x{0}-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"     \
-    "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
-/* Oniguruma looks a lone \w up in its table of Latin-1, where the numbers \xb2 \xb3 \xb9 \xbc-\xbe are words;
- * a class takes the property, where they are not. */
-#define LONE_WORDS ML_WORD_CLASS "\\xb2\\xb3\\xb9\\xbc-\\xbe"
-#define WORD_LEFT  "(?<=[" LONE_WORDS "])"
-#define WORD_RIGHT "(?=[" LONE_WORDS "])"
-#define NONE_LEFT  "(?<![" LONE_WORDS "])"
-#define NONE_RIGHT "(?![" LONE_WORDS "])"
+#define WORD_LEFT  "(?<=[" ML_LONE_WORDS "])"
+#define WORD_RIGHT "(?=[" ML_LONE_WORDS "])"
+#define NONE_LEFT  "(?<![" ML_LONE_WORDS "])"
+#define NONE_RIGHT "(?![" ML_LONE_WORDS "])"
 
 static void *pcre_alloc(PCRE2_SIZE n, void *user) {
     (void)user;
@@ -49,154 +40,126 @@ static void pcre_release(void *p, void *user) {
     ml_free(p);
 }
 
-struct rewriter {
-    const char *s;
-    size_t len, at;
-    bool in_class;
-    struct ml_buf *out;
-    struct marlin_error *err;
-};
-
-static marlin_status refuse(const struct rewriter *r, const char *what) {
+marlin_status ml_rewrite_refuse(const struct ml_rewriter *r, const char *what) {
     return ml_fail(r->err, MARLIN_ERR_UNSUPPORTED, "regular expression: %s at offset %zu is not supported",
                    what, r->at);
 }
 
-/* \p{Name}: two letters and fewer are general categories; PCRE2 takes longer names as script extensions,
- * Oniguruma as scripts. */
-static marlin_status rewrite_property(struct rewriter *r) {
-    const char *name = r->s + r->at + 3;
-    const char *close = memchr(name, '}', r->len - r->at - 3);
-    if (!close) return refuse(r, "an unclosed property");
-    const size_t n = (size_t)(close - name);
-    const bool caret = n > 0 && name[0] == '^';
-    const bool script = n - caret > 2 && !memchr(name, '&', n) && !memchr(name, '=', n);
-    marlin_status st = MARLIN_OK;
-    ML_TRY(ml_buf_add(r->out, r->s + r->at, 3));
-    if (caret) ML_TRY(ml_buf_adds(r->out, "^"));
-    if (script && !(n == 3 && !memcmp(name, "Any", 3))) ML_TRY(ml_buf_adds(r->out, "sc:"));
-    ML_TRY(ml_buf_add(r->out, name + caret, n - caret + 1));
-    r->at += 3 + n + 1;
-out:
-    return st;
+/* Letters that mean something to either of the two; any other letter behind a backslash is itself to Oniguruma
+ * and an error to PCRE2. */
+static bool is_escape_letter(char c) {
+    return c && strchr("aefnrtvxuobBAzZGkg", c);
 }
 
-static marlin_status rewrite_escape(struct rewriter *r) {
-    marlin_status st = MARLIN_OK;
-    if (r->at + 1 >= r->len) return refuse(r, "a backslash at the end");
+marlin_status ml_rewrite_char_escape(struct ml_rewriter *r, struct ml_buf *out) {
+    if (r->at + 1 >= r->len) return ml_rewrite_refuse(r, "a backslash at the end");
     const char c = r->s[r->at + 1];
-    const char *with = NULL;
-    switch (c) {
-    case 's':
-        with = r->in_class ? SPACES : "[" SPACES "]";
-        break;
-    case 'S':
-        with = r->in_class ? NOT_SPACES : "[^" SPACES "]";
-        break;
-    case 'w':
-        with = r->in_class ? ML_WORD_CLASS : "[" LONE_WORDS "]";
-        break;
-    case 'W':
-        if (r->in_class) return refuse(r, "\\W inside a class");
-        with = "[^" LONE_WORDS "]";
-        break;
-    case 'b': /* in a class: the backspace character, as in PCRE2 */
-        with = r->in_class ? NULL : "(?:" WORD_LEFT NONE_RIGHT "|" NONE_LEFT WORD_RIGHT ")";
-        break;
-    case 'B':
-        if (r->in_class) return refuse(r, "\\B inside a class");
-        with = "(?:" WORD_LEFT WORD_RIGHT "|" NONE_LEFT NONE_RIGHT ")";
-        break;
-    case 'h':
-        with = r->in_class ? "0-9a-fA-F" : "[0-9a-fA-F]";
-        break;
-    case 'p':
-    case 'P':
-        if (r->at + 2 < r->len && r->s[r->at + 2] == '{') return rewrite_property(r);
-        break;
-    case 'u':
-        if (r->at + 6 > r->len) return refuse(r, "a short \\u");
-        ML_TRY(ml_buf_addf(r->out, "\\x{%.4s}", r->s + r->at + 2));
+    const char *text = r->s + r->at;
+    size_t n = 2;
+    if (c == 'u') {
+        if (r->at + 6 > r->len) return ml_rewrite_refuse(r, "a short \\u");
         r->at += 6;
-        return MARLIN_OK;
-    case 'K':
-    case 'C':
-    case 'H':
-    case 'R':
-    case 'X':
-    case 'Q':
-    case 'E':
-    case 'O':
-    case 'y':
-    case 'Y':
-    case 'N':
-    case 'v':
-    case 'V':
-    case 'M':
-    case 'c':
-        return refuse(r, (const char[]){'\\', c, '\0'});
-    default:
-        break;
+        return ml_buf_addf(out, "\\x{%.4s}", text + 2);
     }
-    if (with)
-        st = ml_buf_adds(r->out, with);
-    else
-        st = ml_buf_add(r->out, r->s + r->at, 2);
-    r->at += 2;
-out:
-    return st;
+    if (c && strchr("KCRXQEOyYNvVMc", c)) return ml_rewrite_refuse(r, (const char[]){'\\', c, '\0'});
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    const char *close = c && strchr("xogk", c) ? memchr(text, '}', r->len - r->at) : NULL;
+    r->at += n;
+    if (letter && !is_escape_letter(c)) return ml_buf_add(out, &c, 1); /* \p without a brace is p */
+    if (close && r->s[r->at] == '{') r->at = (size_t)(close + 1 - r->s), n = (size_t)(close + 1 - text);
+    return ml_buf_add(out, text, n);
 }
 
-static bool ahead(const struct rewriter *r, const char *what) {
+static marlin_status rewrite_escape(struct ml_rewriter *r) {
+    struct ml_char_set set;
+    size_t n;
+    const marlin_status st = ml_rewrite_set(r, false, &set, &n);
+    if (st != MARLIN_OK) return st;
+    if (set.text) {
+        r->at += n;
+        return ml_buf_addf(r->out, set.negated ? "[^%s]" : "[%s]", set.text);
+    }
+    const char c = r->at + 1 < r->len ? r->s[r->at + 1] : '\0';
+    if (c != 'b' && c != 'B') return ml_rewrite_char_escape(r, r->out);
+    r->at += 2;
+    return ml_buf_adds(r->out, c == 'b' ? "(?:" WORD_LEFT NONE_RIGHT "|" NONE_LEFT WORD_RIGHT ")"
+                                        : "(?:" WORD_LEFT WORD_RIGHT "|" NONE_LEFT NONE_RIGHT ")");
+}
+
+bool ml_rewrite_ahead(const struct ml_rewriter *r, const char *what) {
     const size_t n = strlen(what);
     return r->len - r->at >= n && !memcmp(r->s + r->at, what, n);
 }
 
-/* At "{": Oniguruma reads {,n} as an interval from 0, which PCRE2 takes for text, and a + behind an interval
- * as one more repetition, which PCRE2 takes for possessive. */
-static marlin_status check_interval(const struct rewriter *r) {
+/* At "{": Oniguruma reads {,n} as an interval from 0, which PCRE2 takes for text, a + behind an interval as one
+ * more repetition, which PCRE2 takes for possessive, and a ? behind {n} as "or nothing", which PCRE2 takes for
+ * lazy. */
+static marlin_status check_interval(const struct ml_rewriter *r) {
     static const char digits[] = "0123456789";
     size_t at = r->at + 1;
-    if (ahead(r, "{,")) return refuse(r, "an interval without a lower bound");
-    while (at < r->len && (strchr(digits, r->s[at]) || r->s[at] == ',') && r->s[at])
-        at++;
-    if (at > r->at + 1 && at + 1 < r->len && r->s[at] == '}' && r->s[at + 1] == '+')
-        return refuse(r, "an interval followed by +");
+    if (ml_rewrite_ahead(r, "{,")) return ml_rewrite_refuse(r, "an interval without a lower bound");
+    bool comma = false;
+    for (; at < r->len && r->s[at] && (strchr(digits, r->s[at]) || r->s[at] == ','); at++)
+        comma |= r->s[at] == ',';
+    if (at == r->at + 1 || at + 1 >= r->len || r->s[at] != '}') return MARLIN_OK;
+    if (r->s[at + 1] == '+') return ml_rewrite_refuse(r, "an interval followed by +");
+    if (r->s[at + 1] == '?' && !comma) return ml_rewrite_refuse(r, "an interval of one number followed by ?");
     return MARLIN_OK;
 }
 
-/* One construct; classes keep Oniguruma's set operations from being read as plain characters. */
-static marlin_status rewrite_one(struct rewriter *r, size_t class_start) {
+/* At "(?" and a letter or a dash: options. Oniguruma's m is PCRE2's s, and its options without a group of their
+ * own reach over the alternatives that follow, which makes no difference at the start of one. */
+static marlin_status rewrite_options(struct ml_rewriter *r) {
+    size_t end = r->at + 2;
+    while (end < r->len && r->s[end] && strchr("imx-", r->s[end]))
+        end++;
+    if (end >= r->len || (r->s[end] != ':' && r->s[end] != ')'))
+        return ml_rewrite_refuse(r, "a special group");
+    if (r->s[end] == ')' && r->fresh != r->at)
+        return ml_rewrite_refuse(r, "an option in the middle of an alternative");
+    marlin_status st = MARLIN_OK;
+    for (; r->at <= end && st == MARLIN_OK; r->at++)
+        st = ml_buf_addf(r->out, "%c", r->s[r->at] == 'm' ? 's' : r->s[r->at]);
+    r->fresh = r->at;
+    return st;
+}
+
+/* At "(". */
+static marlin_status rewrite_group(struct ml_rewriter *r) {
+    static const char *const refused[] = {"(*", "(?C", "(?~", "(?R", "(?|", "(?#"};
+    static const char *const openers[] = {"(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!"};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        if (ml_rewrite_ahead(r, refused[i])) return ml_rewrite_refuse(r, "a special group");
+    const char option = ml_rewrite_ahead(r, "(?") && r->at + 2 < r->len ? r->s[r->at + 2] : '\0';
+    if (option == '-' || (option >= 'a' && option <= 'z') || (option >= 'A' && option <= 'Z'))
+        return rewrite_options(r);
+    const char *opener = "(";
+    for (size_t i = 0; i < sizeof openers / sizeof *openers; i++)
+        if (ml_rewrite_ahead(r, openers[i])) opener = openers[i];
+    r->at += strlen(opener);
+    r->fresh = r->at;
+    return ml_buf_adds(r->out, opener);
+}
+
+static marlin_status rewrite_one(struct ml_rewriter *r) {
     const char c = r->s[r->at];
     if (c == '\\') return rewrite_escape(r);
-    if (r->in_class) {
-        if (ahead(r, "&&")) return refuse(r, "a class intersection");
-        if (c == '[') return refuse(r, "a class inside a class");
-        if (c == ']' && r->at > class_start) r->in_class = false;
-    } else if (c == '[') {
-        r->in_class = true;
-    } else if (c == '{') {
+    if (c == '[') return ml_rewrite_class(r);
+    if (c == '(') return rewrite_group(r);
+    if (c == '{') {
         const marlin_status st = check_interval(r);
         if (st != MARLIN_OK) return st;
-    } else if (ahead(r, "(*") || ahead(r, "(?C") || ahead(r, "(?m") || ahead(r, "(?~") || ahead(r, "(?R") ||
-               ahead(r, "(?|") || ahead(r, "(?#")) {
-        return refuse(r, "a special group");
     }
     r->at++;
+    if (c == '|') r->fresh = r->at;
     return ml_buf_add(r->out, &c, 1);
 }
 
 static marlin_status rewrite(const char *s, size_t len, struct ml_buf *out, struct marlin_error *err) {
-    struct rewriter r = {.s = s, .len = len, .out = out, .err = err};
-    size_t class_start = 0;
+    struct ml_rewriter r = {.s = s, .len = len, .out = out, .err = err};
     while (r.at < len) {
-        const bool was = r.in_class;
-        const marlin_status st = rewrite_one(&r, class_start);
+        const marlin_status st = rewrite_one(&r);
         if (st != MARLIN_OK) return st;
-        if (r.in_class && !was) {
-            class_start = r.at;
-            if (r.at < len && s[r.at] == '^') class_start++;
-        }
     }
     return MARLIN_OK;
 }

@@ -158,7 +158,7 @@ static marlin_status check_piece(const struct sp_piece *p, uint64_t id, const st
                                  struct marlin_error *err) {
     const char *why = NULL;
     if (p->len == 0) why = "is empty";
-    if (!why && (!ml_utf8_valid(p->text, p->len) || memchr(p->text, 0, p->len))) why = "is not UTF-8 text";
+    if (!why && !ml_utf8_valid(p->text, p->len)) why = "is not UTF-8 text";
     if (!why && !isfinite(p->score)) why = "has a score that is no number";
     if (!why && (p->type < SP_NORMAL || p->type > SP_BYTE)) why = "has an unknown type";
     if (!why && p->type == SP_BYTE && ml_byte_piece(p->text, p->len) < 0) why = "is no byte token <0xHH>";
@@ -228,15 +228,32 @@ static marlin_status scan(struct reader r, struct sp_model *m) {
     return MARLIN_OK;
 }
 
+/* Tokens of other files are split off before the model sees the text, whatever their flags say. */
+static marlin_status add_outside(struct ml_tokenizer *t, const struct ml_tok_outside *o,
+                                 struct marlin_error *err) {
+    marlin_status st = MARLIN_OK;
+    for (size_t i = 0; o && i < o->n; i++) {
+        bool fresh;
+        ML_TRY(ml_tok_outside_place(t, &o->token[i], &fresh, err));
+        const struct ml_tok_piece *p = fresh ? &t->piece[t->added[t->n_added - 1].id] : NULL;
+        if (p && ml_matcher_add(&t->raw, p->text, p->len, (int32_t)t->n_added - 1) != MARLIN_OK)
+            ML_TRY(ml_fail(err, MARLIN_ERR_MEMORY, "added tokens: out of memory"));
+    }
+    ml_tok_outside_trim(t);
+out:
+    return st;
+}
+
 static marlin_status load_pieces(struct ml_tokenizer *t, struct reader r, const struct sp_model *m,
-                                 uint64_t vocab_rows) {
+                                 const struct ml_tok_outside *outside) {
     struct field f;
     struct sp_piece p;
-    uint64_t id = 0;
+    uint64_t id = 0, max_id = m->n_pieces - 1;
     marlin_status st;
-    ML_TRY(ml_vocab_check_id((int64_t)m->n_pieces - 1, "the last piece", vocab_rows, r.err));
-    ML_TRY(ml_vocab_size(t, m->n_pieces - 1, r.err));
-    t->added = ml_calloc(t->size, sizeof *t->added);
+    ML_TRY(ml_vocab_check_id((int64_t)max_id, "the last piece", r.err));
+    ML_TRY(ml_tok_outside_room(outside, &max_id, r.err));
+    ML_TRY(ml_vocab_size(t, max_id, r.err));
+    t->added = ml_calloc(t->size + (outside ? outside->n : 0), sizeof *t->added);
     if (!t->added || ml_map_reserve(&t->ids, t->size) != MARLIN_OK)
         ML_TRY(ml_fail(r.err, MARLIN_ERR_MEMORY, "SentencePiece model: out of memory"));
     while (r.at < r.len) {
@@ -248,7 +265,8 @@ static marlin_status load_pieces(struct ml_tokenizer *t, struct reader r, const 
         id++;
     }
     if (t->unk < 0)
-        st = ml_fail(r.err, MARLIN_ERR_FORMAT, "SentencePiece model: no piece has the type unknown");
+        ML_TRY(ml_fail(r.err, MARLIN_ERR_FORMAT, "SentencePiece model: no piece has the type unknown"));
+    st = add_outside(t, outside, r.err);
 out:
     return st;
 }
@@ -352,7 +370,8 @@ static marlin_status load_charsmap(struct ml_tokenizer *t, const struct sp_model
     return MARLIN_OK;
 }
 
-static marlin_status load_model(struct ml_tokenizer *t, struct reader r, uint64_t vocab_rows) {
+static marlin_status load_model(struct ml_tokenizer *t, struct reader r,
+                                const struct ml_tok_outside *outside) {
     static const char unknown[] = " \xE2\x81\x87 ";
     struct sp_model m = {.model_type = 1,
                          .bos = 1,
@@ -373,7 +392,7 @@ static marlin_status load_model(struct ml_tokenizer *t, struct reader r, uint64_
     t->unk_surface = ml_arena_strndup(&t->arena, m.unk_surface, m.unk_surface_len);
     if (!t->unk_surface) ML_TRY(ml_fail(r.err, MARLIN_ERR_MEMORY, "SentencePiece model: out of memory"));
     ML_TRY(load_charsmap(t, &m, r.err));
-    ML_TRY(load_pieces(t, r, &m, vocab_rows));
+    ML_TRY(load_pieces(t, r, &m, outside));
     if (ml_matcher_finish(&t->raw) != MARLIN_OK || ml_matcher_finish(&t->user) != MARLIN_OK)
         ML_TRY(ml_fail(r.err, MARLIN_ERR_MEMORY, "SentencePiece model: out of memory"));
     ML_TRY(ml_vocab_index(t, r.err));
@@ -387,6 +406,12 @@ out:
 
 marlin_status ml_tokenizer_from_sentencepiece(const void *data, size_t len, uint64_t vocab_rows,
                                               struct ml_tokenizer **out, struct marlin_error *err) {
+    return ml_tok_from_sentencepiece(data, len, vocab_rows, NULL, out, err);
+}
+
+marlin_status ml_tok_from_sentencepiece(const void *data, size_t len, uint64_t vocab_rows,
+                                        const struct ml_tok_outside *outside, struct ml_tokenizer **out,
+                                        struct marlin_error *err) {
     if (len > ML_TOK_MAX_FILE)
         return ml_fail(err, MARLIN_ERR_LIMIT, "SentencePiece model of %zu bytes: the ceiling is %u", len,
                        ML_TOK_MAX_FILE);
@@ -399,7 +424,8 @@ marlin_status ml_tokenizer_from_sentencepiece(const void *data, size_t len, uint
     t->unk = -1;
     t->min_score = 3.402823466e+38f;
     t->max_score = 1.175494351e-38f; /* as the reference starts it: it never falls below zero */
-    const marlin_status st = load_model(t, (struct reader){data, 0, len, 0, err}, vocab_rows);
+    const marlin_status st = load_model(t, (struct reader){data, 0, len, 0, err}, outside);
+    if (st == MARLIN_OK) ml_vocab_warn_rows(t, vocab_rows);
     if (st == MARLIN_OK)
         *out = t;
     else

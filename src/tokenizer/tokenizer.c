@@ -47,23 +47,6 @@ out:
     return st;
 }
 
-static marlin_status load_config(struct ml_tokenizer *t, const char *dir, struct marlin_error *err) {
-    char path[PATH_BYTES];
-    char *text = NULL;
-    size_t len = 0;
-    struct ml_json_doc *doc = NULL;
-    marlin_status st = ml_path_join(path, sizeof path, dir, "tokenizer_config.json", err);
-    if (st != MARLIN_OK || !ml_path_exists(path)) return st;
-    ML_TRY(ml_file_slurp(path, ML_TOK_MAX_CONFIG, &text, &len, err));
-    st = ml_json_parse(text, len, &(struct ml_json_limits){.max_bytes = ML_TOK_MAX_CONFIG}, &doc, err);
-    if (st == MARLIN_OK) st = apply_config(t, ml_json_root(doc), err);
-    if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s", path);
-out:
-    ml_json_free(doc);
-    ml_free(text);
-    return st;
-}
-
 static bool has(const char *dir, const char *name) {
     char path[PATH_BYTES];
     return ml_path_join(path, sizeof path, dir, name, NULL) == MARLIN_OK && ml_path_exists(path);
@@ -87,6 +70,7 @@ marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_
     char *text = NULL;
     size_t len = 0;
     struct ml_tokenizer *t = NULL;
+    struct ml_tok_outside outside = {0};
     marlin_status st;
     ML_TRY(ml_path_join(path, sizeof path, dir, "tokenizer.json", err));
     const bool json = ml_path_exists(path);
@@ -97,17 +81,23 @@ marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_
     }
     ML_TRY(ml_file_slurp(path, ML_TOK_MAX_FILE, &text, &len, err));
     const char *kind = json ? NULL : ml_sniff(text, len);
-    if (kind)
-        st = ml_fail(err, MARLIN_ERR_FORMAT, "not a tokenizer, but %s", kind);
-    else
-        st = json ? ml_tokenizer_from_json(text, len, vocab_rows, &t, err)
-                  : ml_tokenizer_from_sentencepiece(text, len, vocab_rows, &t, err);
+    if (kind) {
+        st = ml_fail(err, MARLIN_ERR_FORMAT, "%s: not a tokenizer, but %s", path, kind);
+        goto out;
+    }
+    ML_TRY(ml_tok_outside_read(dir, &outside, err));
+    st = json ? ml_tok_from_json(text, len, vocab_rows, &outside, &t, err)
+              : ml_tok_from_sentencepiece(text, len, vocab_rows, &outside, &t, err);
     if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s", path);
-    if (st == MARLIN_OK) st = load_config(t, dir, err);
+    if (st == MARLIN_OK && outside.config) {
+        st = apply_config(t, outside.config, err);
+        if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s/tokenizer_config.json", dir);
+    }
     if (st != MARLIN_OK) goto out;
     *out = t;
     t = NULL;
 out:
+    ml_tok_outside_free(&outside);
     ml_free(text);
     ml_tokenizer_free(t);
     return st;

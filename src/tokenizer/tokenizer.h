@@ -47,7 +47,7 @@ marlin_status ml_tokenizer_encode(const struct ml_tokenizer *t, const char *text
                                   struct ml_ids *ids, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Appends the text of ids. skip_special drops special tokens. Bytes may be invalid UTF-8 when the ids are.
- * Ids out of range: MARLIN_ERR_ARGUMENT. */
+ * Ids without a spelling, of holes and behind the vocabulary's end, are no text. Negative ones: MARLIN_ERR_ARGUMENT. */
 marlin_status ml_tokenizer_decode(const struct ml_tokenizer *t, const int32_t *ids, size_t n,
                                   bool skip_special, struct ml_buf *out,
                                   struct marlin_error *err) MARLIN_MUST_CHECK;

@@ -149,7 +149,8 @@ enum ml_tok_norm_kind {
     ML_NORM_PREPEND,
     ML_NORM_REPLACE,
     ML_NORM_STRIP,
-    ML_NORM_STRIP_ACCENTS
+    ML_NORM_STRIP_ACCENTS,
+    ML_NORM_BYTES
 };
 struct ml_tok_norm {
     enum ml_tok_norm_kind kind;
@@ -229,7 +230,7 @@ struct ml_dec_text {
 };
 
 struct ml_tok_added {
-    int32_t id;
+    int32_t id; /* -1 of a token outside the tokenizer's file: not numbered there */
     bool special, lstrip, rstrip, single_word, normalized;
 };
 
@@ -255,6 +256,8 @@ struct ml_tokenizer {
     int32_t *char_id;        /* [ML_CHAR_TABLE] ids of single characters, -1 = none */
     int32_t byte_id[256];    /* <0xHH>, -1 = missing */
     int32_t unk;             /* -1 = none */
+    const char
+        *unk_missing; /* with unk -1: why a text that needs it is refused; NULL: unknown characters vanish */
     bool byte_fallback, fuse_unk, ignore_merges;
 
     struct ml_pairs merges; /* (left, right) -> rank << 32 | merged id */
@@ -263,6 +266,8 @@ struct ml_tokenizer {
 
     struct ml_pairs trie; /* unigram: node << 8 | byte -> node << 32 | id + 1 */
     float min_score, max_score;
+    const double *scores; /* [size] of a unigram model in tokenizer.json, else NULL */
+    double min_of_scores;
     struct ml_tok_sp_norm sp_norm;
     const char *unk_surface;
 
@@ -295,8 +300,9 @@ enum { ML_CHAR_TABLE = 0x800 };
 /* vocab.c: filling the table of pieces, with every check on ids. */
 marlin_status ml_vocab_size(struct ml_tokenizer *t, uint64_t max_id,
                             struct marlin_error *err) MARLIN_MUST_CHECK;
-marlin_status ml_vocab_check_id(int64_t id, const char *piece, uint64_t vocab_rows,
-                                struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_vocab_check_id(int64_t id, const char *piece, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Warns when tokens that text is made of have no row in the embedding table; vocab_rows 0: not known. */
+void ml_vocab_warn_rows(const struct ml_tokenizer *t, uint64_t vocab_rows);
 marlin_status ml_vocab_put(struct ml_tokenizer *t, int64_t id, const char *text, size_t len, uint8_t flags,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Single-character table and byte tokens, once all pieces are there. */
@@ -305,6 +311,42 @@ marlin_status ml_vocab_index(struct ml_tokenizer *t, struct marlin_error *err) M
 int ml_byte_piece(const char *s, size_t len);
 /* Appends id to one of the lists prefix / suffix. */
 marlin_status ml_affix_add(int32_t **list, size_t *n, int32_t id, struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* ---- added_tokens.c: tokens outside the tokenizer's own file ---- */
+
+struct ml_tok_outside_token {
+    const char *content, *file;
+    size_t len;
+    struct ml_tok_added added;
+};
+struct ml_tok_outside {
+    struct ml_json_doc *doc[3]; /* contents lie there */
+    size_t n_docs;
+    const struct ml_json *config; /* root of tokenizer_config.json, or NULL */
+    struct ml_tok_outside_token *token;
+    size_t n, cap;
+    struct ml_map seen; /* contents */
+};
+/* Reads tokenizer_config.json, added_tokens.json and special_tokens_map.json, as far as they are there. */
+marlin_status ml_tok_outside_read(const char *dir, struct ml_tok_outside *out,
+                                  struct marlin_error *err) MARLIN_MUST_CHECK;
+void ml_tok_outside_free(struct ml_tok_outside *o);
+/* Raises *max_id to what they may need. o may be NULL. */
+marlin_status ml_tok_outside_room(const struct ml_tok_outside *o, uint64_t *max_id,
+                                  struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Enters one into the vocabulary and t->added (which has room), unless it is there; *fresh: it must be looked for. */
+marlin_status ml_tok_outside_place(struct ml_tokenizer *t, const struct ml_tok_outside_token *x, bool *fresh,
+                                   struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Gives back the room that was not needed. */
+void ml_tok_outside_trim(struct ml_tokenizer *t);
+
+/* ml_tokenizer_from_* with tokens of other files; outside may be NULL. */
+marlin_status ml_tok_from_json(const char *json, size_t len, uint64_t vocab_rows,
+                               const struct ml_tok_outside *outside, struct ml_tokenizer **out,
+                               struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_tok_from_sentencepiece(const void *data, size_t len, uint64_t vocab_rows,
+                                        const struct ml_tok_outside *outside, struct ml_tokenizer **out,
+                                        struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Parsers of the parts of tokenizer.json; v may be NULL or null. */
 marlin_status ml_norm_load(struct ml_tokenizer *t, const struct ml_json *v,
@@ -349,8 +391,8 @@ struct ml_tok_symbol {
 struct ml_tok_heap_item {
     uint32_t rank, pos, id, size;
 };
-struct ml_tok_path_node { /* unigram */
-    float score;
+struct ml_tok_path_node { /* unigram; sums of floats or of doubles, as the file's reference has them */
+    double score;
     int32_t id;
     uint32_t start; /* UINT32_MAX = not reached */
 };
@@ -383,6 +425,9 @@ static inline uint64_t ml_work_for(size_t len) {
 }
 marlin_status ml_work(struct ml_encoder *e, size_t len) MARLIN_MUST_CHECK;
 
+/* The character needs an unknown token, and there is none: the error says so. */
+marlin_status ml_encode_no_unknown(struct ml_encoder *e, const char *s, size_t len) MARLIN_MUST_CHECK;
+
 /* Makes *p hold `need` items of `size` bytes, at least doubling. */
 marlin_status ml_grow(void *p, size_t *cap, size_t need, size_t size) MARLIN_MUST_CHECK;
 marlin_status ml_ids_add(struct ml_ids *ids, int32_t id) MARLIN_MUST_CHECK;
@@ -393,6 +438,8 @@ marlin_status ml_norm_run(struct ml_encoder *e, const char *s, size_t len, const
 /* Feeds a piece of valid UTF-8 through stage, stage + 1, ..., the model. first: it starts the whole text. */
 marlin_status ml_pre_run(struct ml_encoder *e, size_t stage, const char *s, size_t len,
                          bool first) MARLIN_MUST_CHECK;
+/* Appends every byte as the character of GPT-2's alphabet that stands for it. */
+marlin_status ml_map_bytes(const char *s, size_t len, struct ml_buf *out) MARLIN_MUST_CHECK;
 marlin_status ml_bpe_word(struct ml_encoder *e, const char *s, size_t len) MARLIN_MUST_CHECK;
 marlin_status ml_bpe_cache_create(struct ml_word_slot **out) MARLIN_MUST_CHECK;
 /* SentencePiece: a stretch between special tokens, normalization included. */

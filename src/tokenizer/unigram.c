@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The unigram model: the segmentation of highest total score, by dynamic programming over byte positions with
- * a trie of the pieces. Scores are floats added in the reference's order and precision, so ties fall alike.
+ * a trie of the pieces. Scores are added in the reference's order and precision, so ties fall alike: floats for
+ * tokenizer.model, doubles for tokenizer.json.
  */
 #include "tokenizer/tokenizer_int.h"
 
@@ -26,19 +27,25 @@ static marlin_status insert(struct ml_tokenizer *t, const struct ml_tok_piece *p
     return MARLIN_OK;
 }
 
+/* In tokenizer.json every piece but the special tokens, which plain text must not become. */
+static bool can_be_found(const struct ml_tokenizer *t, const struct ml_tok_piece *p) {
+    if (t->scores) return (p->flags & (ML_PIECE_USED | ML_PIECE_SPECIAL | ML_PIECE_ADDED)) == ML_PIECE_USED;
+    return p->flags & (ML_PIECE_NORMAL | ML_PIECE_USER);
+}
+
 marlin_status ml_unigram_build(struct ml_tokenizer *t, struct marlin_error *err) {
     uint32_t n_nodes = 1;
     for (size_t id = 0; id < t->size; id++) {
-        if (!(t->piece[id].flags & (ML_PIECE_NORMAL | ML_PIECE_USER))) continue;
-        if (n_nodes > UINT32_MAX - ML_TOK_MAX_SP)
-            return ml_fail(err, MARLIN_ERR_LIMIT, "SentencePiece model: the pieces are too long together");
+        if (!can_be_found(t, &t->piece[id])) continue;
+        if (n_nodes > UINT32_MAX - ML_TOK_MAX_PIECE)
+            return ml_fail(err, MARLIN_ERR_LIMIT, "unigram model: the pieces are too long together");
         const marlin_status st = insert(t, &t->piece[id], (uint32_t)id, &n_nodes);
-        if (st != MARLIN_OK) return ml_fail(err, st, "SentencePiece model: out of memory");
+        if (st != MARLIN_OK) return ml_fail(err, st, "unigram model: out of memory");
     }
     return MARLIN_OK;
 }
 
-static void improve(struct ml_tok_path_node *node, float score, size_t start, int32_t id) {
+static void improve(struct ml_tok_path_node *node, double score, size_t start, int32_t id) {
     if (node->start != UINT32_MAX && score <= node->score) return;
     *node = (struct ml_tok_path_node){score, id, (uint32_t)start};
 }
@@ -48,9 +55,16 @@ static double piece_score(const struct ml_tokenizer *t, const struct ml_tok_piec
     return p->flags & ML_PIECE_USER ? (float)len * t->max_score - 0.1 : p->score;
 }
 
+/* The score of a path that goes on with a piece of n bytes; id -1: with a character outside the vocabulary. */
+static double path_score(const struct ml_tokenizer *t, double here, int32_t id, size_t n) {
+    if (t->scores) return (id < 0 ? t->min_of_scores - (double)unknown_penalty : t->scores[id]) + here;
+    const float score = id < 0 ? t->min_score - unknown_penalty : (float)piece_score(t, &t->piece[id], n);
+    return score + (float)here;
+}
+
 static void extend(const struct ml_tokenizer *t, struct ml_tok_path_node *path, const char *s, size_t len,
                    size_t at) {
-    const float here = path[at].score;
+    const double here = path[at].score;
     uint32_t cp;
     const size_t first = ml_utf8_get(s + at, &cp);
     bool single = false;
@@ -60,10 +74,10 @@ static void extend(const struct ml_tokenizer *t, struct ml_tok_path_node *path, 
         const uint32_t id1 = (uint32_t)v;
         if (!id1) continue;
         const size_t n = i + 1 - at;
-        improve(&path[i + 1], (float)piece_score(t, &t->piece[id1 - 1], n) + here, at, (int32_t)id1 - 1);
+        improve(&path[i + 1], path_score(t, here, (int32_t)id1 - 1, n), at, (int32_t)id1 - 1);
         if (n == first) single = true;
     }
-    if (!single) improve(&path[at + first], (t->min_score - unknown_penalty) + here, at, t->unk);
+    if (!single) improve(&path[at + first], path_score(t, here, -1, first), at, t->unk);
 }
 
 marlin_status ml_unigram_encode(struct ml_encoder *e, const char *s, size_t len) {

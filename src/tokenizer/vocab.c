@@ -3,6 +3,7 @@
  * The table of pieces by id, with the checks on ids that every source of pieces goes through.
  */
 #include "base/checked.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "tokenizer/tokenizer_int.h"
 
@@ -38,19 +39,32 @@ marlin_status ml_affix_add(int32_t **list, size_t *n, int32_t id, struct marlin_
     return MARLIN_OK;
 }
 
-marlin_status ml_vocab_check_id(int64_t id, const char *piece, uint64_t vocab_rows,
-                                struct marlin_error *err) {
+marlin_status ml_vocab_check_id(int64_t id, const char *piece, struct marlin_error *err) {
     if (id < 0 || id > INT32_MAX)
         return ml_fail(err, MARLIN_ERR_FORMAT, "vocabulary: id %lld of \"%.60s\" is outside 0..2^31-1",
                        (long long)id, piece);
-    if (vocab_rows && (uint64_t)id >= vocab_rows)
-        return ml_fail(err, MARLIN_ERR_FORMAT,
-                       "vocabulary: id %lld of \"%.60s\" has no row in the embedding table of %llu rows",
-                       (long long)id, piece, (unsigned long long)vocab_rows);
     if (id >= (int64_t)ML_TOK_MAX_ID)
         return ml_fail(err, MARLIN_ERR_LIMIT, "vocabulary: id %lld of \"%.60s\" is above the ceiling of %u",
                        (long long)id, piece, ML_TOK_MAX_ID - 1);
     return MARLIN_OK;
+}
+
+/* Added tokens of images, padding and the like often lie behind the table, and no text holds them. */
+void ml_vocab_warn_rows(const struct ml_tokenizer *t, uint64_t vocab_rows) {
+    size_t n = 0, first = 0;
+    for (size_t id = vocab_rows; vocab_rows && id < t->size; id++) {
+        uint64_t known;
+        const struct ml_tok_piece *p = &t->piece[id];
+        if (!p->flags || (p->flags & (ML_PIECE_SPECIAL | ML_PIECE_ADDED))) continue;
+        if (ml_map_get(&t->added_ids, p->text, p->len, &known)) continue;
+        if (n++ == 0) first = id;
+    }
+    if (n)
+        ml_log(ML_LOG_WARN,
+               "tokenizer: %zu tokens, the first %zu \"%.60s\", have no row in the embedding table of %llu "
+               "rows: "
+               "a text that holds one is refused: is it another model's tokenizer?",
+               n, first, t->piece[first].text, (unsigned long long)vocab_rows);
 }
 
 marlin_status ml_vocab_size(struct ml_tokenizer *t, uint64_t max_id, struct marlin_error *err) {
@@ -132,6 +146,7 @@ marlin_status ml_sp_unknown(struct ml_encoder *e, const char *s, size_t len, boo
     bool bytes = t->byte_fallback;
     for (size_t i = 0; i < len && bytes; i++)
         bytes = t->byte_id[(uint8_t)s[i]] >= 0;
+    if (!bytes && t->unk < 0) return ml_encode_no_unknown(e, s, len);
     if (!bytes && !*prev_unk) st = ml_ids_add(e->ids, t->unk);
     for (size_t i = 0; i < len && bytes && st == MARLIN_OK; i++)
         st = ml_ids_add(e->ids, t->byte_id[(uint8_t)s[i]]);

@@ -165,6 +165,11 @@ static void duplicates_and_metadata(void **state) {
     expect("{\"__metadata__\":7}", 0, MARLIN_ERR_FORMAT, "\"__metadata__\": is not an object");
     expect("{\"__metadata__\":{\"a\":7}}", 0, MARLIN_ERR_FORMAT, "a value is not a string");
     expect("{\"__metadata__\":{\"a\":{\"b\":\"c\"}}}", 0, MARLIN_ERR_FORMAT, "a value is not a string");
+    expect("{\"__metadata__\":{\"a\":\"b\\u0000\"}}", 0, MARLIN_ERR_FORMAT,
+           "a value is not a string without NUL");
+    expect("{\"__metadata__\":{\"a\\u0000\":\"b\"}}", 0, MARLIN_ERR_FORMAT, "a key holds NUL");
+    expect("{\"__metadata__\":{\"a\":\"b\"},\"__metadata__\\u0000\":{\"a\":\"b\"}}", 0, MARLIN_ERR_FORMAT,
+           "a name must have 1 to 256 bytes");
 }
 
 /* Hostile input 6: offsets. */

@@ -47,20 +47,15 @@ static inline char *compose(const char *vocab, const char *merges, const char *m
     return json;
 }
 
-static inline void refuse_rows(const char *vocab, const char *merges, const char *model, const char *rest,
-                               uint64_t rows, marlin_status code, const char *part) {
+static inline void refuse(const char *vocab, const char *merges, const char *model, const char *rest,
+                          marlin_status code, const char *part) {
     char *json = compose(vocab, merges, model, rest);
     struct ml_tokenizer *t = NULL;
     struct marlin_error err = {0};
-    const marlin_status st = ml_tokenizer_from_json(json, strlen(json), rows, &t, &err);
+    const marlin_status st = ml_tokenizer_from_json(json, strlen(json), 0, &t, &err);
     free(json);
     ml_tokenizer_free(t);
     assert_error(st, &err, code, part);
-}
-
-static inline void refuse(const char *vocab, const char *merges, const char *model, const char *rest,
-                          marlin_status code, const char *part) {
-    refuse_rows(vocab, merges, model, rest, 0, code, part);
 }
 
 static inline struct ml_tokenizer *load(const char *vocab, const char *merges, const char *model,

@@ -268,7 +268,7 @@ static void typed_special_tokens_of_known_models(void **state) {
 
 static void ids_outside_the_vocabulary(void **state) {
     const int32_t size = (int32_t)ml_tokenizer_size(families[0].t);
-    const int32_t bad[] = {-1, INT32_MIN, INT32_MAX, size};
+    const int32_t bad[] = {-1, INT32_MIN}, beyond[] = {INT32_MAX, size};
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const int32_t ids[] = {10, bad[i], 11};
@@ -277,7 +277,7 @@ static void ids_outside_the_vocabulary(void **state) {
         struct ml_text_stream s = {0};
         struct marlin_error err = {0};
         ml_buf_init(&out, 1 << 20);
-        (void)snprintf(named, sizeof named, "id %d is outside the vocabulary", (int)bad[i]);
+        (void)snprintf(named, sizeof named, "id %d is no token", (int)bad[i]);
         assert_int_equal(ml_buf_adds(&out, "before"), MARLIN_OK);
         assert_error(ml_tokenizer_decode(families[0].t, ids, 3, false, &out, &err), &err, MARLIN_ERR_ARGUMENT,
                      named);
@@ -287,6 +287,26 @@ static void ids_outside_the_vocabulary(void **state) {
         assert_null(ml_tokenizer_piece(families[0].t, bad[i], NULL));
         assert_false(ml_tokenizer_is_special(families[0].t, bad[i]));
         ml_buf_free(&out);
+    }
+    /* Rows behind the vocabulary's end are padding of the model: no text. */
+    for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) {
+        const int32_t ids[] = {10, 11, beyond[i], 12};
+        struct ml_buf with, without;
+        struct ml_text_stream s = {0};
+        ml_buf_init(&with, 1 << 20);
+        ml_buf_init(&without, 1 << 20);
+        assert_int_equal(ml_tokenizer_decode(families[0].t, ids, 4, false, &with, NULL), MARLIN_OK);
+        assert_int_equal(
+            ml_tokenizer_decode(families[0].t, (const int32_t[]){10, 11, 12}, 3, false, &without, NULL),
+            MARLIN_OK);
+        assert_string_equal(with.data, without.data);
+        const size_t len = with.len;
+        assert_int_equal(ml_stream_push(&s, families[0].t, beyond[i], false, &with, NULL), MARLIN_OK);
+        assert_int_equal(with.len, len);
+        assert_null(ml_tokenizer_piece(families[0].t, beyond[i], NULL));
+        assert_false(ml_tokenizer_is_special(families[0].t, beyond[i]));
+        ml_buf_free(&with);
+        ml_buf_free(&without);
     }
 }
 

@@ -69,11 +69,74 @@ static void spaces_and_lines(void **state) {
     assert_matches("a++b?+", "aab", "<aab>");
 }
 
+/* Letters behind a backslash that mean nothing to Oniguruma are themselves; PCRE2 knows \pL. */
+static void letters_that_are_themselves(void **state) {
+    (void)state;
+    assert_matches("\\pL+", "Hello pLLx", "Hello <pLL>x");
+    assert_matches("[\\pL]+", "HepLlo", "He<pL>lo");
+    assert_matches("\\PL", "aPL", "a<PL>");
+    assert_matches("\\i\\l", "ilx", "<il>x");
+    assert_matches("\\x{41}+\\x42", "AAB", "<AAB>");
+    assert_matches("[\\u0041-\\x{43}]+", "ABCD", "<ABC>D");
+}
+
+/* A class inside a class is joined to it, && binds least, and ^ in front is for all of it. */
+static void classes_in_classes(void **state) {
+    (void)state;
+    assert_matches(" ?[^(\\s|[.,!?])]+", "ab, c (2)!", "<ab>,< c> (<2>)!");
+    assert_matches("[a[^b]]+", "abc", "<a>b<c>");
+    assert_matches("[^[^a]]+", "aab", "<aa>b");
+    assert_matches("[[^a]b]+", "abc", "a<bc>");
+    assert_matches("[a-c&&[b-d]]+", "abcd", "a<bc>d");
+    assert_matches("[^a-c&&[b-d]]+", "abcd", "<a>bc<d>");
+    assert_matches("[a-f&&[^c]&&\\w]+", "abcdefg", "<ab>c<def>g");
+    assert_matches("[^a[^b]]+", "abc", "a<b>c");
+    assert_matches("[]a]+", "a]b", "<a]>b");
+    assert_matches("[a[]b]]+", "a]b[", "<a]b>[");
+    assert_matches("[a-c-e]+", "abc-e!", "<abc-e>!");
+    assert_matches("[[a]-z]+", "a-bz", "<a->b<z>");
+    assert_matches("[a^&-]+", "a^&-b", "<a^&->b");
+    assert_matches("[^\\W\\d]+", "a1b!", "<a>1<b>!");
+    assert_matches("[\\W]+", "a!\xc2\xbd", "a<!\xc2\xbd>");
+    assert_matches("[[:]a]+", "a:b", "<a:>b");
+}
+
+static void names_of_sets(void **state) {
+    (void)state;
+    assert_matches("[[:alpha:]]+", "Hello, x1", "<Hello>, <x>1");
+    assert_matches("[^[:alpha:][:space:]]+", "a1 !b", "a<1> <!>b");
+    assert_matches("[[:^alpha:]]+", "a1!b", "a<1!>b");
+    assert_matches("[[:punct:]]+", "a$!b", "a<$!>b"); /* with symbols in brackets, */
+    assert_matches("\\p{Punct}+", "a$!b", "a$<!>b");  /* without them as a property */
+    assert_matches("\\p{Letter}+|\\p{Decimal_Number}", "ab1", "<ab><1>");
+    assert_matches("\\p{lowercase letter}+", "abA", "<ab>A");
+    assert_matches("\\p{^Alpha}", "a1", "a<1>");
+    assert_matches("\\P{^Alpha}", "a1", "<a>1");
+    assert_matches("[\\P{Upper}]", "aA", "<a>A");
+    assert_matches("\\p{Emoji}+", "a1\xf0\x9f\x98\x80", "a<1\xf0\x9f\x98\x80>");
+    assert_matches("\\p{word}[\\p{word}]", "\xc2\xbd\xc2\xbd\xc2\xbd_", "\xc2\xbd\xc2\xbd<\xc2\xbd_>");
+    assert_matches("\\H+[\\H]", "agha", "a<gh>a");
+}
+
+/* m is what PCRE2 calls s. */
+static void options(void **state) {
+    (void)state;
+    assert_matches("(?m:a.)b", "a\nb", "<a\nb>");
+    assert_matches("(?im:a.B)", "A\nb", "<A\nb>");
+    assert_matches("(?i-m:a.)", "A\nAb", "A\n<Ab>");
+    assert_matches("c|(?i)a|b", "ABC", "<A><B>C");
+    assert_matches("(?:(?i)ab|c)+", "aBCx", "<aBC>x");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(words),
         cmocka_unit_test(boundaries),
         cmocka_unit_test(spaces_and_lines),
+        cmocka_unit_test(letters_that_are_themselves),
+        cmocka_unit_test(classes_in_classes),
+        cmocka_unit_test(names_of_sets),
+        cmocka_unit_test(options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
