@@ -44,6 +44,9 @@ const struct ml_command *ml_cli_commands(size_t *n);
 const struct ml_option *ml_cli_common(void);
 const struct ml_command *ml_cli_find(const char *name); /* or NULL */
 
+/* True for what MODEL may name: a directory, or a GGUF file (ml_gguf_is). */
+bool ml_cli_is_model(const char *path);
+
 /* Positional argument 0, or the default model. NULL, the error printed, when it is left out and there is no
  * default. Valid as long as cli and args. */
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args);

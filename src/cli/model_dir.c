@@ -4,6 +4,7 @@
  */
 #include "base/file.h"
 #include "cli/cli.h"
+#include "converters/gguf.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -64,6 +65,10 @@ const char *ml_cli_default_model(struct ml_cli *cli) {
                        "the default model was not found beside the program: name a model directory, or set "
                        "MARLIN_MODEL to one");
     return NULL;
+}
+
+bool ml_cli_is_model(const char *path) {
+    return ml_path_is_dir(path) || ml_gguf_is(path);
 }
 
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args) {

@@ -45,8 +45,9 @@ const struct ml_verb ml_verb_run = {
     .name = "run",
     .args = "[MODEL] [PROMPT]",
     .help = "generate text",
-    .details = "MODEL is a directory; left out, the embedded model speaks. A single argument that is not a "
-               "directory is the prompt. PROMPT - reads all of standard input. The text goes to standard "
+    .details = "MODEL is a directory or a GGUF file; left out, the embedded model speaks. A single argument "
+               "that is neither "
+               "is the prompt. PROMPT - reads all of standard input. The text goes to standard "
                "output, a line of speeds to standard error. Interrupting ends the text cleanly.",
     .options = options,
     .min_args = 0,
@@ -93,7 +94,7 @@ static bool collect_text(void *user, const char *text, size_t len) {
 static marlin_status read_arguments(struct job *j, struct marlin_error *err) {
     const int n = ml_args_count(j->args);
     const char *first = ml_args_at(j->args, 0);
-    if (n == 2 || (n == 1 && ml_path_is_dir(first))) j->model = first;
+    if (n == 2 || (n == 1 && ml_cli_is_model(first))) j->model = first;
     j->prompt = n == 2 ? ml_args_at(j->args, 1) : n == 1 && !j->model && first ? first : default_prompt;
     j->prompt_len = strlen(j->prompt);
     if (strcmp(j->prompt, "-") != 0) return MARLIN_OK;

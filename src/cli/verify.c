@@ -130,11 +130,12 @@ static marlin_status scan_all(struct verification *v, struct marlin_error *err) 
     marlin_status st = MARLIN_OK;
     ml_progress_begin(&progress, "scanning", ml_tensors_bytes(v->tensors), v->cli->quiet);
     uint64_t done = 0;
+    ML_TRY(ml_tensors_load(v->tensors, pool, err));
     for (size_t i = 0; i < ml_tensors_count(v->tensors); i++) {
         const struct ml_tensor *t = ml_tensors_at(v->tensors, i);
         if (ml_dtype_is_float(t->dtype)) ML_TRY(scan_tensor(v, pool, t));
         ML_TRY(scan_rows(v, t));
-        done += t->bytes;
+        done += t->stored ? t->stored_bytes : t->bytes;
         ml_progress_update(&progress, done, NULL);
     }
 out:
@@ -230,9 +231,9 @@ static marlin_status check_binding(struct verification *v) {
 
 static marlin_status verify(struct verification *v, struct marlin_error *err) {
     marlin_status st = MARLIN_OK;
-    if (!ml_path_is_dir(v->dir))
-        return ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: is not a directory: name the directory of a model",
-                       v->dir);
+    if (!ml_cli_is_model(v->dir))
+        return ml_fail(err, MARLIN_ERR_NOT_FOUND,
+                       "%s: is not a directory: name the directory of a model, or a GGUF file", v->dir);
     ML_TRY(check_files(v));
     if (v->tensors) {
         struct marlin_error why = {0};

@@ -17,8 +17,8 @@
 
 struct ml_gguf; /* an open file, or all files of a split one; immutable, shareable */
 
-/* True for a regular file that begins as GGUF does or is called *.gguf: what a model's path may name in place of a
- * directory. */
+/* What a model's path may name in place of a directory: true for a regular file that begins as GGUF does, and for
+ * whatever is called *.gguf and is no directory, so that opening it says what is wrong. */
 bool ml_gguf_is(const char *path);
 
 /* Maps the file, and all others of a split model when `path` is any one of them, and reads what stands before the

@@ -23,10 +23,13 @@ static bool begins_as_gguf(const char *path) {
 }
 
 bool ml_gguf_is(const char *path) {
+    static const char ending[] = ".gguf";
+    const size_t len = strlen(path), n = sizeof ending - 1;
     struct stat info;
-    const size_t len = strlen(path);
-    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode)) return false;
-    return (len > 5 && strcmp(path + len - 5, ".gguf") == 0) || begins_as_gguf(path);
+    const bool there = stat(path, &info) == 0;
+    if (there && S_ISDIR(info.st_mode)) return false;
+    if (len > n && strcmp(path + len - n, ending) == 0) return true;
+    return there && S_ISREG(info.st_mode) && begins_as_gguf(path);
 }
 
 const char *ml_gguf_path(const struct ml_gguf *g) {
