@@ -5,6 +5,7 @@
 #include "cli/guess.h"
 
 #include "base/file.h"
+#include "converters/gguf.h"
 #include "converters/model_look.h"
 
 #include <stddef.h>
@@ -26,8 +27,7 @@ static bool starts_with_one_of(const char *text, const char *const *starts) {
 }
 
 bool ml_cli_is_model(const char *text) {
-    static const char *const models[] = {".gguf", NULL};
-    return ml_path_is_dir(text) || (ml_path_exists(text) && ends_with_one_of(text, models));
+    return ml_path_is_dir(text) || (ml_path_exists(text) && ml_gguf_is(text));
 }
 
 bool ml_cli_is_path(const char *text) {

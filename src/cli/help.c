@@ -37,9 +37,10 @@ static marlin_status list(struct ml_buf *b) {
     size_t n;
     const struct ml_command *c = ml_cli_commands(&n);
     marlin_status st = MARLIN_OK;
-    ML_TRY(ml_buf_adds(b, "usage: marlin VERB [MODEL] [ARGUMENTS] [options]\n\n"
-                          "MODEL is a directory in Hugging Face layout; left out, the embedded model.\n\n"
-                          "verbs:\n"));
+    ML_TRY(ml_buf_adds(
+        b, "usage: marlin VERB [MODEL] [ARGUMENTS] [options]\n\n"
+           "MODEL is a directory in Hugging Face layout or a GGUF file; left out, the embedded model.\n\n"
+           "verbs:\n"));
     for (size_t i = 0; i < n; i++) {
         ML_TRY(ml_buf_addf(b, "  %-12s %s\n", c[i].verb->name, c[i].verb->help));
     }

@@ -91,25 +91,30 @@ out:
     return st;
 }
 
+static const char *type_name(const struct ml_tensor *t) {
+    return t->stored ? t->stored : ml_dtype_name(t->dtype);
+}
+
 /* Bits of a weight in a tensor of weights; 0 for scales, signs and other vectors. */
-static unsigned weight_bits(const struct ml_tensor *t) {
+static double weight_bits(const struct ml_tensor *t) {
     const struct ml_form *f = ml_form_of_tensor(t->name);
     const int bits = f && f->tiled ? ml_form_bits(f, t->dtype, t->rank, t->shape) : 0;
-    if (bits) return (unsigned)bits;
+    if (bits) return bits;
     if (t->rank < 2) return 0;
-    return (unsigned)(8 * ml_dtype_size(t->dtype));
+    if (t->stored) return 8.0 * (double)t->stored_bytes / (double)t->count;
+    return 8.0 * (double)ml_dtype_size(t->dtype);
 }
 
 static marlin_status tensor_json(const struct ml_tensor *t, struct ml_buf *b) {
     marlin_status st = MARLIN_OK;
     ML_TRY(ml_buf_adds(b, "{\"name\":"));
     ML_TRY(ml_buf_add_json(b, t->name, strlen(t->name)));
-    ML_TRY(ml_buf_addf(b, ",\"dtype\":\"%s\",\"shape\":[", ml_dtype_name(t->dtype)));
+    ML_TRY(ml_buf_addf(b, ",\"dtype\":\"%s\",\"shape\":[", type_name(t)));
     for (int i = 0; i < t->rank; i++) {
         ML_TRY(ml_buf_addf(b, "%s%" PRIu64, i ? "," : "", t->shape[i]));
     }
-    ML_TRY(ml_buf_addf(b, "],\"bytes\":%" PRIu64, t->bytes));
-    if (weight_bits(t)) ML_TRY(ml_buf_addf(b, ",\"bits\":%u", weight_bits(t)));
+    ML_TRY(ml_buf_addf(b, "],\"bytes\":%" PRIu64, t->stored ? t->stored_bytes : t->bytes));
+    if (weight_bits(t) > 0) ML_TRY(ml_buf_addf(b, ",\"bits\":%.6g", weight_bits(t)));
     ML_TRY(ml_buf_adds(b, "}"));
 out:
     return st;
@@ -175,16 +180,39 @@ static marlin_status print_size(struct ml_buf *b, const char *label, uint64_t by
     return ml_buf_addf(b, "%-16s %.*f %s\n", label, unit ? 1 : 0, v, units[unit]);
 }
 
+/* "193 Q4_K, 61 F32": what a file of block types consists of. */
+static marlin_status print_types(const struct inspection *x, struct ml_buf *b) {
+    enum { MOST = 32 };
+    const char *name[MOST];
+    size_t count[MOST], kinds = 0;
+    for (size_t i = 0; i < ml_tensors_count(x->tensors); i++) {
+        const struct ml_tensor *t = ml_tensors_at(x->tensors, i);
+        if (!t->stored) return MARLIN_OK;
+        size_t k = 0;
+        while (k < kinds && strcmp(name[k], t->stored) != 0)
+            k++;
+        if (k == MOST) continue;
+        if (k == kinds) count[kinds++] = 0;
+        name[k] = t->stored;
+        count[k]++;
+    }
+    marlin_status st = MARLIN_OK;
+    for (size_t k = 0; k < kinds; k++)
+        ML_TRY(ml_buf_addf(b, k ? ", %zu %s" : "types            %zu %s", count[k], name[k]));
+    if (kinds) ML_TRY(ml_buf_adds(b, "\n"));
+out:
+    return st;
+}
+
 static marlin_status print_tensors(const struct inspection *x, struct ml_buf *b) {
     marlin_status st = MARLIN_OK;
     char shape[128];
     ML_TRY(ml_buf_adds(b, "\n"));
     for (size_t i = 0; i < ml_tensors_count(x->tensors); i++) {
         const struct ml_tensor *t = ml_tensors_at(x->tensors, i);
-        ML_TRY(ml_buf_addf(b, "%-60s %-8s %s", t->name, ml_dtype_name(t->dtype),
-                           ml_tensor_shape_text(t, shape)));
-        if (weight_bits(t))
-            ML_TRY(ml_buf_addf(b, "  %u bits\n", weight_bits(t)));
+        ML_TRY(ml_buf_addf(b, "%-60s %-8s %s", t->name, type_name(t), ml_tensor_shape_text(t, shape)));
+        if (weight_bits(t) > 0)
+            ML_TRY(ml_buf_addf(b, "  %.6g bits\n", weight_bits(t)));
         else
             ML_TRY(ml_buf_adds(b, "\n"));
     }
@@ -213,6 +241,7 @@ static marlin_status print_text(const struct inspection *x, struct ml_buf *b) {
                            x->bits.quantized,
                            x->config->quant_method[0] ? x->config->quant_method : "their tensors say",
                            x->bits.head, x->bits.embedding));
+    ML_TRY(print_types(x, b));
     ML_TRY(print_size(b, "stored", x->bytes));
     ML_TRY(ml_buf_addf(b, "\nmemory for a context of %zu tokens\n", x->ctx));
     ML_TRY(print_size(b, "  weights", m->weights));

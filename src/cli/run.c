@@ -34,8 +34,9 @@ const struct ml_verb ml_verb_run = {
     .args = "[MODEL] [PROMPT]",
     .help = "generate text",
     .details =
-        "MODEL is a directory; left out, the embedded model speaks. A single argument is the prompt "
-        "unless it is a directory; one that looks like a path or a name of the Hub and is not there is "
+        "MODEL is a directory or a GGUF file; left out, the embedded model speaks. A single argument is the "
+        "prompt "
+        "unless it is one of these; one that looks like a path or a name of the Hub and is not there is "
         "an error: a prompt that looks so stands behind --. PROMPT -, or a pipe and no PROMPT, reads all "
         "of standard input. The text goes to standard output, a line of speeds with the seed to standard "
         "error. Interrupting ends the text cleanly.",

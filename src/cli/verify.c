@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "cli/cli.h"
+#include "cli/guess.h"
 #include "converters/checksums.h"
 #include "converters/hf_config.h"
 #include "converters/model_look.h"
@@ -131,11 +132,12 @@ static marlin_status scan_all(struct verification *v, struct marlin_error *err) 
     marlin_status st = MARLIN_OK;
     ml_progress_begin(&progress, "scanning", ml_tensors_bytes(v->tensors), v->cli->quiet);
     uint64_t done = 0;
+    ML_TRY(ml_tensors_load(v->tensors, pool, err));
     for (size_t i = 0; i < ml_tensors_count(v->tensors); i++) {
         const struct ml_tensor *t = ml_tensors_at(v->tensors, i);
         if (ml_dtype_is_float(t->dtype)) ML_TRY(scan_tensor(v, pool, t));
         ML_TRY(scan_rows(v, t));
-        done += t->bytes;
+        done += t->stored ? t->stored_bytes : t->bytes;
         ml_progress_update(&progress, done, NULL);
     }
 out:
@@ -238,10 +240,10 @@ static marlin_status check_binding(struct verification *v) {
 static marlin_status verify(struct verification *v, struct marlin_error *err) {
     marlin_status st = MARLIN_OK;
     char found[PATH_MAX];
-    if (!ml_path_is_dir(v->dir)) {
+    if (!ml_cli_is_model(v->dir)) {
         ML_TRY(ml_model_look(v->dir, found, err));
-        return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "%s: is not a directory: name the directory of a model",
-                       v->dir);
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                       "%s: is not a directory: name the directory of a model, or a GGUF file", v->dir);
     }
     ML_TRY(check_files(v));
     if (v->tensors) {

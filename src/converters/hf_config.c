@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "converters/gguf.h"
 #include "converters/hf_int.h"
 
 #include <limits.h>
@@ -269,11 +270,29 @@ marlin_status ml_config_parse(const char *json, size_t len, const char *generati
     return parse(&config, &gen, out, err);
 }
 
+static marlin_status load_gguf(const char *path, struct ml_config **out, struct marlin_error *err) {
+    struct source config = {.where = path}, none = {.where = path};
+    struct ml_gguf *g = NULL;
+    struct ml_buf text;
+    marlin_status st;
+    ml_buf_init(&text, ML_HF_MAX_BYTES);
+    ML_TRY(ml_gguf_open(path, &g, err));
+    ML_TRY(ml_gguf_config(g, &text, err));
+    config.text = text.data;
+    config.len = text.len;
+    st = parse(&config, &none, out, err);
+out:
+    ml_buf_free(&text);
+    ml_gguf_close(g);
+    return st;
+}
+
 marlin_status ml_config_load(const char *dir, struct ml_config **out, struct marlin_error *err) {
     char path[PATH_MAX], generation_path[PATH_MAX];
     char *text = NULL, *generation = NULL;
     struct source config = {.where = path}, gen = {.where = generation_path};
     marlin_status st;
+    if (ml_gguf_is(dir)) return load_gguf(dir, out, err);
     ML_TRY(ml_path_join(path, sizeof path, dir, "config.json", err));
     ML_TRY(ml_path_join(generation_path, sizeof generation_path, dir, "generation_config.json", err));
     ML_TRY(ml_file_slurp(path, ML_HF_MAX_BYTES, &text, &config.len, err));

@@ -102,7 +102,7 @@ struct ml_config {
 const char *const *ml_config_supported(void);
 
 /* Reads dir/config.json and, when present, dir/generation_config.json (whose values win for eos and
- * sampling). Unknown model_type: MARLIN_ERR_UNSUPPORTED with the list of the supported ones. */
+ * sampling); `dir` may be a GGUF file, whose metadata says the same (converters/gguf.h). Unknown model_type: MARLIN_ERR_UNSUPPORTED with the list of the supported ones. */
 marlin_status ml_config_load(const char *dir, struct ml_config **out,
                              struct marlin_error *err) MARLIN_MUST_CHECK;
 

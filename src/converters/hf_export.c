@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "converters/gguf.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -157,6 +158,7 @@ out:
 }
 
 marlin_status ml_model_files_copy(const char *from, const char *to, struct marlin_error *err) {
+    if (ml_gguf_is(from)) return ml_gguf_tokenizer_write(from, to, err);
     DIR *d = opendir(from);
     if (!d) return ml_fail(err, MARLIN_ERR_IO, "%s: cannot be listed: %s", from, strerror(errno));
     marlin_status st = MARLIN_OK;

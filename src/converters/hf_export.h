@@ -19,7 +19,8 @@ marlin_status ml_config_with_quantization(const char *json, size_t len, const ch
 
 /* Copies tokenizers, generation_config.json, templates and the like from one model directory to another:
  * every regular file of at most 256 MiB except weights (also of other frameworks), their index, config.json,
- * quantization_config.json, checksums.json and hidden files. Each appears whole or not at all. */
+ * quantization_config.json, checksums.json and hidden files. Each appears whole or not at all. From a GGUF file, the
+ * tokenizer that it holds. */
 marlin_status ml_model_files_copy(const char *from, const char *to,
                                   struct marlin_error *err) MARLIN_MUST_CHECK;
 

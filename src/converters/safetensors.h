@@ -8,6 +8,7 @@
 
 #include "base/dtype.h"
 #include "base/file.h"
+#include "base/pool.h"
 #include "base/status.h"
 
 #include <stdbool.h>
@@ -27,6 +28,8 @@ struct ml_tensor {
     const uint8_t *data; /* inside the mapping; no alignment promised; NULL when bytes is 0 */
     uint64_t offset;     /* of data in the file */
     struct ml_file *file;
+    const char *stored;    /* of a GGUF file: the name of the type that it is stored in; NULL: dtype */
+    uint64_t stored_bytes; /* ... and its size there */
 };
 
 struct ml_tensors; /* a collection of tensors from one or more files; immutable, shareable */
@@ -35,13 +38,17 @@ struct ml_tensors; /* a collection of tensors from one or more files; immutable,
 marlin_status ml_tensors_open_file(const char *path, struct ml_tensors **out,
                                    struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Opens a model directory: model.safetensors.index.json when present (R11), else every *.safetensors in name
+/* Opens a GGUF file (converters/gguf.h), or a model directory: model.safetensors.index.json when present (R11), else every *.safetensors in name
  * order, a tensor name in two files being an error. Files named reference*.safetensors are not part of
  * a model and are left out, and so is consolidated*.safetensors, a second copy in another naming.
  * MARLIN_ERR_NOT_FOUND when there is none. */
 marlin_status ml_tensors_open_dir(const char *dir, struct ml_tensors **out,
                                   struct marlin_error *err) MARLIN_MUST_CHECK;
 void ml_tensors_close(struct ml_tensors *t);
+/* Makes the data of tensors that are stored in another form, which have none before: of block types in a GGUF file,
+ * float32. The pool's threads help (NULL: none). Before the collection is shared; a second call does nothing. */
+marlin_status ml_tensors_load(struct ml_tensors *t, struct ml_pool *pool,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
 
 size_t ml_tensors_count(const struct ml_tensors *t);
 const struct ml_tensor *ml_tensors_at(const struct ml_tensors *t, size_t i);           /* in file order */
@@ -52,7 +59,7 @@ const char *ml_tensors_metadata(const struct ml_tensors *t, const char *key);
 marlin_status ml_tensors_check(const struct ml_tensors *t, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* ml_file_intact on every file. */
 bool ml_tensors_intact(const struct ml_tensors *t);
-uint64_t ml_tensors_bytes(const struct ml_tensors *t); /* sum of tensor bytes */
+uint64_t ml_tensors_bytes(const struct ml_tensors *t); /* sum of tensor bytes, as they are stored */
 
 /* Widens a floating tensor to float32 (n must equal t->count). */
 marlin_status ml_tensor_to_f32(const struct ml_tensor *t, float *dst, uint64_t n,

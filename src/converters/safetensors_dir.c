@@ -5,6 +5,7 @@
  */
 #include "base/json.h"
 #include "base/mem.h"
+#include "converters/gguf.h"
 #include "converters/model_look.h"
 #include "converters/safetensors_int.h"
 
@@ -206,6 +207,7 @@ static bool present(const char *path) {
 
 marlin_status ml_tensors_open_dir(const char *dir, struct ml_tensors **out, struct marlin_error *err) {
     char index[PATH_MAX];
+    if (ml_gguf_is(dir)) return ml_tensors_open_gguf(dir, out, err);
     marlin_status st = ml_path_join(index, sizeof index, dir, index_name, err);
     if (st != MARLIN_OK) return st;
     struct ml_tensors *t = ml_calloc(1, sizeof *t);

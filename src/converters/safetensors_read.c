@@ -114,6 +114,7 @@ marlin_status ml_tensors_open_file(const char *path, struct ml_tensors **out, st
 
 void ml_tensors_close(struct ml_tensors *t) {
     if (!t) return;
+    ml_tensors_close_gguf(t);
     for (size_t i = 0; i < t->n_files; i++) {
         ml_safetensors_header_free(&t->headers[i]);
         ml_file_close(t->files[i]);
@@ -168,7 +169,8 @@ uint64_t ml_tensors_bytes(const struct ml_tensors *t) {
     uint64_t sum = 0; /* cannot overflow: files do not overlap in memory */
     for (size_t f = 0; f < t->n_files; f++) {
         for (size_t i = 0; i < t->headers[f].count; i++) {
-            sum += t->headers[f].tensors[i].bytes;
+            const struct ml_tensor *tensor = &t->headers[f].tensors[i];
+            sum += tensor->stored ? tensor->stored_bytes : tensor->bytes;
         }
     }
     return sum;

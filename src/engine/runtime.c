@@ -6,12 +6,13 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "converters/gguf.h"
 #include "converters/model_look.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { DEFAULT_CONTEXT = 4096, PROMPT_LIMIT = 256 << 20 };
+enum { DEFAULT_CONTEXT = 4096, PROMPT_LIMIT = 256 << 20, TOKEN_LIMIT = 1 << 20 };
 
 static marlin_status open_machine(const struct ml_runtime_options *o, struct ml_runtime *r,
                                   struct marlin_error *err) {
@@ -51,9 +52,35 @@ static marlin_status add_eos_of_chat(struct ml_runtime *r, struct marlin_error *
     return st;
 }
 
+static marlin_status open_gguf_chat(const char *path, struct ml_chat **out, struct marlin_error *err) {
+    struct ml_gguf *g = NULL;
+    struct ml_buf bos, eos;
+    marlin_status st;
+    ml_buf_init(&bos, TOKEN_LIMIT);
+    ml_buf_init(&eos, TOKEN_LIMIT);
+    ML_TRY(ml_gguf_open(path, &g, err));
+    const char *text = ml_gguf_string(g, "tokenizer.chat_template");
+    if (!text) {
+        st = ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: has no chat template", path);
+        goto out;
+    }
+    ML_TRY(ml_gguf_token_text(g, "tokenizer.ggml.bos_token_id", &bos, err));
+    ML_TRY(ml_gguf_token_text(g, "tokenizer.ggml.eos_token_id", &eos, err));
+    ML_TRY(ml_buf_add(&bos, "", 1));
+    ML_TRY(ml_buf_add(&eos, "", 1));
+    ML_TRY(ml_chat_open_text(path, text, strlen(text), bos.data, eos.data, out, err));
+out:
+    ml_buf_free(&bos);
+    ml_buf_free(&eos);
+    ml_gguf_close(g);
+    return st;
+}
+
 /* A model without a template, or with one that cannot be read, still continues text. */
-static marlin_status open_chat(const char *dir, struct ml_runtime *r, struct marlin_error *err) {
-    if (ml_chat_open_dir(dir, &r->chat, &r->chat_error) != MARLIN_OK) {
+static marlin_status open_chat(const char *model, struct ml_runtime *r, struct marlin_error *err) {
+    const marlin_status st = ml_gguf_is(model) ? open_gguf_chat(model, &r->chat, &r->chat_error)
+                                               : ml_chat_open_dir(model, &r->chat, &r->chat_error);
+    if (st != MARLIN_OK) {
         r->chat = NULL;
         return MARLIN_OK;
     }

@@ -60,12 +60,25 @@ struct bits {
     size_t quantized;
 };
 
+/* Of numbers that take less room in the file than in memory, those of the file. */
+static double plain_bits(const struct ml_tensor *from, const struct ml_matrix *w) {
+    return from && from->stored ? 8.0 * (double)from->stored_bytes / (double)from->count
+                                : 8.0 * (double)ml_dtype_size(w->dtype);
+}
+
+/* The tensor of a layer's weights; of a tied head the embedding's. */
+static const struct ml_tensor *weights_from(const struct ml_model *m, const struct ml_linear *l) {
+    for (const struct ml_origin *o = l->origin; o; o = o->next)
+        if (!o->bias) return o->tensor;
+    return m->embedding_from;
+}
+
 /* Padding is not counted: a layer of 100 channels at 3 bits is one of 3 bits. */
-static void add_bits(struct bits *sum, const struct ml_linear *l) {
+static void add_bits(struct bits *sum, const struct ml_model *m, const struct ml_linear *l) {
     const double weights = (double)l->in * (double)l->out;
     sum->weights += weights;
     if (l->kind == ML_LINEAR_PLAIN) {
-        sum->bits += weights * 8.0 * (double)ml_dtype_size(l->u.plain.dtype);
+        sum->bits += weights * plain_bits(weights_from(m, l), &l->u.plain);
         return;
     }
     sum->quantized++;
@@ -75,19 +88,19 @@ static void add_bits(struct bits *sum, const struct ml_linear *l) {
     }
 }
 
-static void add_layer_bits(struct bits *sum, const struct ml_layer *l) {
+static void add_layer_bits(struct bits *sum, const struct ml_model *m, const struct ml_layer *l) {
     for (size_t i = 0; i < l->n_sites; i++)
-        if (l->sites[i].role != ML_ROLE_ROUTER) add_bits(sum, l->sites[i].linear);
+        if (l->sites[i].role != ML_ROLE_ROUTER) add_bits(sum, m, l->sites[i].linear);
 }
 
 void ml_model_bits(const struct ml_model *m, struct ml_model_bits *out) {
     struct bits layers = {0}, head = {0};
     for (size_t i = 0; i < (size_t)m->config->num_layers; i++)
-        add_layer_bits(&layers, &m->layers[i]);
-    add_bits(&head, &m->head);
+        add_layer_bits(&layers, m, &m->layers[i]);
+    add_bits(&head, m, &m->head);
     out->layers = layers.bits / layers.weights;
     out->head = head.bits / head.weights;
-    out->embedding = m->embedding_rows ? 8.0 : 8.0 * (double)ml_dtype_size(m->embedding.dtype);
+    out->embedding = m->embedding_rows ? 8.0 : plain_bits(m->embedding_from, &m->embedding);
     out->quantized = layers.quantized + head.quantized;
 }
 

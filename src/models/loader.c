@@ -281,6 +281,7 @@ static marlin_status bind_from(struct ml_model *m, struct ml_pool *pool, struct 
     marlin_status st;
 
     ML_TRY(ml_names_find(m->tensors, &m->names, err));
+    if (!m->headers_only) ML_TRY(ml_tensors_load(m->tensors, pool, err));
     ML_TRY(ml_source_file(m, &source, err));
     ML_TRY(ml_model_bind(m, source, pool, err));
     ML_TRY(ml_tensors_check(m->tensors, err));

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Loading from a model directory.
+ * Loading from a model directory, or from a GGUF file, which becomes what the directory would have held.
  */
 #include "tokenizer/tokenizer.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "converters/gguf.h"
 #include "tokenizer/tokenizer_int.h"
 
 #include <string.h>
@@ -64,6 +65,39 @@ static marlin_status no_tokenizer(const char *dir, struct marlin_error *err) {
                    dir, other);
 }
 
+static marlin_status parse_config(struct ml_tokenizer *t, const char *text, size_t len,
+                                  struct marlin_error *err) {
+    struct ml_json_doc *doc = NULL;
+    marlin_status st =
+        ml_json_parse(text, len, &(struct ml_json_limits){.max_bytes = ML_TOK_MAX_CONFIG}, &doc, err);
+    if (st == MARLIN_OK) st = apply_config(t, ml_json_root(doc), err);
+    ml_json_free(doc);
+    return st;
+}
+
+static marlin_status load_gguf(const char *path, uint64_t vocab_rows, struct ml_tokenizer **out,
+                               struct marlin_error *err) {
+    struct ml_gguf *g = NULL;
+    struct ml_gguf_tokenizer files = {0};
+    struct ml_tokenizer *t = NULL;
+    marlin_status st;
+    ML_TRY(ml_gguf_open(path, &g, err));
+    ML_TRY(ml_gguf_tokenizer(g, &files, err));
+    st = files.sentencepiece
+             ? ml_tokenizer_from_sentencepiece(files.model.data, files.model.len, vocab_rows, &t, err)
+             : ml_tokenizer_from_json(files.model.data, files.model.len, vocab_rows, &t, err);
+    if (st == MARLIN_OK) st = parse_config(t, files.config.data, files.config.len, err);
+    if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s", path);
+    if (st != MARLIN_OK) goto out;
+    *out = t;
+    t = NULL;
+out:
+    ml_tokenizer_free(t);
+    ml_gguf_tokenizer_free(&files);
+    ml_gguf_close(g);
+    return st;
+}
+
 marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_tokenizer **out,
                                 struct marlin_error *err) {
     char path[PATH_BYTES];
@@ -72,6 +106,7 @@ marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_
     struct ml_tokenizer *t = NULL;
     struct ml_tok_outside outside = {0};
     marlin_status st;
+    if (ml_gguf_is(dir)) return load_gguf(dir, vocab_rows, out, err);
     ML_TRY(ml_path_join(path, sizeof path, dir, "tokenizer.json", err));
     const bool json = ml_path_exists(path);
     if (!json) ML_TRY(ml_path_join(path, sizeof path, dir, "tokenizer.model", err));

@@ -17,7 +17,7 @@
 struct ml_tokenizer;
 
 /* Loads dir/tokenizer.json, else dir/tokenizer.model; reads dir/tokenizer_config.json for add_bos_token /
- * bos_token when present. vocab_rows: rows of the embedding table, ids at or above it are refused; 0 =
+ * bos_token when present; `dir` may be a GGUF file, whose metadata says the same. vocab_rows: rows of the embedding table, ids at or above it are refused; 0 =
  * unchecked. */
 marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_tokenizer **out,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;
