@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "cli/cli.h"
 #include "cli/guess.h"
 #include "cli/profile_text.h"
@@ -18,7 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PROMPT_LIMIT = 64 << 20, JSON_LIMIT = 256 << 20, MAX_EVENTS = 1 << 20 };
+enum { LONG_PROMPT = 512, PROMPT_LIMIT = 64 << 20, JSON_LIMIT = 256 << 20, MAX_EVENTS = 1 << 20 };
 
 static const struct ml_option options[] = {
     {"tokens", 'n', ML_OPT_INT, "N", "most tokens to generate", "128", 0, 1 << 30},
@@ -82,13 +83,15 @@ struct job {
     struct ml_runtime runtime;
     struct ml_profile *profile; /* NULL unless --profile or --trace */
     struct ml_outcome outcome;
-    struct ml_buf text;        /* collected for --json */
-    int write_error;           /* errno of the write that failed */
-    marlin_status text_status; /* of printing or collecting the text: the first failure ends it */
+    struct ml_buf text;         /* collected for --json */
+    struct ml_progress reading; /* of a long prompt */
+    int write_error;            /* errno of the write that failed */
+    marlin_status text_status;  /* of printing or collecting the text: the first failure ends it */
 };
 
 static bool print_text(void *user, const char *text, size_t len) {
     struct job *j = user;
+    ml_progress_end(&j->reading);
     const bool done = fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
     if (!done) j->write_error = errno;
     if (!done) j->text_status = MARLIN_ERR_IO;
@@ -176,7 +179,18 @@ static marlin_status generate(struct job *j, struct ml_feeder *f, struct ml_time
         .user = j,
         .cancel = &interrupted,
     };
-    return ml_feeder_run(f, t, &rq, &j->outcome, err);
+    const marlin_status st = ml_timeline_start(t, &rq, err);
+    if (st != MARLIN_OK) return st;
+    if (ids->n > LONG_PROMPT) ml_progress_begin(&j->reading, "reading the prompt", ids->n, j->cli->quiet);
+    while (ml_feeder_step(f, &t, 1) > 0) {
+        const size_t fed = ml_timeline_length(t);
+        if (fed < ids->n)
+            ml_progress_update(&j->reading, fed, NULL);
+        else
+            ml_progress_end(&j->reading);
+    }
+    ml_progress_end(&j->reading);
+    return ml_timeline_outcome(t, &j->outcome, err);
 }
 
 static double per_second(size_t n, double seconds) {
