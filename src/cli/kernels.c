@@ -18,7 +18,8 @@
 enum { OUT_LIMIT = 16 << 20 };
 
 static const struct ml_option options[] = {
-    {"list", 0, ML_OPT_FLAG, NULL, "show what is used for which weights, and why (the default)", NULL, 0, 0},
+    {"list", 0, ML_OPT_FLAG, NULL, "show what is used for which weights, and why (without it: in short)",
+     NULL, 0, 0},
     {"check", 0, ML_OPT_FLAG, NULL, "compare every kernel of every tier with the reference", NULL, 0, 0},
     {"bench", 0, ML_OPT_FLAG, NULL, "time every kernel of the best tier", NULL, 0, 0},
     {"tune", 0, ML_OPT_FLAG, NULL, "measure what choices are made from, and keep it for this machine", NULL,
@@ -249,8 +250,10 @@ int ml_cmd_kernels(struct ml_cli *cli, const struct ml_args *args) {
         st = check(cli, name, timing, &b, &failed, &err);
     else if (ml_args_flag(args, "tune"))
         st = ml_kernels_tune(cli, &b, &err);
-    else
+    else if (ml_args_flag(args, "list") || name || cli->json)
         st = ml_kernels_list(cli, name, n, k, &b);
+    else
+        st = ml_kernels_sum_up(cli, n, k, &b);
     rc = st == MARLIN_OK ? ml_cli_write(cli, &b) : ml_cli_fail(cli, st, &err);
     if (rc == ML_EXIT_DONE && failed)
         rc = ml_cli_failf(cli, MARLIN_ERR_INTERNAL, "kernels: %zu cases differ from the reference", failed);

@@ -21,7 +21,7 @@ enum { FEW_TOKENS = 4096, RECIPE_LIMIT = 1 << 20, JSON_LIMIT = 256 << 20 };
 
 static const struct ml_option options[] = {
     {"out", 'o', ML_OPT_STRING, "OUT", "the folder to make", NULL, 0, 0},
-    {"bits", 'b', ML_OPT_FLOAT, "BITS", "mean bits a weight, fractions allowed", "4", 1, 8},
+    {"bits", 'b', ML_OPT_FLOAT, "BITS", "mean bits a weight, 2 to 6 (exl3: 1 to 8), such as 3.5", "4", 1, 8},
     {"format", 0, ML_OPT_CHOICE, "marlin|exl3", "format of the quantized layers", "marlin", 0, 0},
     {"codebook", 0, ML_OPT_CHOICE, "mul1|mcg|3inst", "codebook of --format exl3", "mul1", 0, 0},
     {"head-bits", 0, ML_OPT_INT, "N", "bits of the output head, 16 = unquantized", "6", 1, 16},
@@ -63,9 +63,14 @@ const struct ml_verb ml_verb_quantize = {
         "the last line that matches decides; what none matches shares --bits. In the marlin format 8 is "
         "possible too: rows of int8 with a scale each. 'model.embed_tokens 8' stores the embedding so, which "
         "otherwise stays as it is; 'lm_head 16' leaves the head unquantized.",
+    .examples = "marlin quantize ~/models/Qwen3-0.6B -o small\n"
+                "marlin quantize ~/models/Qwen3-0.6B -o small -b 3.5 --calib book.txt\n"
+                "marlin quantize ~/models/Qwen3-0.6B -o small -b 3 --optimize --max-memory 8G\n"
+                "marlin quantize ~/models/Qwen3-0.6B -o small -b 3 --optimize --max-memory 8G --resume",
     .options = options,
     .min_args = 1,
     .max_args = 1,
+    .surplus = "give the folder to write to with -o",
 };
 
 /* ---- signals: the first asks the job to stop, a second one ends the program ---- */

@@ -313,7 +313,10 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
     };
     const struct ml_feeder_options fo = {.context = to.context, .profile = j->profile};
     ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len, ML_ENCODE_BOS, &ids, err));
-    ML_TRY(ml_timeline_create(&j->runtime, &to, &t, err));
+    ml_cli_note_context(j->cli, j->runtime.model, to.context);
+    st = ml_timeline_create(&j->runtime, &to, &t, err);
+    if (st == MARLIN_ERR_MEMORY && to.context) (void)ml_fail_in(err, st, "--ctx %zu", to.context);
+    if (st != MARLIN_OK) goto out;
     ML_TRY(ml_feeder_create(&j->runtime, &fo, &f, err));
     /* A sentence that nobody typed is shown whole. */
     if (j->prompt == default_prompt && !j->cli->json) print_text(j, j->prompt, j->prompt_len);
