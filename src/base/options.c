@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "base/mem.h"
+#include "base/nearest.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -57,6 +58,9 @@ static size_t count_options(const struct ml_option *o) {
 
 static marlin_status bad_value(struct cursor *c, const struct ml_option *o, const char *text,
                                const char *wanted) {
+    if (o->least < o->most)
+        return ml_fail(c->err, MARLIN_ERR_ARGUMENT, "%s: --%s: '%.80s' is not %s from %.12g to %.12g",
+                       c->verb->name, o->name, text, wanted, o->least, o->most);
     return ml_fail(c->err, MARLIN_ERR_ARGUMENT, "%s: --%s: '%.80s' is not %s", c->verb->name, o->name, text,
                    wanted);
 }
@@ -158,8 +162,16 @@ static marlin_status take(struct cursor *c, struct value *v, const char *attache
 }
 
 static marlin_status unknown(struct cursor *c, const char *arg) {
-    return ml_fail(c->err, MARLIN_ERR_ARGUMENT, "%s: unknown option '%.80s': 'help %s' lists the options",
-                   c->verb->name, arg, c->verb->name);
+    struct ml_nearest near;
+    ml_nearest_begin(&near, arg + 2, arg[1] == '-' ? strcspn(arg + 2, "=") : 0);
+    for (size_t i = 0; i < c->args->n_values; i++)
+        ml_nearest_offer(&near, c->args->values[i].option->name);
+    if (near.best)
+        return ml_fail(c->err, MARLIN_ERR_ARGUMENT, "%s: unknown option '%.80s': did you mean --%s?",
+                       c->verb->name, arg, near.best);
+    return ml_fail(c->err, MARLIN_ERR_ARGUMENT,
+                   "%s: unknown option '%.80s': 'marlin help %s' lists the options", c->verb->name, arg,
+                   c->verb->name);
 }
 
 static marlin_status parse_long(struct cursor *c, const char *arg) {
@@ -175,7 +187,8 @@ static marlin_status parse_letters(struct cursor *c, const char *arg) {
     for (const char *p = arg + 1; *p; p++) {
         struct value *v = find_letter(c->args, *p);
         if (!v) return unknown(c, arg);
-        if (v->option->type != ML_OPT_FLAG) return take(c, v, p[1] ? p + 1 : NULL);
+        const bool number = v->option->type == ML_OPT_INT || v->option->type == ML_OPT_FLOAT;
+        if (v->option->type != ML_OPT_FLAG) return take(c, v, p[1] ? p + 1 + (number && p[1] == '=') : NULL);
         marlin_status st = take(c, v, NULL);
         if (st != MARLIN_OK || c->stop) return st;
     }
@@ -210,6 +223,9 @@ static marlin_status check_count(struct cursor *c) {
     if (n < v->min_args)
         return ml_fail(c->err, MARLIN_ERR_ARGUMENT, "%s: too few arguments: %s %s", v->name, v->name,
                        v->args ? v->args : "");
+    if (v->max_args >= 0 && n > v->max_args && v->surplus)
+        return ml_fail(c->err, MARLIN_ERR_ARGUMENT, "%s: unexpected argument '%.80s': %s", v->name,
+                       c->args->positional[v->max_args], v->surplus);
     if (v->max_args >= 0 && n > v->max_args)
         return ml_fail(c->err, MARLIN_ERR_ARGUMENT, "%s: unexpected argument '%.80s': %s %s", v->name,
                        c->args->positional[v->max_args], v->name, v->args ? v->args : "");

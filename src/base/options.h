@@ -33,6 +33,12 @@ struct ml_verb {
     const struct ml_option *options; /* ends with .name == NULL; the common options are added to it */
     int min_args, max_args;          /* positional arguments; max -1 = any */
     const char *examples;            /* command lines, one a line, may be NULL */
+    const char *surplus;             /* what to do instead of one argument too many, may be NULL */
+};
+
+/* A variable of the environment. A list ends with .name == NULL. */
+struct ml_variable {
+    const char *name, *help;
 };
 
 /* Parsed values of one command line. Strings point into argv. */
@@ -55,10 +61,20 @@ int ml_args_count(const struct ml_args *a);                /* positionals */
 const char *ml_args_at(const struct ml_args *a, int i);    /* NULL past the end */
 bool ml_args_after_dashes(const struct ml_args *a, int i); /* positional i stands behind "--" */
 
+/* Lines have at most `width` columns where words allow it. */
 marlin_status ml_options_help(const struct ml_verb *verb, const struct ml_option *common, const char *program,
+                              size_t width, struct ml_buf *out) MARLIN_MUST_CHECK;
+/* The same as a JSON object on one line: "verb", "args", "help", "details", "examples", "options" and
+ * "common_options", each an array of objects with "name", "letter", "type", "arg", "help", "default", "least" and
+ * "most", of which absent ones are left out. */
+marlin_status ml_options_json(const struct ml_verb *verb, const struct ml_option *common,
                               struct ml_buf *out) MARLIN_MUST_CHECK;
+/* "  NAME  help" a line. */
+marlin_status ml_options_variables(const struct ml_variable *v, size_t width,
+                                   struct ml_buf *out) MARLIN_MUST_CHECK;
 marlin_status ml_options_man(const struct ml_verb *const *verbs, size_t n, const struct ml_option *common,
-                             const char *program, const char *version, struct ml_buf *out) MARLIN_MUST_CHECK;
+                             const struct ml_variable *variables, const char *program, const char *version,
+                             struct ml_buf *out) MARLIN_MUST_CHECK;
 marlin_status ml_options_completion(const struct ml_verb *const *verbs, size_t n,
                                     const struct ml_option *common, const char *program,
                                     const char *shell, /* "bash" or "zsh" or "fish" */

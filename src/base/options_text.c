@@ -4,6 +4,7 @@
  */
 #include "base/options.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Remembers the first failure, so that the writers below read straight. */
@@ -24,6 +25,11 @@ static void put_char(struct sink *s, char c) {
     put_n(s, &c, 1);
 }
 
+static void put_spaces(struct sink *s, size_t n) {
+    for (; n > 0; n--)
+        put_char(s, ' ');
+}
+
 static bool takes_value(const struct ml_option *o) {
     return o->type != ML_OPT_FLAG;
 }
@@ -34,8 +40,53 @@ static const char *value_name(const struct ml_option *o) {
 
 /* ---- help ---- */
 
-static void help_option(struct sink *s, const struct ml_option *o) {
-    enum { COLUMN = 30 };
+enum { COLUMN = 30, LEAST_WIDTH = 40 };
+
+/* Words of `text` from column `at` on, which is where further lines begin too; ends with a newline. Lines that begin
+ * with a space are left as they are, and so are those of the text's own. */
+static void put_wrapped(struct sink *s, const char *text, size_t at, size_t width) {
+    size_t column = at;
+    if (width < at + LEAST_WIDTH / 2) width = at + LEAST_WIDTH / 2;
+    while (*text) {
+        const size_t line = strcspn(text, "\n");
+        const bool kept = text[0] == ' ';
+        for (size_t i = 0; i < line;) {
+            size_t word = kept ? line : strcspn(text + i, " \n");
+            if (word > line - i) word = line - i;
+            if (!kept && column > at && column + 1 + word > width) {
+                put_char(s, '\n');
+                put_spaces(s, at);
+                column = at;
+            } else if (i > 0 && column > at) {
+                put_char(s, ' ');
+                column++;
+            }
+            put_n(s, text + i, word);
+            column += word;
+            i += word;
+            i += strspn(text + i, " ");
+        }
+        text += line;
+        if (*text == '\n' && *++text) {
+            put_char(s, '\n');
+            if (*text != '\n') put_spaces(s, at);
+            column = at;
+        }
+    }
+    put_char(s, '\n');
+}
+
+/* The help of an option with its default. */
+static void option_help(struct sink *s, const struct ml_option *o, size_t width) {
+    char text[512];
+    if (o->initial && *o->initial)
+        (void)snprintf(text, sizeof text, "%s (default %s)", o->help, o->initial);
+    else
+        (void)snprintf(text, sizeof text, "%s", o->help);
+    put_wrapped(s, text, COLUMN, width);
+}
+
+static void help_option(struct sink *s, const struct ml_option *o, size_t width) {
     const size_t start = s->buf->len;
     put(s, "  ");
     if (o->letter) {
@@ -52,36 +103,38 @@ static void help_option(struct sink *s, const struct ml_option *o) {
         put(s, value_name(o));
     }
     if (s->st != MARLIN_OK) return;
-    if (s->buf->len - start > COLUMN - 2) {
+    const size_t used = s->buf->len - start;
+    if (used > COLUMN - 2) {
         put_char(s, '\n');
-        for (int i = 0; i < COLUMN; i++) {
-            put_char(s, ' ');
-        }
+        put_spaces(s, COLUMN);
+    } else {
+        put_spaces(s, COLUMN - used);
     }
-    while (s->st == MARLIN_OK && s->buf->len - start < COLUMN) {
-        put_char(s, ' ');
-    }
-    put(s, o->help);
-    if (o->initial && *o->initial) {
-        put(s, " (default ");
-        put(s, o->initial);
-        put_char(s, ')');
-    }
-    put_char(s, '\n');
+    option_help(s, o, width);
 }
 
-static void help_options(struct sink *s, const char *title, const struct ml_option *o) {
+static void help_options(struct sink *s, const char *title, const struct ml_option *o, size_t width) {
     if (!o || !o->name) return;
     put_char(s, '\n');
     put(s, title);
     put(s, ":\n");
     for (; o->name; o++) {
-        help_option(s, o);
+        help_option(s, o, width);
+    }
+}
+
+/* Command lines, each indented. */
+static void put_examples(struct sink *s, const char *lines) {
+    for (size_t n; *lines; lines += n + (lines[n] == '\n')) {
+        n = strcspn(lines, "\n");
+        put(s, "  ");
+        put_n(s, lines, n);
+        put_char(s, '\n');
     }
 }
 
 marlin_status ml_options_help(const struct ml_verb *verb, const struct ml_option *common, const char *program,
-                              struct ml_buf *out) {
+                              size_t width, struct ml_buf *out) {
     struct sink s = {out, MARLIN_OK};
     put(&s, "usage: ");
     put(&s, program);
@@ -92,15 +145,83 @@ marlin_status ml_options_help(const struct ml_verb *verb, const struct ml_option
         put(&s, verb->args);
     }
     put(&s, " [options]\n\n");
-    put(&s, verb->help);
-    put_char(&s, '\n');
+    put_wrapped(&s, verb->help, 0, width);
     if (verb->details) {
         put_char(&s, '\n');
-        put(&s, verb->details);
-        put_char(&s, '\n');
+        put_wrapped(&s, verb->details, 0, width);
     }
-    help_options(&s, "options", verb->options);
-    help_options(&s, "common options", common);
+    if (verb->examples) {
+        put(&s, "\nexamples:\n");
+        put_examples(&s, verb->examples);
+    }
+    help_options(&s, "options", verb->options, width);
+    help_options(&s, "common options", common, width);
+    return s.st;
+}
+
+marlin_status ml_options_variables(const struct ml_variable *v, size_t width, struct ml_buf *out) {
+    enum { NAMES = 20 };
+    struct sink s = {out, MARLIN_OK};
+    for (; v->name; v++) {
+        const size_t n = strlen(v->name) + 2;
+        put(&s, "  ");
+        put(&s, v->name);
+        put_spaces(&s, n < NAMES ? NAMES - n : 1);
+        put_wrapped(&s, v->help, NAMES, width);
+    }
+    return s.st;
+}
+
+/* ---- JSON ---- */
+
+static void json_text(struct sink *s, const char *key, const char *text, const char *separator) {
+    if (!text || !*text) return;
+    put(s, separator);
+    put(s, "\"");
+    put(s, key);
+    put(s, "\":");
+    if (s->st == MARLIN_OK) s->st = ml_buf_add_json(s->buf, text, strlen(text));
+}
+
+static void json_option(struct sink *s, const struct ml_option *o) {
+    static const char *const types[] = {"flag", "int", "float", "string", "choice", "repeat"};
+    const char letter[2] = {o->letter, '\0'};
+    char range[96];
+    json_text(s, "name", o->name, "{");
+    json_text(s, "letter", letter, ",");
+    json_text(s, "type", types[o->type], ",");
+    json_text(s, "arg", o->arg, ",");
+    json_text(s, "help", o->help, ",");
+    json_text(s, "default", o->initial, ",");
+    if (o->least < o->most) {
+        (void)snprintf(range, sizeof range, ",\"least\":%.12g,\"most\":%.12g", o->least, o->most);
+        put(s, range);
+    }
+    put_char(s, '}');
+}
+
+static void json_options(struct sink *s, const char *key, const struct ml_option *o) {
+    put(s, ",\"");
+    put(s, key);
+    put(s, "\":[");
+    for (const char *separator = ""; o && o->name; o++, separator = ",") {
+        put(s, separator);
+        json_option(s, o);
+    }
+    put_char(s, ']');
+}
+
+marlin_status ml_options_json(const struct ml_verb *verb, const struct ml_option *common,
+                              struct ml_buf *out) {
+    struct sink s = {out, MARLIN_OK};
+    json_text(&s, "verb", verb->name, "{");
+    json_text(&s, "args", verb->args, ",");
+    json_text(&s, "help", verb->help, ",");
+    json_text(&s, "details", verb->details, ",");
+    json_text(&s, "examples", verb->examples, ",");
+    json_options(&s, "options", verb->options);
+    json_options(&s, "common_options", common);
+    put(&s, "}\n");
     return s.st;
 }
 
@@ -163,13 +284,37 @@ static void man_verb(struct sink *s, const struct ml_verb *v) {
         man_text(s, v->details);
         put_char(s, '\n');
     }
+    if (v->examples) {
+        put(s, ".PP\n.nf\n");
+        for (const char *line = v->examples; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+            char text[256];
+            (void)snprintf(text, sizeof text, "%.*s", (int)strcspn(line, "\n"), line);
+            put(s, "    ");
+            man_text(s, text);
+            put_char(s, '\n');
+        }
+        put(s, ".fi\n");
+    }
     for (const struct ml_option *o = v->options; o && o->name; o++) {
         man_option(s, o);
     }
 }
 
+static void man_variables(struct sink *s, const struct ml_variable *v) {
+    if (!v || !v->name) return;
+    put(s, ".SH ENVIRONMENT\n");
+    for (; v->name; v++) {
+        put(s, ".TP\n\\fB");
+        man_text(s, v->name);
+        put(s, "\\fR\n");
+        man_text(s, v->help);
+        put_char(s, '\n');
+    }
+}
+
 marlin_status ml_options_man(const struct ml_verb *const *verbs, size_t n, const struct ml_option *common,
-                             const char *program, const char *version, struct ml_buf *out) {
+                             const struct ml_variable *variables, const char *program, const char *version,
+                             struct ml_buf *out) {
     struct sink s = {out, MARLIN_OK};
     put(&s, ".TH ");
     man_text(&s, program);
@@ -189,6 +334,7 @@ marlin_status ml_options_man(const struct ml_verb *const *verbs, size_t n, const
     for (const struct ml_option *o = common; o && o->name; o++) {
         man_option(&s, o);
     }
+    man_variables(&s, variables);
     put(&s, ".SH EXIT STATUS\n0 done, 1 failed, 2 wrong usage.\n");
     return s.st;
 }

@@ -52,6 +52,9 @@ const struct ml_verb ml_verb_bench = {
         "--plot draws operations a second over operations a byte read. --profile and --trace repeat the runs "
         "of one "
         "sequence at the first depth after everything was timed.",
+    .examples = "marlin bench\n"
+                "marlin bench ~/models/Qwen3-0.6B -p 512 -n 64 --batch 1,4,16\n"
+                "marlin bench --shape qwen3-4b --bits 4 --markdown",
     .options = options,
     .min_args = 0,
     .max_args = 1,

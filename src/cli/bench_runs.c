@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "cli/bench.h"
 #include "cli/profile_text.h"
 #include "models/profile.h"
@@ -277,18 +278,24 @@ static void summarize(struct ml_bench *b) {
 
 marlin_status ml_bench_measure(struct ml_bench *b, struct marlin_error *err) {
     marlin_status st = MARLIN_OK;
+    struct ml_progress progress;
+    size_t done = 0;
     double warm;
+    ml_progress_begin(&progress, "benchmark", (b->repeat + 1) * b->n_runs, b->cli->quiet);
     for (size_t k = 0; k < b->n_runs; k++) {
         const struct ml_bench_run *r = &b->runs[k];
+        ml_progress_update(&progress, done++, "warming up");
         ML_TRY(do_run(b, r, r->prompt || r->tokens < WARM_TOKENS ? r->tokens : WARM_TOKENS, &warm, err));
     }
     for (size_t i = 0; i < b->repeat; i++)
         for (size_t k = 0; k < b->n_runs; k++) {
+            ml_progress_update(&progress, done++, b->runs[k].test);
             if (k == 0 || ml_clock_seconds() - b->machine.last > fresh_seconds) ML_TRY(measure_peaks(b, err));
             ML_TRY(do_run(b, &b->runs[k], b->runs[k].tokens, &b->runs[k].seconds[i], err));
         }
     summarize(b);
 out:
+    ml_progress_end(&progress);
     return st;
 }
 

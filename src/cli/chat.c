@@ -42,10 +42,15 @@ const struct ml_verb ml_verb_chat = {
     .args = "[MODEL] [MESSAGE]",
     .help = "converse with a model by its chat template",
     .details =
-        "MODEL is a directory; left out, the embedded model answers. With MESSAGE, or with a message "
+        "MODEL is a directory or a GGUF file; left out, the embedded model answers. With MESSAGE, or with a "
+        "message "
         "from a pipe (MESSAGE - reads standard input too), one answer is printed. On a terminal and "
         "without MESSAGE a conversation begins: /help lists its commands, \"\"\" begins and ends a message "
         "of several lines, Ctrl-C stops an answer, Ctrl-D leaves.",
+    .examples = "marlin chat\n"
+                "marlin chat \"What is the capital of Portugal?\"\n"
+                "marlin chat ~/models/Qwen3-0.6B --system \"You are brief.\" --think off\n"
+                "git diff | marlin chat ~/models/Qwen3-0.6B.gguf",
     .options = options,
     .min_args = 0,
     .max_args = 2,
@@ -62,6 +67,7 @@ static void on_interrupt(int sig) {
 
 static bool take_text(void *user, const char *text, size_t len) {
     struct ml_chat_talk *t = user;
+    ml_progress_end(&t->reading);
     marlin_status st = ml_buf_add(&t->answer, text, len);
     if (st == MARLIN_OK && !t->cli->json && (fwrite(text, 1, len, stdout) != len || fflush(stdout) != 0))
         st = MARLIN_ERR_IO;
@@ -116,7 +122,7 @@ static marlin_status generate(struct ml_chat_talk *t, const struct ml_ids *ids, 
         .user = t,
         .cancel = &interrupted,
     };
-    return ml_feeder_run(t->feeder, t->timeline, &rq, &t->outcome, err);
+    return ml_cli_generate(t->feeder, t->timeline, &rq, &t->reading, t->cli->quiet, &t->outcome, err);
 }
 
 marlin_status ml_chat_answer(struct ml_chat_talk *t, struct marlin_error *err) {
@@ -296,7 +302,10 @@ static marlin_status open_talk(struct ml_chat_talk *t, struct marlin_error *err)
     const struct ml_timeline_options to = {
         .sampling = t->sampling, .context = ml_args_given(a, "ctx") ? (size_t)ml_args_int(a, "ctx") : 0};
     const struct ml_feeder_options fo = {.context = to.context};
-    ML_TRY(ml_timeline_create(&t->runtime, &to, &t->timeline, err));
+    ml_cli_note_context(t->cli, t->runtime.model, to.context);
+    st = ml_timeline_create(&t->runtime, &to, &t->timeline, err);
+    if (st == MARLIN_ERR_MEMORY && to.context) (void)ml_fail_in(err, st, "--ctx %zu", to.context);
+    if (st != MARLIN_OK) goto out;
     ML_TRY(ml_feeder_create(&t->runtime, &fo, &t->feeder, err));
 out:
     return st;

@@ -29,8 +29,9 @@ struct ml_chat_talk {
     int think;         /* enable_thinking for the template: 1, 0, or -1 = not said */
     char *tools;       /* JSON array, or NULL */
     struct ml_buf answer;
-    struct ml_outcome outcome; /* of the last answer; zero before it */
-    marlin_status text_status; /* of showing the answer: the first failure ends it */
+    struct ml_progress reading; /* of a long prompt */
+    struct ml_outcome outcome;  /* of the last answer; zero before it */
+    marlin_status text_status;  /* of showing the answer: the first failure ends it */
 };
 
 /* Answers the conversation's last message: shows the text as it comes (unless --json) and appends it as the

@@ -7,6 +7,8 @@
 
 #include "base/cpu.h"
 #include "base/log.h"
+#include "base/nearest.h"
+#include "cli/guess.h"
 #include "engine/runtime.h"
 
 #include <signal.h>
@@ -23,6 +25,13 @@ static const struct ml_option common[] = {
     {"quiet", 'q', ML_OPT_FLAG, NULL, "no progress, remarks or warnings on stderr", NULL, 0, 0},
     {"help", 'h', ML_OPT_FLAG, NULL, "show this help", NULL, 0, 0},
     {NULL, 0, ML_OPT_FLAG, NULL, NULL, NULL, 0, 0},
+};
+
+static const struct ml_variable variables[] = {
+    {"MARLIN_MODEL", "the model that is meant where none is named: a directory"},
+    {"MARLIN_CPU_MASK", "as --cpu-mask, which comes before it"},
+    {"XDG_CACHE_HOME", "marlin/ in it keeps what 'kernels --tune' measured (~/.cache)"},
+    {NULL, NULL},
 };
 
 static const struct ml_command commands[] = {
@@ -47,6 +56,10 @@ const struct ml_command *ml_cli_commands(size_t *n) {
 
 const struct ml_option *ml_cli_common(void) {
     return common;
+}
+
+const struct ml_variable *ml_cli_variables(void) {
+    return variables;
 }
 
 const struct ml_command *ml_cli_find(const char *name) {
@@ -75,22 +88,27 @@ static int apply_mask(const struct ml_cli *cli, const struct ml_args *args) {
                         ml_cpu_tier_name(ml_cpu()->tier));
 }
 
-static int show_help(const struct ml_cli *cli, const struct ml_verb *verb) {
+static int show_help(const struct ml_cli *cli, const struct ml_args *args, const struct ml_verb *verb) {
     struct ml_buf b;
     ml_buf_init(&b, 1 << 20);
-    const marlin_status st = ml_options_help(verb, common, "marlin", &b);
+    const marlin_status st = ml_args_flag(args, "json")
+                                 ? ml_options_json(verb, common, &b)
+                                 : ml_options_help(verb, common, "marlin", ml_cli_columns(), &b);
     const int rc = st == MARLIN_OK ? ml_cli_write(cli, &b) : ml_cli_failf(cli, st, "help: out of memory");
     ml_buf_free(&b);
     return rc;
 }
 
 static int run_parsed(struct ml_cli *cli, const struct ml_command *command, const struct ml_args *args) {
-    if (ml_args_flag(args, "help")) return show_help(cli, command->verb);
+    if (ml_args_flag(args, "help")) return show_help(cli, args, command->verb);
     cli->threads = (int)ml_args_int(args, "threads");
     cli->device = ml_args_string(args, "device");
     cli->json = ml_args_flag(args, "json");
     cli->quiet = ml_args_flag(args, "quiet");
     if (!cli->quiet) ml_log_set(log_to_stderr, NULL, ML_LOG_INFO);
+    if (cli->threads > ml_cpu()->processors)
+        ml_cli_note(cli, "--threads %d: more than the %d processors here, which is slower than as many",
+                    cli->threads, ml_cpu()->processors);
     const int rc = apply_mask(cli, args);
     return rc == ML_EXIT_DONE ? command->run(cli, args) : rc;
 }
@@ -116,6 +134,35 @@ static void list_verbs(FILE *f) {
     (void)fputs("\n'marlin help VERB' shows the options of a verb.\n", f);
 }
 
+/* What other programs call a verb, or somebody might. */
+static const char *synonym(const char *name) {
+    static const char *const pairs[][2] = {{"generate", "run"},  {"complete", "run"}, {"prompt", "run"},
+                                           {"info", "inspect"},  {"show", "inspect"}, {"check", "verify"},
+                                           {"ppl", "perplexity"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (strcmp(pairs[i][0], name) == 0) return pairs[i][1];
+    return NULL;
+}
+
+static int unknown_verb(const char *name) {
+    struct ml_nearest near;
+    const char *meant = synonym(name);
+    ml_nearest_begin(&near, name, strlen(name));
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        ml_nearest_offer(&near, commands[i].verb->name);
+    if (!meant) meant = near.best;
+    if (ml_cli_is_model(name))
+        (void)fprintf(stderr, "marlin: '%.200s' is no verb, but a model: marlin run %.200s\n", name, name);
+    else if (meant)
+        (void)fprintf(stderr,
+                      "marlin: unknown verb '%.80s': did you mean %s? 'marlin help' lists the verbs\n", name,
+                      meant);
+    else
+        (void)fprintf(stderr, "marlin: unknown verb '%.80s'\n\n", name);
+    if (!meant && !ml_cli_is_model(name)) list_verbs(stderr);
+    return ML_EXIT_USAGE;
+}
+
 int ml_cli_main(int argc, char **argv) {
     /* A reader that goes away is a failed write with a message, not a silent death. */
     (void)signal(SIGPIPE, SIG_IGN);
@@ -128,7 +175,5 @@ int ml_cli_main(int argc, char **argv) {
     if (strcmp(name, "-V") == 0 || strcmp(name, "--version") == 0) name = "version";
     const struct ml_command *command = ml_cli_find(name);
     if (command) return run_command(command, argc - 1, argv + 1);
-    (void)fprintf(stderr, "marlin: unknown verb '%.80s'\n\n", name);
-    list_verbs(stderr);
-    return ML_EXIT_USAGE;
+    return unknown_verb(name);
 }

@@ -42,6 +42,7 @@ int ml_cli_main(int argc, char **argv);
 /* All verbs in the order of the help, and the options that each of them takes besides its own. */
 const struct ml_command *ml_cli_commands(size_t *n);
 const struct ml_option *ml_cli_common(void);
+const struct ml_variable *ml_cli_variables(void);       /* of the environment */
 const struct ml_command *ml_cli_find(const char *name); /* or NULL */
 
 /* Positional argument 0, or the default model, as the directory that it is (converters/model_look.h). NULL, the
@@ -65,6 +66,13 @@ int ml_cli_failf(const struct ml_cli *cli, marlin_status status, const char *fmt
 
 /* Prints "marlin: message" unless --quiet: remarks that are not results. */
 void ml_cli_note(const struct ml_cli *cli, const char *fmt, ...) ML_PRINTF(2, 3);
+
+struct ml_model;
+/* A remark where ctx is beyond the positions that the model was made for. */
+void ml_cli_note_context(const struct ml_cli *cli, const struct ml_model *m, size_t ctx);
+
+/* Columns for text on stdout: the terminal's, 40 to 100, and 100 where it is none. */
+size_t ml_cli_columns(void);
 
 /* Writes all of b to stdout and flushes. Returns 0, or 1 with the error printed (disk full, closed pipe). */
 int ml_cli_write(const struct ml_cli *cli, const struct ml_buf *b);

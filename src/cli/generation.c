@@ -8,6 +8,8 @@
 
 #include <stdio.h>
 
+enum { LONG_PROMPT = 512 }; /* tokens, which may take a second to read */
+
 static float option(const struct ml_args *a, const char *name, float otherwise) {
     return ml_args_given(a, name) ? (float)ml_args_float(a, name) : otherwise;
 }
@@ -32,6 +34,24 @@ marlin_status ml_cli_stops(const struct ml_args *a, struct ml_stops *out, struct
     for (size_t i = 0; i < out->n; i++)
         out->text[i] = ml_args_repeat(a, "stop", i);
     return MARLIN_OK;
+}
+
+marlin_status ml_cli_generate(struct ml_feeder *f, struct ml_timeline *t, const struct ml_request_options *rq,
+                              struct ml_progress *reading, bool quiet, struct ml_outcome *out,
+                              struct marlin_error *err) {
+    const size_t before = ml_timeline_length(t);
+    const marlin_status st = ml_timeline_start(t, rq, err);
+    if (st != MARLIN_OK) return st;
+    if (rq->n_prompt > LONG_PROMPT) ml_progress_begin(reading, "reading the prompt", rq->n_prompt, quiet);
+    while (ml_feeder_step(f, &t, 1) > 0) {
+        const size_t fed = ml_timeline_length(t) - before;
+        if (fed < rq->n_prompt)
+            ml_progress_update(reading, fed, NULL);
+        else
+            ml_progress_end(reading);
+    }
+    ml_progress_end(reading);
+    return ml_timeline_outcome(t, out, err);
 }
 
 static double per_second(size_t n, double seconds) {

@@ -6,6 +6,7 @@
 #define ML_CLI_GENERATION_H
 
 #include "base/buf.h"
+#include "base/progress.h"
 #include "cli/cli.h"
 #include "engine/feeder.h"
 #include "engine/stop.h"
@@ -75,6 +76,12 @@ struct ml_stops {
 };
 marlin_status ml_cli_stops(const struct ml_args *a, struct ml_stops *out,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
+
+/* Runs one request to its end. While a long prompt is read a bar tells how far it is; whoever prints the first text
+ * ends it (ml_progress_end). *reading is zero before and over after. */
+marlin_status ml_cli_generate(struct ml_feeder *f, struct ml_timeline *t, const struct ml_request_options *rq,
+                              struct ml_progress *reading, bool quiet, struct ml_outcome *out,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* Appends the JSON object that `run --json` and `chat --json` print, and a newline. */
 marlin_status ml_cli_outcome_json(const struct ml_outcome *o, const struct ml_buf *text, uint64_t seed,

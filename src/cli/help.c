@@ -44,7 +44,10 @@ static marlin_status list(struct ml_buf *b) {
     for (size_t i = 0; i < n; i++) {
         ML_TRY(ml_buf_addf(b, "  %-12s %s\n", c[i].verb->name, c[i].verb->help));
     }
-    ML_TRY(ml_buf_adds(b, "\n'marlin help VERB' shows the options of a verb.\n"));
+    ML_TRY(ml_buf_adds(b, "\nenvironment:\n"));
+    ML_TRY(ml_options_variables(ml_cli_variables(), ml_cli_columns(), b));
+    ML_TRY(ml_buf_adds(b, "\ntry first:\n  marlin run \"The sea was\"\n\n"
+                          "'marlin help VERB' shows the options of a verb.\n"));
 out:
     return st;
 }
@@ -77,23 +80,39 @@ static marlin_status write_help(const struct ml_cli *cli, const struct ml_args *
     }
     const struct ml_option *common = ml_cli_common();
     const char *shell = ml_args_string(args, "completion"), *name = ml_args_at(args, 0);
-    if (ml_args_flag(args, "man")) return ml_options_man(verbs, n, common, "marlin", marlin_version(), b);
+    if (ml_args_flag(args, "man"))
+        return ml_options_man(verbs, n, common, ml_cli_variables(), "marlin", marlin_version(), b);
     if (shell) return ml_options_completion(verbs, n, common, "marlin", shell, b, err);
     if (!name) return cli->json ? list_json(b) : list(b);
     const struct ml_command *one = ml_cli_find(name);
     if (!one)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "help: unknown verb '%.80s': 'marlin help' lists them",
                        name);
-    return ml_options_help(one->verb, common, "marlin", b);
+    return cli->json ? ml_options_json(one->verb, common, b)
+                     : ml_options_help(one->verb, common, "marlin", ml_cli_columns(), b);
+}
+
+/* A page or a script as a JSON object, as every verb prints one: {"text":"..."}. */
+static marlin_status wrap(struct ml_buf *text, struct ml_buf *b) {
+    marlin_status st;
+    ML_TRY(ml_buf_adds(b, "{\"text\":"));
+    ML_TRY(ml_buf_add_json(b, text->data ? text->data : "", text->len));
+    ML_TRY(ml_buf_adds(b, "}\n"));
+out:
+    return st;
 }
 
 int ml_cmd_help(struct ml_cli *cli, const struct ml_args *args) {
-    struct ml_buf b;
+    struct ml_buf b, object;
     struct marlin_error err = {0};
+    const bool page = cli->json && (ml_args_flag(args, "man") || ml_args_string(args, "completion"));
     ml_buf_init(&b, TEXT_LIMIT);
-    const marlin_status st = write_help(cli, args, &b, &err);
-    const int rc = st == MARLIN_OK ? ml_cli_write(cli, &b) : ml_cli_fail(cli, st, &err);
+    ml_buf_init(&object, 2 * TEXT_LIMIT);
+    marlin_status st = write_help(cli, args, &b, &err);
+    if (st == MARLIN_OK && page) st = wrap(&b, &object);
+    const int rc = st == MARLIN_OK ? ml_cli_write(cli, page ? &object : &b) : ml_cli_fail(cli, st, &err);
     ml_buf_free(&b);
+    ml_buf_free(&object);
     return rc;
 }
 

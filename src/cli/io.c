@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -40,6 +41,14 @@ void ml_cli_note(const struct ml_cli *cli, const char *fmt, ...) {
     (void)vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     (void)fprintf(stderr, "marlin: %s\n", text);
+}
+
+size_t ml_cli_columns(void) {
+    enum { NARROW = 40, WIDE = 100 };
+    struct winsize size;
+    if (isatty(STDOUT_FILENO) != 1 || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
+        return WIDE;
+    return size.ws_col < NARROW ? NARROW : size.ws_col > WIDE ? WIDE : size.ws_col;
 }
 
 int ml_cli_write(const struct ml_cli *cli, const struct ml_buf *b) {

@@ -6,17 +6,20 @@
 #include "kernels/kernels.h"
 
 #include "base/cpu.h"
+#include "base/progress.h"
 #include "cli/cli.h"
 #include "cli/kernels_list.h"
 #include "cli/pool_bench.h"
 #include "kernels/check.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { OUT_LIMIT = 16 << 20 };
 
 static const struct ml_option options[] = {
-    {"list", 0, ML_OPT_FLAG, NULL, "show what is used for which weights, and why (the default)", NULL, 0, 0},
+    {"list", 0, ML_OPT_FLAG, NULL, "show what is used for which weights, and why (without it: in short)",
+     NULL, 0, 0},
     {"check", 0, ML_OPT_FLAG, NULL, "compare every kernel of every tier with the reference", NULL, 0, 0},
     {"bench", 0, ML_OPT_FLAG, NULL, "time every kernel of the best tier", NULL, 0, 0},
     {"tune", 0, ML_OPT_FLAG, NULL, "measure what choices are made from, and keep it for this machine", NULL,
@@ -60,6 +63,8 @@ static marlin_status bench_pool(struct ml_cli *cli, struct ml_buf *b, struct mar
 struct report {
     const struct ml_cli *cli;
     struct ml_buf *out, failed; /* failed: the elements of the JSON array */
+    struct ml_progress progress;
+    uint64_t rows; /* reported so far; how many there will be is not known */
     bool timing;
     const char *separator;
     marlin_status st; /* the first trouble with memory */
@@ -120,6 +125,9 @@ out:
 
 static void on_row(void *user, const struct ml_check_row *row) {
     struct report *r = user;
+    char note[64];
+    (void)snprintf(note, sizeof note, "%s %s %s", ml_cpu_tier_name(row->tier), row->entry, row->variant);
+    ml_progress_update(&r->progress, ++r->rows, note);
     const marlin_status st = r->cli->json ? json_row(r, row) : text_row(r, row);
     if (r->st == MARLIN_OK) r->st = st;
 }
@@ -173,7 +181,10 @@ static marlin_status check(struct ml_cli *cli, const char *family, bool timing, 
                                        .on_row = on_row,
                                        .on_failure = on_failure};
     if (cli->json) ML_TRY(ml_buf_addf(b, "{\"tier\":\"%s\",\"rows\":[", ml_cpu_tier_name(ml_cpu()->tier)));
-    ML_TRY(ml_check_run(&o, &total, err));
+    ml_progress_begin(&r.progress, timing ? "timing kernels" : "checking kernels", 0, cli->quiet);
+    st = ml_check_run(&o, &total, err);
+    ml_progress_end(&r.progress);
+    if (st != MARLIN_OK) goto out;
     st = finish(&r, &total);
     if (st != MARLIN_OK) st = ml_fail(err, st, "kernels: no memory for the report");
 out:
@@ -239,8 +250,10 @@ int ml_cmd_kernels(struct ml_cli *cli, const struct ml_args *args) {
         st = check(cli, name, timing, &b, &failed, &err);
     else if (ml_args_flag(args, "tune"))
         st = ml_kernels_tune(cli, &b, &err);
-    else
+    else if (ml_args_flag(args, "list") || name || cli->json)
         st = ml_kernels_list(cli, name, n, k, &b);
+    else
+        st = ml_kernels_sum_up(cli, n, k, &b);
     rc = st == MARLIN_OK ? ml_cli_write(cli, &b) : ml_cli_fail(cli, st, &err);
     if (rc == ML_EXIT_DONE && failed)
         rc = ml_cli_failf(cli, MARLIN_ERR_INTERNAL, "kernels: %zu cases differ from the reference", failed);

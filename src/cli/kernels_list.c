@@ -188,6 +188,72 @@ out:
     return st;
 }
 
+/* ---- in short ---- */
+
+/* How many kernels are of each tier. */
+static marlin_status count_tiers(struct ml_buf *b) {
+    size_t count[ML_CPU_TIERS] = {0};
+    const char *separator = "kernels: ";
+    marlin_status st = MARLIN_OK;
+    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
+        for (size_t kind = 0; kind < (entries[i].by_kind ? ML_FLOAT_KINDS : 1); kind++) {
+            const char *tier = tier_of(entries[i].offset + kind * sizeof(any_fn *));
+            for (int t = 0; tier && t < ML_CPU_TIERS; t++)
+                count[t] += strcmp(tier, ml_cpu_tier_name((enum ml_cpu_tier)t)) == 0;
+        }
+    for (int t = 0; t < ML_CPU_TIERS; t++) {
+        if (!count[t]) continue;
+        ML_TRY(
+            ml_buf_addf(b, "%s%zu of tier %s", separator, count[t], ml_cpu_tier_name((enum ml_cpu_tier)t)));
+        separator = ", ";
+    }
+    st = ml_buf_adds(b, "\n");
+out:
+    return st;
+}
+
+static const size_t few_batches[] = {1, 4, 16, 64, 512};
+enum { FEW_BATCHES = sizeof few_batches / sizeof *few_batches };
+
+static marlin_status sum_up_kind(const struct ml_selection *s, const struct ml_product *p, struct ml_buf *b) {
+    marlin_status st;
+    ML_TRY(ml_buf_addf(b, "  %-13s", ml_kind_name(p->kind)));
+    for (size_t i = 0; i < FEW_BATCHES; i++) {
+        const struct ml_choice c = ml_select(s, p, 1, few_batches[i]);
+        ML_TRY(ml_buf_addf(b, i + 1 < FEW_BATCHES ? "  %-11s" : "  %s\n", ml_path_name(c.path)));
+    }
+out:
+    return st;
+}
+
+/* The kinds that most models are of: all of EXL3 are multiplied alike. */
+static bool is_usual(const char *kind) {
+    static const char *const left_out[] = {"exl3-mcg", "exl3-3inst"};
+    for (size_t i = 0; i < sizeof left_out / sizeof *left_out; i++)
+        if (begins(kind, left_out[i])) return false;
+    return true;
+}
+
+marlin_status ml_kernels_sum_up(const struct ml_cli *cli, size_t n, size_t k, struct ml_buf *b) {
+    const struct ml_selection s = selection_of(cli);
+    marlin_status st;
+    ML_TRY(text_machine(&s, b));
+    ML_TRY(count_tiers(b));
+    ML_TRY(ml_buf_addf(b, "\nhow rows are multiplied by a matrix of %zu x %zu (%s):\n  %-13s", n, k,
+                       s.measured ? "measured" : "table of the source", "weights"));
+    for (size_t i = 0; i < FEW_BATCHES; i++)
+        ML_TRY(ml_buf_addf(b, i + 1 < FEW_BATCHES ? "  %-11zu" : "  %zu rows\n", few_batches[i]));
+    for (int kind = 0; kind < ML_KINDS; kind++) {
+        const struct ml_product p = {.kind = kind, .n = n, .k = k};
+        if (is_usual(ml_kind_name(kind))) ML_TRY(sum_up_kind(&s, &p, b));
+    }
+    st = ml_buf_adds(b,
+                     "\n--list shows every kernel, and why each way is taken; --check compares them with the "
+                     "reference\n");
+out:
+    return st;
+}
+
 /* ---- measuring ---- */
 
 static void on_kind(void *user, int round, int kind) {

@@ -19,4 +19,8 @@ marlin_status ml_kernels_tune(struct ml_cli *cli, struct ml_buf *b,
 /* True when some kind of weights begins so. */
 bool ml_kernels_is_kind(const char *prefix);
 
+/* The machine, how many kernels are of which tier, and one line for each usual kind of weights. */
+marlin_status ml_kernels_sum_up(const struct ml_cli *cli, size_t n, size_t k,
+                                struct ml_buf *b) MARLIN_MUST_CHECK;
+
 #endif

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "converters/model_look.h"
+#include "models/model.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -65,6 +66,16 @@ const char *ml_cli_default_model(struct ml_cli *cli) {
                        "the default model was not found beside the program: name a model directory, or set "
                        "MARLIN_MODEL to one");
     return NULL;
+}
+
+void ml_cli_note_context(const struct ml_cli *cli, const struct ml_model *m, size_t ctx) {
+    const int64_t most = ml_model_config(m)->max_positions;
+    if (most > 0 && ctx > (size_t)most)
+        ml_cli_note(
+            cli,
+            "--ctx %zu: more than the %lld positions that the model was made for: what it writes beyond "
+            "them is likely to be noise",
+            ctx, (long long)most);
 }
 
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args) {

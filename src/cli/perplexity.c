@@ -35,9 +35,12 @@ const struct ml_verb ml_verb_perplexity = {
     .help = "measure how well a model predicts a text",
     .details = "The text is cut into rows of --ctx tokens without overlap; every token but a row's first is "
                "scored, and a last short row is dropped. Special tokens written in the text are parsed.",
+    .examples = "marlin perplexity ~/models/Qwen3-0.6B --text book.txt\n"
+                "marlin perplexity small --text book.txt --reference ~/models/Qwen3-0.6B --max-tokens 20000",
     .options = options,
     .min_args = 0,
     .max_args = 1,
+    .surplus = "the text is given with --text FILE",
 };
 
 static bool show_row(void *user, size_t row, size_t rows, double perplexity) {
@@ -86,6 +89,7 @@ static marlin_status measure(struct ml_cli *cli, const struct ml_args *args, con
         ML_TRY(ml_model_look(name, found, err));
         ML_TRY(ml_model_load(found, &mo, &reference, err));
     }
+    ml_cli_note_context(cli, r.model, po.ctx);
     ML_TRY(ml_tokenizer_encode(r.tokenizer, text, len, ML_ENCODE_SPECIAL, &ids, err));
     const size_t used = po.max_tokens && po.max_tokens < ids.n ? po.max_tokens : ids.n;
     ml_progress_begin(&progress, "rows", used / po.ctx, cli->quiet);

@@ -21,7 +21,7 @@ enum { FEW_TOKENS = 4096, RECIPE_LIMIT = 1 << 20, JSON_LIMIT = 256 << 20 };
 
 static const struct ml_option options[] = {
     {"out", 'o', ML_OPT_STRING, "OUT", "the folder to make", NULL, 0, 0},
-    {"bits", 'b', ML_OPT_FLOAT, "BITS", "mean bits a weight, fractions allowed", "4", 1, 8},
+    {"bits", 'b', ML_OPT_FLOAT, "BITS", "mean bits a weight, 2 to 6 (exl3: 1 to 8), such as 3.5", "4", 1, 8},
     {"format", 0, ML_OPT_CHOICE, "marlin|exl3", "format of the quantized layers", "marlin", 0, 0},
     {"codebook", 0, ML_OPT_CHOICE, "mul1|mcg|3inst", "codebook of --format exl3", "mul1", 0, 0},
     {"head-bits", 0, ML_OPT_INT, "N", "bits of the output head, 16 = unquantized", "6", 1, 16},
@@ -63,9 +63,14 @@ const struct ml_verb ml_verb_quantize = {
         "the last line that matches decides; what none matches shares --bits. In the marlin format 8 is "
         "possible too: rows of int8 with a scale each. 'model.embed_tokens 8' stores the embedding so, which "
         "otherwise stays as it is; 'lm_head 16' leaves the head unquantized.",
+    .examples = "marlin quantize ~/models/Qwen3-0.6B -o small\n"
+                "marlin quantize ~/models/Qwen3-0.6B -o small -b 3.5 --calib book.txt\n"
+                "marlin quantize ~/models/Qwen3-0.6B -o small -b 3 --optimize --max-memory 8G\n"
+                "marlin quantize ~/models/Qwen3-0.6B -o small -b 3 --optimize --max-memory 8G --resume",
     .options = options,
     .min_args = 1,
     .max_args = 1,
+    .surplus = "give the folder to write to with -o",
 };
 
 /* ---- signals: the first asks the job to stop, a second one ends the program ---- */
@@ -88,11 +93,26 @@ static void catch_signals(void) {
 
 /* ---- progress ---- */
 
+enum phase { PHASE_SAMPLE, PHASE_MEASURE, PHASE_FORWARD, PHASE_WEIGHTS, PHASES };
+
+/* One bar for the whole job. Phases count by the time that they take of a job as a rule, in thousandths of a job of
+ * normal effort on the model's own text. */
 struct show {
     const struct ml_cli *cli;
     struct ml_progress progress;
+    unsigned cost[PHASES];
+    enum phase now;
     bool running;
 };
+
+static void set_costs(struct show *s, enum ml_quantize_effort effort, bool own_text, bool optimize) {
+    static const unsigned sample[ML_EFFORTS] = {100, 400, 800}, weights[ML_EFFORTS] = {500, 600, 9000};
+    /* Optimizing takes four times the text, and gradients of all layers. */
+    s->cost[PHASE_SAMPLE] = !own_text ? 0 : optimize ? 4 * sample[effort] : sample[effort];
+    s->cost[PHASE_MEASURE] = optimize ? 3000 : 0;
+    s->cost[PHASE_FORWARD] = optimize ? 300 : 0;
+    s->cost[PHASE_WEIGHTS] = optimize ? 2 * weights[effort] : weights[effort];
+}
 
 static double mib(uint64_t bytes) {
     return (double)bytes / (1 << 20);
@@ -105,10 +125,33 @@ static void show_memory(void *user, const struct ml_quantize_memory *m, size_t t
     if (wanted) ml_cli_note(s->cli, "--max-memory: calibrating on %zu tokens instead of %zu", tokens, wanted);
 }
 
-static void start(struct show *s, const char *label, uint64_t total) {
-    if (s->running) return;
-    ml_progress_begin(&s->progress, label, total, s->cli->quiet);
+enum { COST_SCALE = 1000 };
+
+static uint64_t cost_before(const struct show *s, enum phase phase) {
+    uint64_t sum = 0;
+    for (int p = 0; p < (int)phase; p++)
+        sum += s->cost[p];
+    return sum * COST_SCALE;
+}
+
+/* Phases that an earlier run has done take no time now. */
+static void enter(struct show *s, enum phase phase) {
+    if (!s->running) {
+        ml_progress_begin(&s->progress, "quantizing", cost_before(s, PHASES), s->cli->quiet);
+        ml_progress_skip(&s->progress, cost_before(s, phase));
+    }
     s->running = true;
+    s->now = phase;
+}
+
+static void show_part(struct show *s, enum phase phase, double share, const char *note) {
+    if (!s->running || s->now != phase) enter(s, phase);
+    const double at = (double)cost_before(s, phase) + share * (double)s->cost[phase] * COST_SCALE;
+    ml_progress_update(&s->progress, (uint64_t)at, note);
+}
+
+static double share_of(uint64_t done, uint64_t total) {
+    return total ? (double)done / (double)total : 1;
 }
 
 static void stop(struct show *s) {
@@ -117,37 +160,28 @@ static void stop(struct show *s) {
 }
 
 static void show_sample(void *user, size_t done, size_t total) {
-    struct show *s = user;
-    start(s, "sampling text", total);
-    ml_progress_update(&s->progress, done, NULL);
-    if (done >= total) stop(s);
+    show_part(user, PHASE_SAMPLE, share_of(done, total), "sampling text");
 }
 
 static void show_measure(void *user, size_t done, size_t total) {
-    struct show *s = user;
-    start(s, "measuring tensors", total);
-    ml_progress_update(&s->progress, done, NULL);
-    if (done >= total) stop(s);
+    char note[64];
+    (void)snprintf(note, sizeof note, "measuring tensors, %zu of %zu", done, total);
+    show_part(user, PHASE_MEASURE, share_of(done, total), note);
 }
 
 static void show_forward(void *user, size_t done, size_t total) {
-    struct show *s = user;
-    start(s, "running layers", total);
-    ml_progress_update(&s->progress, done, NULL);
-    if (done >= total) stop(s);
+    show_part(user, PHASE_FORWARD, share_of(done, total), "running layers");
 }
 
 static void show_tensor(void *user, size_t layer, size_t layers, uint64_t done, uint64_t total,
                         double proxy) {
     struct show *s = user;
     char note[64];
-    if (s->running && strcmp(s->progress.label, "weights") != 0) stop(s);
-    start(s, "weights", total);
     if (layer < layers)
-        (void)snprintf(note, sizeof note, "layer %zu/%zu, error %.5f", layer + 1, layers, proxy);
+        (void)snprintf(note, sizeof note, "layer %zu of %zu, error %.5f", layer + 1, layers, proxy);
     else
         (void)snprintf(note, sizeof note, "head, error %.5f", proxy);
-    ml_progress_update(&s->progress, done, note);
+    show_part(s, PHASE_WEIGHTS, share_of(done, total), note);
 }
 
 /* ---- options ---- */
@@ -304,6 +338,7 @@ int ml_cmd_quantize(struct ml_cli *cli, const struct ml_args *args) {
     marlin_status st;
     ml_buf_init(&b, JSON_LIMIT);
     ML_TRY(read_settings(cli, args, &show, &s, &recipe, &err));
+    set_costs(&show, s.effort, !s.calib, s.optimize);
     catch_signals();
     st = ml_quantize_model(&s, &report, &err);
     stop(&show);

@@ -4,6 +4,7 @@
  */
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "cli/cli.h"
 #include "cli/generation.h"
 #include "cli/guess.h"
@@ -68,13 +69,15 @@ struct job {
     struct ml_runtime runtime;
     struct ml_profile *profile; /* NULL unless --profile or --trace */
     struct ml_outcome outcome;
-    struct ml_buf text;        /* collected for --json */
-    int write_error;           /* errno of the write that failed */
-    marlin_status text_status; /* of printing or collecting the text: the first failure ends it */
+    struct ml_buf text;         /* collected for --json */
+    struct ml_progress reading; /* of a long prompt */
+    int write_error;            /* errno of the write that failed */
+    marlin_status text_status;  /* of printing or collecting the text: the first failure ends it */
 };
 
 static bool print_text(void *user, const char *text, size_t len) {
     struct job *j = user;
+    ml_progress_end(&j->reading);
     const bool done = fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0;
     if (!done) j->write_error = errno;
     if (!done) j->text_status = MARLIN_ERR_IO;
@@ -129,7 +132,7 @@ static marlin_status generate(struct job *j, struct ml_feeder *f, struct ml_time
         .user = j,
         .cancel = &interrupted,
     };
-    return ml_feeder_run(f, t, &rq, &j->outcome, err);
+    return ml_cli_generate(f, t, &rq, &j->reading, j->cli->quiet, &j->outcome, err);
 }
 
 /* Why a text is shorter than somebody may have thought. */
@@ -203,7 +206,10 @@ static marlin_status speak(struct job *j, struct marlin_error *err) {
     ML_TRY(ml_tokenizer_encode(j->runtime.tokenizer, j->prompt, j->prompt_len,
                                ML_ENCODE_BOS | (ml_args_flag(j->args, "special") ? ML_ENCODE_SPECIAL : 0u),
                                &ids, err));
-    ML_TRY(ml_timeline_create(&j->runtime, &to, &t, err));
+    ml_cli_note_context(j->cli, j->runtime.model, to.context);
+    st = ml_timeline_create(&j->runtime, &to, &t, err);
+    if (st == MARLIN_ERR_MEMORY && to.context) (void)ml_fail_in(err, st, "--ctx %zu", to.context);
+    if (st != MARLIN_OK) goto out;
     ML_TRY(ml_feeder_create(&j->runtime, &fo, &f, err));
     if (j->runtime.chat && j->prompt != default_prompt && !ml_args_flag(j->args, "special"))
         ml_cli_note(j->cli,

@@ -30,8 +30,12 @@ const struct ml_verb ml_verb_tokenize = {
     .details = "Prints the ids on one line; with --json also their spelling in the vocabulary. Special "
                "tokens written "
                "in the text are plain text unless --special is given.",
+    .examples = "echo \"Once upon a time\" | marlin tokenize\n"
+                "marlin tokenize ~/models/Qwen3-0.6B --text story.txt --json\n"
+                "marlin tokenize --decode --text ids.txt",
     .options = options,
     .max_args = 1,
+    .surplus = "the text comes with --text FILE, or from a pipe",
 };
 
 static marlin_status add_id(struct ml_ids *ids, int64_t id, struct marlin_error *err) {
@@ -169,6 +173,8 @@ int ml_cmd_tokenize(struct ml_cli *cli, const struct ml_args *args) {
     if (!dir) return rc;
     marlin_status st = MARLIN_OK;
     ML_TRY(ml_tokenizer_load(dir, 0, &t, &err));
+    if (strcmp(ml_args_string(args, "text"), "-") == 0)
+        ml_cli_note_terminal(cli, ml_args_flag(args, "decode") ? "ids" : "the text");
     ML_TRY(ml_cli_read(ml_args_string(args, "text"), text_limit, &text, &len, &err));
     ML_TRY(ml_args_flag(args, "decode") ? decode(cli, args, t, text, len, &ids, &out, &err)
                                         : encode(cli, args, t, text, len, &ids, &out, &err));

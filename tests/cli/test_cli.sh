@@ -72,6 +72,43 @@ for verb in $verbs; do
     expect 2 "$verb" --cpu-mask sse9
     err_has "generic|avx2|avx512|amx|neon|i8mm"
 done
+# --- near misses: the word that was meant, on one line
+meant() { # TEXT ARGUMENTS...
+    text=$1
+    shift
+    expect 2 "$@"
+    err_has "$text"
+    [ "$(wc -l <"$dir/err")" -eq 1 ] || fail "more than a line: marlin $*"
+}
+meant "did you mean run?" rn
+meant "did you mean quantize?" quantise
+meant "did you mean quantize?" quantzie
+meant "did you mean inspect?" info
+meant "marlin run $model" "$model"
+meant "did you mean --temp?" run --temperature 1
+meant "did you mean --tokens?" run --max-tokens 5
+meant "did you mean --tokens?" run --tokenz=5
+meant "did you mean --top-k?" run --top_k 5
+meant "'marlin help run' lists the options" run --no-such-option
+meant "give the folder to write to with -o" quantize "$model" "$dir/q"
+meant "the text is given with --text FILE" perplexity "$model" README.md
+meant "the text comes with --text FILE" tokenize "$model" text
+meant "'Q4_K_M' is not a number from 1 to 8" quantize "$model" -o "$dir/q" -b Q4_K_M
+meant "'4bit' is not a number from 1 to 8" quantize "$model" -o "$dir/q" -b 4bit
+expect 0 run -n=2 --greedy x
+err_has "generated: 2 tokens"
+expect 0 run -n 2 --greedy --ctx 5000 x
+err_has "--ctx 5000: more than the 4096 positions"
+expect 0 run -n 2 --greedy --ctx 4096 x
+grep -q 'more than the' "$dir/err" && fail "a remark on a context that fits"
+expect 1 run -n 2 --ctx 1000000000 x
+err_has "--ctx 1000000000: "
+expect 0 run -n 1 --greedy --threads 1000 x
+err_has "--threads 1000: more than the"
+mkdir "$dir/none"
+expect 1 verify "$dir/none"
+out_has "2 problems"
+rmdir "$dir/none"
 expect 2 help no-such-verb
 expect 2 help run extra
 expect 2 help --completion csh
@@ -93,6 +130,66 @@ expect 0 help --completion zsh
 if command -v zsh >/dev/null; then zsh -n "$dir/out" || fail "zsh refuses its completions"; fi
 expect 0 help --completion fish
 if command -v fish >/dev/null; then fish -n "$dir/out" || fail "fish refuses its completions"; fi
+
+# --- one table: whatever help knows of a verb, the manual page and the completions know too
+agree() { # WHAT TEXT FILE
+    grep -qF -- "$2" "$dir/$3" || fail "$3 lacks $2 of $1"
+}
+for page in man "completion bash" "completion zsh" "completion fish"; do
+    # shellcheck disable=SC2086
+    expect 0 help --${page}
+    tr -d "\\\\'" <"$dir/out" >"$dir/page.${page#completion }"
+done
+expect 0 help --json
+all=$(tr ',' '\n' <"$dir/out" | sed -n 's/.*"name":"\([a-z]*\)".*/\1/p')
+[ "$(echo "$all" | wc -l)" -ge 11 ] || fail "help --json lists verbs: $all"
+for verb in $all; do
+    expect 0 help "$verb" --json
+    one_object
+    out_has "{\"verb\":\"$verb\","
+    cp "$dir/out" "$dir/object"
+    for page in bash zsh fish man; do agree verb "$verb" page.$page; done
+    names=$(sed 's/{"name"/\n&/g' "$dir/object" | sed -n 's/^{"name":"\([a-z0-9-]*\)".*/\1/p')
+    [ "$(echo "$names" | wc -l)" -ge 6 ] || fail "help $verb --json: no common options"
+    expect 0 help "$verb"
+    for name in $names; do
+        out_has "--$name"
+        agree "$verb" "fB--$name" page.man
+        agree "$verb" " --$name" page.bash
+        sed -n "/^    $verb)/,/;;/p" "$dir/page.zsh" >"$dir/page.zsh.$verb"
+        agree "$verb" "--$name" "page.zsh.$verb"
+        grep -Eq -- "(from $verb|-c marlin) -l $name( |\$)" "$dir/page.fish" || fail "page.fish lacks $name of $verb"
+    done
+    # And nothing that it does not know.
+    grep -o '^      --[a-z0-9-]*\|^  -., --[a-z0-9-]*' "$dir/out" | sed 's/.*--//' | sort >"$dir/shown"
+    echo "$names" | sort >"$dir/known"
+    cmp -s "$dir/shown" "$dir/known" || fail "help $verb and its JSON differ: $(diff "$dir/shown" "$dir/known")"
+done
+for name in MARLIN_MODEL MARLIN_CPU_MASK; do
+    expect 0 help
+    out_has $name
+    agree environment $name page.man
+done
+for verb in run quantize tokenize perplexity bench; do
+    expect 0 help $verb
+    out_has "examples:"
+    # The options of the examples are there.
+    sed -n '/^examples:/,/^$/p' "$dir/out" | grep -o -- ' --[a-z-]*' | sort -u | while read -r option; do
+        case $option in --) continue ;; esac
+        agree "the examples of $verb" "$option" out
+        grep -q -- "^ .*$option.*  \|^ *$option\|, $option " "$dir/out" || fail "an example of $verb has $option, which is none"
+    done
+done
+expect 0 help --man --json
+one_object
+out_has '{"text":".TH marlin 1'
+
+# --- paragraphs fit the line: 100 columns where there is no terminal
+for verb in $all; do
+    expect 0 help "$verb"
+    wide=$(awk 'length($0) > 100' "$dir/out" | head -n 1)
+    [ -z "$wide" ] || fail "a line of more than 100 columns: $wide"
+done
 
 # --- tokenize: there and back, byte for byte
 {

@@ -42,7 +42,12 @@ grep -q '^fork-join of 1 workers: p10 ' "$dir/out" || fail "what a fork-join cos
 
 # What is used for what, and why: the table of the source, then what is measured here.
 export XDG_CACHE_HOME="$dir/cache"
-"$marlin" kernels >"$dir/out" 2>"$dir/err" || fail "the list"
+"$marlin" kernels >"$dir/out" 2>"$dir/err" || fail "in short"
+[ "$(wc -l <"$dir/out")" -le 40 ] || fail "in short is $(wc -l <"$dir/out") lines"
+grep -Eq '^kernels: .*[0-9]+ of tier ' "$dir/out" || fail "tiers in short"
+grep -Eq '^  tap4 +gemv +' "$dir/out" || fail "a kind in short"
+grep -q -- '--list shows every kernel' "$dir/out" || fail "where more is"
+"$marlin" kernels --list >"$dir/out" 2>"$dir/err" || fail "the list"
 grep -Eq '^.*, best tier [a-z0-9]+.*, threads [0-9]+, caches of ' "$dir/out" || fail "the machine"
 grep -Eq '^  gemv +BF16 +[a-z0-9]+$' "$dir/out" || fail "the tier of a kernel"
 grep -Eq '^  tap4 +1  gemv +1  one row' "$dir/out" || fail "a choice and its reason"

@@ -4,6 +4,7 @@
  *
  *     job.json                   what is being made from what; another job is refused
  *     calibration.safetensors    rows of token ids
+ *     losses.safetensors         what was measured so far to find them
  *     bits.safetensors           bits of each tensor, where they were measured
  *     layer-00012.safetensors    a finished layer; the head and the embedding follow the last one's number
  *     hidden-00013.safetensors   activations that enter layer 13: saves recomputing them after a restart
@@ -30,7 +31,7 @@
 
 enum { JOB_LIMIT = 16 << 20, SAMPLES = 16, SAMPLE_BYTES = 256 };
 static const char rows_name[] = "calibration.safetensors", bits_name[] = "bits.safetensors",
-                  job_name[] = "job.json";
+                  losses_name[] = "losses.safetensors", job_name[] = "job.json";
 
 /* ---- who is who ---- */
 
@@ -185,7 +186,7 @@ struct finds {
 static bool look_at(void *user, const char *dir, const char *name) {
     struct finds *f = user;
     (void)dir;
-    if (strcmp(name, bits_name) == 0) f->layer = true;
+    if (strcmp(name, bits_name) == 0 || strcmp(name, losses_name) == 0) f->layer = true;
     if (strcmp(name, rows_name) == 0) f->rows = true;
     if (strncmp(name, "layer-", 6) == 0) {
         char *end = NULL;
@@ -474,6 +475,40 @@ marlin_status ml_checkpoint_load_bits(struct ml_job *job, bool *found, struct ma
         job->plan.tensors[i].bits = bits;
     }
     *found = true;
+out:
+    ml_tensors_close(t);
+    return st;
+}
+
+/* Doubles are kept as the integers of their bits: files have no such type. */
+_Static_assert(sizeof(double) == sizeof(int64_t), "a loss is stored as 64 bits");
+
+marlin_status ml_checkpoint_save_losses(const struct ml_job *job, const double *loss, size_t done,
+                                        struct marlin_error *err) {
+    char path[PATH_MAX];
+    marlin_status st;
+    ML_TRY(ml_path_join(path, sizeof path, job->work, losses_name, err));
+    ML_TRY(save(path, "losses", ML_I64, done, ML_ROLES, loss, err));
+out:
+    return st;
+}
+
+marlin_status ml_checkpoint_load_losses(const struct ml_job *job, double *loss, size_t *done,
+                                        struct marlin_error *err) {
+    char path[PATH_MAX];
+    struct ml_tensors *t = NULL;
+    marlin_status st;
+    *done = 0;
+    ML_TRY(ml_path_join(path, sizeof path, job->work, losses_name, err));
+    if (!ml_path_exists(path)) goto out;
+    ML_TRY(ml_part_open(path, &t, err));
+    const struct ml_tensor *x = find(t, "losses", ML_I64);
+    if (!x || x->shape[0] > job->plan.layers || x->shape[1] != ML_ROLES) {
+        st = ml_fail(err, MARLIN_ERR_FORMAT, "%s: not the losses of this job", path);
+        goto out;
+    }
+    memcpy(loss, x->data, (size_t)x->bytes);
+    *done = (size_t)x->shape[0];
 out:
     ml_tensors_close(t);
     return st;

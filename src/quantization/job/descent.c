@@ -84,7 +84,7 @@ static marlin_status backward(struct descent *d, size_t layer, struct ml_layer_c
                                c ? ml_layer_curvature_add : NULL, c, err);
         if (st != MARLIN_OK) return st;
         if (job->settings->cancel && *job->settings->cancel)
-            return ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in layer %zu", layer);
+            return ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in model.layers.%zu", layer);
     }
     return job->model->tensors ? ml_tensors_check(job->model->tensors, err) : MARLIN_OK;
 }

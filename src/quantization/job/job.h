@@ -115,6 +115,12 @@ marlin_status ml_checkpoint_save_rows(const struct ml_job *job, struct marlin_er
 marlin_status ml_checkpoint_load_bits(struct ml_job *job, bool *found,
                                       struct marlin_error *err) MARLIN_MUST_CHECK;
 marlin_status ml_checkpoint_save_bits(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* loss [layers, ML_ROLES] of the first `done` layers, as ml_job_optimize measures them; loading sets *done to 0 where
+ * none are kept. */
+marlin_status ml_checkpoint_load_losses(const struct ml_job *job, double *loss, size_t *done,
+                                        struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_checkpoint_save_losses(const struct ml_job *job, const double *loss, size_t done,
+                                        struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Inputs of `layer`; older ones are removed unless `all` are to be kept. */
 marlin_status ml_checkpoint_save_hidden(const struct ml_job *job, size_t layer, bool all,
                                         struct marlin_error *err) MARLIN_MUST_CHECK;

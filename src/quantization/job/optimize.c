@@ -182,9 +182,9 @@ static bool has_role(const struct ml_plan *p, size_t layer, enum ml_role role) {
     return false;
 }
 
-static size_t count_groups(const struct ml_plan *p) {
+static size_t count_groups(const struct ml_plan *p, size_t layers) {
     size_t n = 0;
-    for (size_t l = 0; l < p->layers; l++)
+    for (size_t l = 0; l < layers; l++)
         for (int role = 0; role < ML_ROLES; role++)
             n += has_role(p, l, (enum ml_role)role);
     return n;
@@ -213,7 +213,7 @@ static marlin_status create_probe(struct probe *p, struct marlin_error *err) {
     const struct ml_rows *all = &p->job->rows;
     size_t rows = ML_SAMPLE_TOKENS / all->width;
     rows = rows < 1 ? 1 : rows > all->rows ? all->rows : rows;
-    p->groups = count_groups(&p->job->plan);
+    p->groups = count_groups(&p->job->plan, p->job->plan.layers);
     p->hidden = (size_t)p->job->model->config->hidden_size;
     p->vocab = p->job->model->head.out;
     p->tokens = rows * all->width;
@@ -243,15 +243,30 @@ static void free_probe(struct probe *p) {
     ml_free(p->loss);
 }
 
+/* Layers that an earlier run has measured are only passed. *done: how many. */
+static marlin_status pass_measured(struct probe *p, size_t *done, struct marlin_error *err) {
+    const struct ml_quantize_settings *s = p->job->settings;
+    marlin_status st;
+    ML_TRY(ml_checkpoint_load_losses(p->job, p->loss, done, err));
+    for (size_t l = 0; l < *done; l++)
+        ML_TRY(ml_rows_forward(p->job->model, l, &p->job->rows, NULL, s->pool, s->cancel, err));
+    p->measured = count_groups(&p->job->plan, *done);
+out:
+    return st;
+}
+
 marlin_status ml_job_optimize(struct ml_job *job, struct marlin_error *err) {
     struct probe p = {.job = job};
+    size_t done = 0;
     marlin_status st;
     ML_TRY(create_probe(&p, err));
     take_sample(&p);
     ML_TRY(run_to_end(&p, 0, err));
     memcpy(p.exact, p.moved.x, p.tokens * p.hidden * sizeof(float));
-    for (size_t l = 0; l < job->plan.layers; l++) {
+    ML_TRY(pass_measured(&p, &done, err));
+    for (size_t l = done; l < job->plan.layers; l++) {
         ML_TRY(measure_layer(&p, l, err));
+        ML_TRY(ml_checkpoint_save_losses(job, p.loss, l + 1, err));
     }
     ML_TRY(ml_job_allocate(job, p.loss, err));
 out:

@@ -5,7 +5,7 @@
  *        layer l-1          layer l                      layer l+1
  *     ... written | run all rows, Hessians, quantize | pages fetched ...
  *
- * While it runs, OUT/.quantize holds what is done: the calibration rows, one file a layer, one of the
+ * While it runs, OUT/.quantize holds what is done: the calibration rows, what was measured, one file a layer, one of the
  * embedding where it becomes int8 rows, now and then the activations. Each appears whole or not at all, so
  * that a run that was killed at any point goes on with `resume` and ends with the same bytes.
  */

@@ -96,7 +96,7 @@ marlin_status ml_rows_forward(const struct ml_model *m, size_t layer, struct ml_
         float *x = rows->x + r * rows->width * hidden;
         ML_TRY(ml_layer_forward(w, s, layer, x, rows->width, 0, err));
         if (!cancel || !*cancel) continue;
-        st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in layer %zu", layer);
+        st = ml_fail(err, MARLIN_ERR_CANCELLED, "interrupted in model.layers.%zu", layer);
         goto out;
     }
 out:

@@ -193,22 +193,69 @@ static void help_text(void **state) {
     (void)state;
     struct ml_buf b;
     ml_buf_init(&b, 1 << 16);
-    assert_int_equal(ml_options_help(&verb, common, "prog", &b), MARLIN_OK);
+    assert_int_equal(ml_options_help(&verb, common, "prog", 100, &b), MARLIN_OK);
     contains(&b, "usage: prog go MODEL [PROMPT] [options]");
     contains(&b, "  -n, --tokens N              most tokens (default 128)\n");
     contains(&b, "      --mask generic|avx2|avx512\n                              tier (default avx2)\n");
     contains(&b, "  -h, --help");
     ml_buf_free(&b);
     ml_buf_init(&b, 20);
-    assert_int_equal(ml_options_help(&verb, common, "prog", &b), MARLIN_ERR_LIMIT);
+    assert_int_equal(ml_options_help(&verb, common, "prog", 100, &b), MARLIN_ERR_LIMIT);
     ml_buf_free(&b);
+}
+
+static void help_fits_its_width(void **state) {
+    static const struct ml_verb long_one = {
+        .name = "go",
+        .help = "goes",
+        .details = "One paragraph that is longer than a line of forty columns is.\n\n"
+                   "  kept as it is, however long this line of its may be made\nnext",
+        .examples = "prog go a\nprog go b",
+        .options = own};
+    (void)state;
+    struct ml_buf b;
+    ml_buf_init(&b, 1 << 16);
+    assert_int_equal(ml_options_help(&long_one, common, "prog", 40, &b), MARLIN_OK);
+    contains(&b, "\nOne paragraph that is longer than a line\nof forty columns is.\n\n");
+    contains(&b, "\n  kept as it is, however long this line of its may be made\nnext\n");
+    contains(&b, "\nexamples:\n  prog go a\n  prog go b\n\noptions:\n");
+    contains(&b, "  -b, --bias X                added to the logit,\n                              don't "
+                 "overdo [it]:\n");
+    ml_buf_free(&b);
+}
+
+static void json_of_a_verb(void **state) {
+    (void)state;
+    struct ml_buf b;
+    ml_buf_init(&b, 1 << 16);
+    assert_int_equal(ml_options_json(&verb, common, &b), MARLIN_OK);
+    contains(&b, "{\"verb\":\"go\",\"args\":\"MODEL [PROMPT]\",\"help\":\"goes\",\"details\":\".A line");
+    contains(
+        &b,
+        "\"options\":[{\"name\":\"tokens\",\"letter\":\"n\",\"type\":\"int\",\"arg\":\"N\",\"help\":\"most "
+        "tokens\",\"default\":\"128\",\"least\":0,\"most\":1000},");
+    contains(&b, "\"common_options\":[{\"name\":\"mask\",\"type\":\"choice\"");
+    ml_buf_free(&b);
+}
+
+static void dashes_are_remembered(void **state) {
+    (void)state;
+    struct ml_args *a = accepted(WORDS("a", "--", "-b"));
+    assert_false(ml_args_after_dashes(a, 0));
+    assert_true(ml_args_after_dashes(a, 1));
+    assert_false(ml_args_after_dashes(a, 2)); /* there is none */
+    ml_args_free(a);
+    a = accepted(WORDS("a", "b"));
+    assert_false(ml_args_after_dashes(a, 0));
+    assert_false(ml_args_after_dashes(a, 1));
+    ml_args_free(a);
 }
 
 static void man_page(void **state) {
     (void)state;
     struct ml_buf b;
     ml_buf_init(&b, 1 << 16);
-    assert_int_equal(ml_options_man(verbs, 1, common, "prog", "1.2", &b), MARLIN_OK);
+    assert_int_equal(ml_options_man(verbs, 1, common, NULL, "prog", "1.2", &b), MARLIN_OK);
     assert_int_equal(strncmp(b.data, ".TH prog 1 ", 11), 0);
     contains(&b, "\n.SS go MODEL [PROMPT]\n");
     contains(&b, "\n\\&.A line that begins with a dot\nand a \\e backslash\n");
@@ -242,9 +289,17 @@ static void completions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults), cmocka_unit_test(spellings),       cmocka_unit_test(help_wins),
-        cmocka_unit_test(refusals), cmocka_unit_test(memory_runs_out), cmocka_unit_test(help_text),
-        cmocka_unit_test(man_page), cmocka_unit_test(completions),
+        cmocka_unit_test(help_fits_its_width),
+        cmocka_unit_test(json_of_a_verb),
+        cmocka_unit_test(dashes_are_remembered),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(spellings),
+        cmocka_unit_test(help_wins),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(help_text),
+        cmocka_unit_test(man_page),
+        cmocka_unit_test(completions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

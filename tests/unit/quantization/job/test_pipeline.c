@@ -438,6 +438,51 @@ static void interrupted_runs_end_with_the_same_bytes(void **state) {
     remove_tree(pieces);
 }
 
+static void countdown_measures(void *user, size_t done, size_t total) {
+    int *left = user;
+    (void)total;
+    if (done == 1 || done == 2) left[1]++; /* the first layer is measured: once, not in every run */
+    if (--left[0] <= 0) stop_now = 1;
+}
+
+/* What was measured is kept as well: stopped after every few groups, a job comes to the same end. */
+static void measuring_goes_on_where_it_was(void **state) {
+    (void)state;
+    char source[PATH], whole[PATH], pieces[PATH];
+    struct ml_quantize_report r;
+    struct marlin_error err = {0};
+    int left[2] = {0, 0}, tries = 0;
+    marlin_status st = MARLIN_ERR_CANCELLED;
+    (void)snprintf(source, sizeof source, "%s", fixture("llama3"));
+    new_dir(whole);
+    new_dir(pieces);
+    struct ml_quantize_settings s = settings(source, whole);
+    s.optimize = true;
+    s.bits = 2.5;
+    quantize(&s, &r);
+    ml_quantize_report_free(&r);
+    s.out = pieces;
+    s.cancel = &stop_now;
+    s.on_measure = countdown_measures;
+    s.user = left;
+    for (; st == MARLIN_ERR_CANCELLED; tries++) {
+        assert_true(tries < 20);
+        stop_now = 0;
+        left[0] = 9; /* more groups than a layer has */
+        st = ml_quantize_model(&s, &r, &err);
+        if (st == MARLIN_ERR_CANCELLED) assert_true(r.resumable);
+        s.resume = true;
+    }
+    assert_int_equal(st, MARLIN_OK);
+    assert_true(tries > 1);
+    assert_int_equal(left[1], 2);
+    ml_quantize_report_free(&r);
+    stop_now = 0;
+    same_directory(whole, pieces);
+    remove_tree(whole);
+    remove_tree(pieces);
+}
+
 /* Measured bits: as many as asked for, kept over a restart. */
 static void measured_bits_keep_the_budget(void **state) {
     (void)state;
@@ -621,6 +666,7 @@ int main(void) {
         cmocka_unit_test(embeddings_left_alone),
         cmocka_unit_test(interrupted_runs_end_with_the_same_bytes),
         cmocka_unit_test(measured_bits_keep_the_budget),
+        cmocka_unit_test(measuring_goes_on_where_it_was),
         cmocka_unit_test(other_jobs_are_refused),
         cmocka_unit_test(folders_with_other_things_are_refused),
         cmocka_unit_test(damaged_parts_are_made_again),
