@@ -8,6 +8,7 @@
     gguf_fixtures.py check MARLIN DIR...       converts directories that hold reference.safetensors (input_ids, logits by
                                                transformers) and prints how far MARLIN's logits of the file are from them
     gguf_fixtures.py convert DIR OUT.gguf
+    gguf_fixtures.py tokenizer TOKENIZER.json PRE OUT.gguf    a byte-level BPE tokenizer alone; PRE is its name for ggml
 
 The changes that a converter makes are those of ggml's: rows of q and k paired where the architecture rotates neighbours,
 1 added to Gemma's norms, experts stacked, Llama 3's rope as factors.
@@ -314,6 +315,28 @@ def check(marlin, directories):
         print(f"{directory.name:24} {worst:.2e}{'' if worst < 2e-3 else '  TOO FAR'}")
 
 
+def tokenizer(path, pre, out):
+    j = json.loads(pathlib.Path(path).read_text())
+    vocab, added = j["model"]["vocab"], j["added_tokens"]
+    size = max([*vocab.values(), *(a["id"] for a in added)]) + 1
+    tokens, kinds = [f"[PAD{i}]" for i in range(size)], [gguf.TokenType.UNUSED] * size
+    for text, i in vocab.items():
+        tokens[i], kinds[i] = text, gguf.TokenType.NORMAL
+    for a in added:
+        tokens[a["id"]] = a["content"]
+        kinds[a["id"]] = gguf.TokenType.CONTROL if a["special"] else gguf.TokenType.USER_DEFINED
+    w = gguf.GGUFWriter(out, "llama")
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre(pre)
+    w.add_token_list(tokens)
+    w.add_token_types(kinds)
+    w.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in j["model"]["merges"]])
+    w.add_bos_token_id(0)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.close()
+
+
 def main():
     if len(sys.argv) < 4:
         sys.exit(__doc__)
@@ -321,6 +344,8 @@ def main():
         make(sys.argv[2], pathlib.Path(sys.argv[3]))
     elif sys.argv[1] == "check":
         check(sys.argv[2], sys.argv[3:])
+    elif sys.argv[1] == "tokenizer":
+        tokenizer(*sys.argv[2:5])
     else:
         convert(sys.argv[2], sys.argv[3])
 

@@ -9,9 +9,13 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifndef GGUF_IMAGE_BYTES
+#define GGUF_IMAGE_BYTES 16384
+#endif
+
 /* Zero-initialise. */
 struct gguf_image {
-    uint8_t bytes[16384];
+    uint8_t bytes[GGUF_IMAGE_BYTES];
     size_t len;
 };
 
