@@ -312,7 +312,7 @@ static marlin_status read_count(struct parse *p, uint64_t least, uint64_t most, 
                                 uint64_t *out) {
     const marlin_status st = read_number(p, 8, out);
     if (st != MARLIN_OK) return st;
-    if (*out <= most && *out <= p->len / least) return MARLIN_OK;
+    if (*out <= most && *out <= (p->len - p->at) / least) return MARLIN_OK;
     return ml_fail(p->err, *out > most ? MARLIN_ERR_LIMIT : MARLIN_ERR_FORMAT,
                    "%s: %llu %s, more than the %s (offset %llu)", p->where, (unsigned long long)*out, what,
                    *out > most ? "limit" : "file has room for", (unsigned long long)p->at - 8);

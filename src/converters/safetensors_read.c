@@ -183,6 +183,9 @@ marlin_status ml_tensor_to_f32(const struct ml_tensor *t, float *dst, uint64_t n
     if (n != t->count)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "%s: tensor \"%.120s\" has %llu elements, not %llu",
                        ml_file_path(t->file), t->name, (unsigned long long)t->count, (unsigned long long)n);
+    if (n && !t->data)
+        return ml_fail(err, MARLIN_ERR_INTERNAL, "%s: tensor \"%.120s\" is read before ml_tensors_load",
+                       ml_file_path(t->file), t->name);
     if (n) ml_dtype_to_f32(t->dtype, t->data, dst, (size_t)n);
     return MARLIN_OK;
 }
