@@ -104,7 +104,7 @@ static marlin_status tensor_json(const struct ml_tensor *t, struct ml_buf *b) {
     marlin_status st = MARLIN_OK;
     ML_TRY(ml_buf_adds(b, "{\"name\":"));
     ML_TRY(ml_buf_add_json(b, t->name, strlen(t->name)));
-    ML_TRY(ml_buf_addf(b, ",\"dtype\":\"%s\",\"shape\":[", ml_dtype_name(t->dtype)));
+    ML_TRY(ml_buf_addf(b, ",\"dtype\":\"%s\",\"shape\":[", ml_tensor_type_name(t)));
     for (int i = 0; i < t->rank; i++) {
         ML_TRY(ml_buf_addf(b, "%s%" PRIu64, i ? "," : "", t->shape[i]));
     }
@@ -181,7 +181,7 @@ static marlin_status print_tensors(const struct inspection *x, struct ml_buf *b)
     ML_TRY(ml_buf_adds(b, "\n"));
     for (size_t i = 0; i < ml_tensors_count(x->tensors); i++) {
         const struct ml_tensor *t = ml_tensors_at(x->tensors, i);
-        ML_TRY(ml_buf_addf(b, "%-60s %-8s %s", t->name, ml_dtype_name(t->dtype),
+        ML_TRY(ml_buf_addf(b, "%-60s %-8s %s", t->name, ml_tensor_type_name(t),
                            ml_tensor_shape_text(t, shape)));
         if (weight_bits(t))
             ML_TRY(ml_buf_addf(b, "  %u bits\n", weight_bits(t)));
