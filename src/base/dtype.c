@@ -16,7 +16,9 @@ static const struct {
     [ML_F32] = {"F32", 4, true},         [ML_F16] = {"F16", 2, true},         [ML_BF16] = {"BF16", 2, true},
     [ML_F8_E4M3] = {"F8_E4M3", 1, true}, [ML_F8_E5M2] = {"F8_E5M2", 1, true}, [ML_I8] = {"I8", 1, false},
     [ML_U8] = {"U8", 1, false},          [ML_I16] = {"I16", 2, false},        [ML_I32] = {"I32", 4, false},
-    [ML_I64] = {"I64", 8, false},        [ML_BOOL] = {"BOOL", 1, false},
+    [ML_I64] = {"I64", 8, false},        [ML_BOOL] = {"BOOL", 1, false},      [ML_F64] = {"F64", 8, true},
+    [ML_U16] = {"U16", 2, false},        [ML_U32] = {"U32", 4, false},        [ML_U64] = {"U64", 8, false},
+    [ML_FOREIGN] = {"?", 0, false},
 };
 
 size_t ml_dtype_size(enum ml_dtype t) {
@@ -32,7 +34,7 @@ bool ml_dtype_is_float(enum ml_dtype t) {
 }
 
 bool ml_dtype_parse(const char *name, size_t len, enum ml_dtype *out) {
-    for (int t = 0; t < ML_DTYPE_COUNT; t++) {
+    for (int t = 0; t < ML_FOREIGN; t++) {
         if (strlen(types[t].name) != len || memcmp(types[t].name, name, len) != 0) continue;
         *out = (enum ml_dtype)t;
         return true;
@@ -43,6 +45,7 @@ bool ml_dtype_parse(const char *name, size_t len, enum ml_dtype *out) {
 static float widen_one(enum ml_dtype t, const unsigned char *src) {
     uint16_t half;
     float value;
+    double wide;
     switch (t) {
     case ML_F32:
         memcpy(&value, src, sizeof value);
@@ -53,6 +56,9 @@ static float widen_one(enum ml_dtype t, const unsigned char *src) {
     case ML_BF16:
         memcpy(&half, src, sizeof half);
         return ml_bf16_to_f32(half);
+    case ML_F64:
+        memcpy(&wide, src, sizeof wide);
+        return (float)wide;
     case ML_F8_E4M3:
         return ml_f8e4m3_to_f32(*src);
     default:

@@ -20,6 +20,11 @@ enum ml_dtype {
     ML_I32,
     ML_I64,
     ML_BOOL,
+    ML_F64,
+    ML_U16,
+    ML_U32,
+    ML_U64,
+    ML_FOREIGN, /* a type that only the file it stands in knows: of no size, and not to be parsed or read */
     ML_DTYPE_COUNT
 };
 
@@ -28,7 +33,7 @@ const char *ml_dtype_name(enum ml_dtype t); /* "BF16" */
 bool ml_dtype_parse(const char *name, size_t len, enum ml_dtype *out);
 bool ml_dtype_is_float(enum ml_dtype t);
 
-/* Widens n elements of a floating type to float32; src needs no alignment. t must be a floating type. */
+/* Brings n elements of a floating type to float32 (F64 is rounded); src needs no alignment. t must be a floating type. */
 void ml_dtype_to_f32(enum ml_dtype t, const void *src, float *dst, size_t n);
 
 #endif

@@ -92,7 +92,7 @@ out:
 }
 
 static const char *type_name(const struct ml_tensor *t) {
-    return t->stored ? t->stored : ml_dtype_name(t->dtype);
+    return t->stored ? t->stored : ml_tensor_type_name(t);
 }
 
 /* Bits of a weight in a tensor of weights; 0 for scales, signs and other vectors. */

@@ -34,7 +34,11 @@ static const char *torch_name(enum ml_dtype t) {
                                                       [ML_I16] = "int16",
                                                       [ML_I32] = "int32",
                                                       [ML_I64] = "int64",
-                                                      [ML_BOOL] = "bool"};
+                                                      [ML_BOOL] = "bool",
+                                                      [ML_F64] = "float64",
+                                                      [ML_U16] = "uint16",
+                                                      [ML_U32] = "uint32",
+                                                      [ML_U64] = "uint64"};
     return names[t];
 }
 

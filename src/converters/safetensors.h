@@ -21,10 +21,11 @@ enum { ML_TENSOR_MAX_RANK = 8 };
 struct ml_tensor {
     const char *name; /* NUL-terminated */
     enum ml_dtype dtype;
+    const char *foreign; /* the file's name of the type ML_FOREIGN, else NULL */
     int rank;
     uint64_t shape[ML_TENSOR_MAX_RANK];
     uint64_t count;      /* elements */
-    uint64_t bytes;      /* count * size of dtype */
+    uint64_t bytes;      /* count * size of dtype; of ML_FOREIGN what the file says */
     const uint8_t *data; /* inside the mapping; no alignment promised; NULL when bytes is 0 */
     uint64_t offset;     /* of data in the file */
     struct ml_file *file;
@@ -38,8 +39,8 @@ struct ml_tensors; /* a collection of tensors from one or more files; immutable,
 marlin_status ml_tensors_open_file(const char *path, struct ml_tensors **out,
                                    struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Opens a GGUF file (converters/gguf.h), or a model directory: model.safetensors.index.json when present (R11), else every *.safetensors in name
- * order, a tensor name in two files being an error. Files named reference*.safetensors are not part of
+/* Opens a GGUF file (converters/gguf.h), or a model directory: model.safetensors when present, else the files of model.safetensors.index.json (R11), else
+ * every *.safetensors in name order, a tensor name in two files being an error. Links are followed. Files named reference*.safetensors are not part of
  * a model and are left out, and so is consolidated*.safetensors, a second copy in another naming.
  * MARLIN_ERR_NOT_FOUND when there is none. */
 marlin_status ml_tensors_open_dir(const char *dir, struct ml_tensors **out,
@@ -65,6 +66,8 @@ uint64_t ml_tensors_bytes(const struct ml_tensors *t); /* sum of tensor bytes, a
 marlin_status ml_tensor_to_f32(const struct ml_tensor *t, float *dst, uint64_t n,
                                struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* The name of its type, for messages: "BF16", or what the file calls one that is not known here. */
+const char *ml_tensor_type_name(const struct ml_tensor *t);
 /* "[4096, 128]" into dst for messages. */
 const char *ml_tensor_shape_text(const struct ml_tensor *t, char dst[128]);
 

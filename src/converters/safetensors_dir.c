@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A model directory: an index that names the shards, or every safetensors file in it. Rule R11: names in an
- * index are plain file names of this directory, and say the truth about what is where.
+ * A model directory: model.safetensors, an index that names the shards, or every safetensors file in it. Rule R11:
+ * names in an index are plain file names of this directory. Which of them a tensor is in, the files say; where two
+ * have it, the index decides.
  */
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "converters/gguf.h"
 #include "converters/model_look.h"
@@ -18,6 +20,7 @@
 #include <unistd.h>
 
 static const char index_name[] = "model.safetensors.index.json";
+static const char single_name[] = "model.safetensors";
 
 struct names {
     char **name;
@@ -58,33 +61,25 @@ static bool plain_name(const char *name) {
            ends_with(name, ".safetensors");
 }
 
-/* The Hugging Face cache keeps snapshots/REVISION/NAME as links to ../../blobs/HASH; any other way out of the
- * directory is refused. */
-static marlin_status check_link(const char *dir, const char *path, struct marlin_error *err) {
+/* Links are the user's own file system and are followed, wherever they lead. One that leads nowhere is named with its
+ * target. */
+static marlin_status check_link(const char *path, struct marlin_error *err) {
     struct stat info;
-    char link[PATH_MAX], real_dir[PATH_MAX], real[PATH_MAX];
-    if (lstat(path, &info) != 0)
-        return ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: cannot open: %s", path, strerror(errno));
-    if (!S_ISLNK(info.st_mode)) return MARLIN_OK;
-    const ssize_t n = readlink(path, link, sizeof link - 1);
-    if (n < 0 || !realpath(path, real) || !realpath(dir, real_dir))
-        return ml_fail(err, MARLIN_ERR_IO, "%s: cannot follow the link: %s", path, strerror(errno));
-    link[n] = '\0';
-    const size_t len = strlen(real_dir);
-    if (strncmp(real, real_dir, len) == 0 && real[len] == '/') return MARLIN_OK;
-    if (strncmp(link, "../../blobs/", 12) == 0 && !strchr(link + 12, '/')) return MARLIN_OK;
-    return ml_fail(err, MARLIN_ERR_FORMAT,
-                   "%s: the link leaves the model's directory, to where a model from elsewhere must not "
-                   "lead: put the file itself there, or make the whole directory a link",
-                   path);
+    char target[PATH_MAX];
+    if (stat(path, &info) == 0) return MARLIN_OK;
+    const int why = errno;
+    const ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n < 0) return ml_fail(err, MARLIN_ERR_NOT_FOUND, "%s: cannot open: %s", path, strerror(why));
+    target[n] = '\0';
+    return ml_fail(err, MARLIN_ERR_IO, "%s: cannot follow the link to %s: %s", path, target, strerror(why));
 }
 
-static marlin_status open_shard(struct ml_tensors *t, const char *dir, const char *name,
+static marlin_status read_shard(struct ml_tensors *t, const char *dir, const char *name,
                                 struct marlin_error *err) {
     char path[PATH_MAX];
     marlin_status st = ml_path_join(path, sizeof path, dir, name, err);
-    if (st == MARLIN_OK) st = check_link(dir, path, err);
-    return st == MARLIN_OK ? ml_tensors_add_file(t, path, err) : st;
+    if (st == MARLIN_OK) st = check_link(path, err);
+    return st == MARLIN_OK ? ml_tensors_read_file(t, path, err) : st;
 }
 
 /* Not: results kept beside a model, and the second copy of the weights that Mistral ships in a naming of its
@@ -137,30 +132,27 @@ static marlin_status open_mapped(struct ml_tensors *t, const char *dir, const ch
             st = ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", index);
             goto out;
         }
-        if (fresh) ML_TRY(open_shard(t, dir, shard, err));
+        if (fresh) ML_TRY(read_shard(t, dir, shard, err));
     }
 out:
     ml_map_free(&seen);
     return st;
 }
 
-/* Every tensor of the map is in the shard it names, and every tensor found is in the map. */
-static marlin_status check_map(const struct ml_tensors *t, const char *index, const struct ml_json *map,
-                               struct marlin_error *err) {
+/* An index may name what no shard has: buffers that were dropped when it was written. A tensor that the model needs is
+ * missed when it is asked for. */
+static void warn_of_absent(const struct ml_tensors *t, const char *index, const struct ml_json *map) {
+    size_t absent = 0;
+    const char *first = "";
     for (const struct ml_json *m = ml_json_first(map); m; m = ml_json_next(m)) {
         size_t len;
-        const char *name = ml_json_key(m, &len), *shard = ml_json_string(m, NULL);
-        const struct ml_tensor *tensor = strlen(name) == len ? ml_tensors_find(t, name) : NULL;
-        const char *path = tensor ? ml_file_path(tensor->file) : "";
-        const char *slash = strrchr(path, '/');
-        if (!tensor || strcmp(slash ? slash + 1 : path, shard) != 0)
-            return ml_fail(err, MARLIN_ERR_FORMAT, "%s: tensor \"%.120s\" is not in %.80s", index, name,
-                           shard);
+        const char *name = ml_json_key(m, &len);
+        if (strlen(name) == len && ml_tensors_find(t, name)) continue;
+        if (absent++ == 0) first = name;
     }
-    if (ml_json_count(map) != ml_tensors_count(t))
-        return ml_fail(err, MARLIN_ERR_FORMAT, "%s: lists %zu tensors, the shards hold %zu", index,
-                       ml_json_count(map), ml_tensors_count(t));
-    return MARLIN_OK;
+    if (absent)
+        ml_log(ML_LOG_WARN, "%s: %zu tensors are in none of the files, the first is \"%.120s\"", index,
+               absent, first);
 }
 
 static marlin_status open_index(struct ml_tensors *t, const char *dir, const char *index,
@@ -182,7 +174,8 @@ static marlin_status open_index(struct ml_tensors *t, const char *dir, const cha
         goto out;
     }
     ML_TRY(open_mapped(t, dir, index, map, err));
-    st = check_map(t, index, map, err);
+    ML_TRY(ml_tensors_enter(t, map, err));
+    warn_of_absent(t, index, map);
 out:
     ml_json_free(doc);
     ml_free(text);
@@ -193,10 +186,10 @@ static marlin_status open_all(struct ml_tensors *t, const char *dir, struct marl
     struct names names = {0};
     marlin_status st = list_dir(dir, &names, err);
     for (size_t i = 0; st == MARLIN_OK && i < names.n; i++) {
-        st = open_shard(t, dir, names.name[i], err);
+        st = read_shard(t, dir, names.name[i], err);
     }
     free_names(&names);
-    return st;
+    return st == MARLIN_OK ? ml_tensors_enter(t, NULL, err) : st;
 }
 
 /* A link that leads nowhere counts: an index that cannot be read must not be taken for no index. */
@@ -206,13 +199,21 @@ static bool present(const char *path) {
 }
 
 marlin_status ml_tensors_open_dir(const char *dir, struct ml_tensors **out, struct marlin_error *err) {
-    char index[PATH_MAX];
+    char index[PATH_MAX], single[PATH_MAX];
     if (ml_gguf_is(dir)) return ml_tensors_open_gguf(dir, out, err);
     marlin_status st = ml_path_join(index, sizeof index, dir, index_name, err);
     if (st != MARLIN_OK) return st;
+    st = ml_path_join(single, sizeof single, dir, single_name, err);
+    if (st != MARLIN_OK) return st;
     struct ml_tensors *t = ml_calloc(1, sizeof *t);
     if (!t) return ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", dir);
-    st = present(index) ? open_index(t, dir, index, err) : open_all(t, dir, err);
+    /* A single file is the whole model: what lies beside it is a variant, a second download or an index left over. */
+    if (present(single)) {
+        st = read_shard(t, dir, single_name, err);
+        if (st == MARLIN_OK) st = ml_tensors_enter(t, NULL, err);
+    } else {
+        st = present(index) ? open_index(t, dir, index, err) : open_all(t, dir, err);
+    }
     if (st == MARLIN_OK)
         *out = t;
     else

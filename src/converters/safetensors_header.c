@@ -43,14 +43,25 @@ marlin_status ml_safetensors_header_length(const uint8_t *bytes, size_t have, ui
     return MARLIN_OK;
 }
 
+enum { MAX_TYPE_NAME = 32 };
+
+static bool plain_type_name(const char *name, size_t len) {
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_";
+    return len > 0 && strspn(name, plain) == len;
+}
+
 static marlin_status parse_dtype(const struct parse *p, const struct ml_json *v, struct ml_tensor *t) {
     size_t len;
     const char *name = ml_json_string(v, &len);
     if (!name) return bad(p, t->name, "dtype is missing or not a string");
-    if (!ml_dtype_parse(name, len, &t->dtype))
-        return ml_fail(p->err, MARLIN_ERR_UNSUPPORTED, "%s: tensor \"%.120s\": unsupported dtype \"%.32s\"",
-                       p->where, t->name, name);
-    return MARLIN_OK;
+    if (ml_dtype_parse(name, len, &t->dtype)) return MARLIN_OK;
+    if (len > MAX_TYPE_NAME || !plain_type_name(name, len))
+        return bad(p, t->name,
+                   "the name of its dtype has other bytes than letters, digits and _, or too many");
+    /* A matter for whoever needs the tensor: files hold buffers that nobody reads. */
+    t->dtype = ML_FOREIGN;
+    t->foreign = ml_arena_strndup(&p->out->arena, name, len);
+    return t->foreign ? MARLIN_OK : ml_fail(p->err, MARLIN_ERR_MEMORY, "%s: out of memory", p->where);
 }
 
 static marlin_status parse_shape(const struct parse *p, const struct ml_json *v, struct ml_tensor *t) {
@@ -80,6 +91,7 @@ static marlin_status parse_offsets(const struct parse *p, const struct ml_json *
         return ml_fail(p->err, MARLIN_ERR_FORMAT,
                        "%s: tensor \"%.120s\" ends at %llu, but the file has %llu bytes of data", p->where,
                        t->name, (unsigned long long)end, (unsigned long long)p->data_len);
+    if (t->foreign) t->bytes = end - begin;
     if (end - begin != t->bytes)
         return ml_fail(p->err, MARLIN_ERR_FORMAT,
                        "%s: tensor \"%.120s\" takes %llu bytes, its shape needs %llu", p->where, t->name,

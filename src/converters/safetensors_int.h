@@ -6,6 +6,7 @@
 #define ML_CONVERTERS_SAFETENSORS_INT_H
 
 #include "base/arena.h"
+#include "base/json.h"
 #include "base/map.h"
 #include "converters/safetensors.h"
 
@@ -55,8 +56,12 @@ struct ml_tensors {
 
 void ml_tensors_close_gguf(struct ml_tensors *t); /* what ml_tensors_close does not know of */
 
-/* Opens one more file into a collection; a name that is already there is an error (R11). */
-marlin_status ml_tensors_add_file(struct ml_tensors *t, const char *path,
-                                  struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Opens one more file into a collection; its names are not known yet. */
+marlin_status ml_tensors_read_file(struct ml_tensors *t, const char *path,
+                                   struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Enters the names of all files, once. A name in two of them is an error, or with `map` (name -> file name, an index's)
+ * that of the file which the map names, else of the first. */
+marlin_status ml_tensors_enter(struct ml_tensors *t, const struct ml_json *map,
+                               struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #endif

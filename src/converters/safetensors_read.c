@@ -25,24 +25,73 @@ static marlin_status reserve_file(struct ml_tensors *t, const char *path, struct
     return MARLIN_OK;
 }
 
-/* Points the header's tensors into the mapping and enters their names. */
-static marlin_status enter(struct ml_tensors *t, struct ml_file *file, struct ml_safetensors_header *h,
-                           struct marlin_error *err) {
+/* Points the header's tensors into the mapping. */
+static void point(struct ml_file *file, struct ml_safetensors_header *h) {
     for (size_t i = 0; i < h->count; i++) {
         struct ml_tensor *tensor = &h->tensors[i];
-        bool inserted;
         tensor->file = file;
         tensor->offset += h->data_start;
         tensor->data = tensor->bytes ? ml_file_data(file) + tensor->offset : NULL;
-        if (ml_map_put(&t->by_name, tensor->name, strlen(tensor->name), (uint64_t)(uintptr_t)tensor,
-                       &inserted) != MARLIN_OK)
-            return ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", ml_file_path(file));
-        if (!inserted)
-            return ml_fail(err, MARLIN_ERR_FORMAT, "%s: tensor \"%.120s\" is in another file too",
-                           ml_file_path(file), tensor->name);
     }
-    t->count += h->count;
+}
+
+static bool is_named_by(const struct ml_json *map, const struct ml_tensor *t) {
+    const char *shard = ml_json_string(ml_json_get(map, t->name), NULL);
+    const char *path = ml_file_path(t->file), *slash = strrchr(path, '/');
+    return shard && strcmp(slash ? slash + 1 : path, shard) == 0;
+}
+
+/* Who has a name: first the tensors that the map gives it to, then in the order of files. */
+static marlin_status find_owners(const struct ml_tensors *t, const struct ml_json *map, struct ml_map *owners,
+                                 struct marlin_error *err) {
+    for (int pass = map ? 0 : 1; pass < 2; pass++)
+        for (size_t f = 0; f < t->n_files; f++)
+            for (size_t i = 0; i < t->headers[f].count; i++) {
+                const struct ml_tensor *tensor = &t->headers[f].tensors[i];
+                bool inserted;
+                if (pass == 0 && !is_named_by(map, tensor)) continue;
+                const size_t len = strlen(tensor->name);
+                if (ml_map_put(owners, tensor->name, len, (uint64_t)f, &inserted) != MARLIN_OK)
+                    return ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", ml_file_path(tensor->file));
+                if (!inserted && !map)
+                    return ml_fail(
+                        err, MARLIN_ERR_FORMAT,
+                        "%s: tensor \"%.120s\" is in another file too: remove the one that is not of "
+                        "this model",
+                        ml_file_path(tensor->file), tensor->name);
+            }
     return MARLIN_OK;
+}
+
+/* Drops the tensors of a file that another file owns, and enters the rest. */
+static marlin_status enter_file(struct ml_tensors *t, size_t f, const struct ml_map *owners,
+                                struct marlin_error *err) {
+    struct ml_safetensors_header *h = &t->headers[f];
+    size_t kept = 0;
+    for (size_t i = 0; i < h->count; i++) {
+        uint64_t owner = f;
+        const char *name = h->tensors[i].name;
+        (void)ml_map_get(owners, name, strlen(name), &owner);
+        if (owner != f) continue;
+        h->tensors[kept] = h->tensors[i];
+        if (ml_map_put(&t->by_name, name, strlen(name), (uint64_t)(uintptr_t)&h->tensors[kept], NULL) !=
+            MARLIN_OK)
+            return ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", ml_file_path(t->files[f]));
+        kept++;
+    }
+    h->count = kept;
+    t->count += kept;
+    return MARLIN_OK;
+}
+
+marlin_status ml_tensors_enter(struct ml_tensors *t, const struct ml_json *map, struct marlin_error *err) {
+    struct ml_map owners;
+    ml_map_init(&owners);
+    marlin_status st = find_owners(t, map, &owners, err);
+    for (size_t f = 0; st == MARLIN_OK && f < t->n_files; f++)
+        st = enter_file(t, f, &owners, err);
+    ml_map_free(&owners);
+    return st;
 }
 
 /* Where the first bytes are no length and no object, it says what they are instead. */
@@ -83,7 +132,7 @@ out:
     return st;
 }
 
-marlin_status ml_tensors_add_file(struct ml_tensors *t, const char *path, struct marlin_error *err) {
+marlin_status ml_tensors_read_file(struct ml_tensors *t, const char *path, struct marlin_error *err) {
     struct ml_file *file = NULL;
     struct ml_safetensors_header header = {0};
     marlin_status st;
@@ -93,8 +142,8 @@ marlin_status ml_tensors_add_file(struct ml_tensors *t, const char *path, struct
     ML_TRY(ml_file_check(file, err));
     t->files[t->n_files] = file;
     t->headers[t->n_files] = header;
-    t->n_files++;
-    return enter(t, file, &t->headers[t->n_files - 1], err);
+    point(file, &t->headers[t->n_files++]);
+    return MARLIN_OK;
 out:
     ml_safetensors_header_free(&header);
     ml_file_close(file);
@@ -104,7 +153,8 @@ out:
 marlin_status ml_tensors_open_file(const char *path, struct ml_tensors **out, struct marlin_error *err) {
     struct ml_tensors *t = ml_calloc(1, sizeof *t);
     if (!t) return ml_fail(err, MARLIN_ERR_MEMORY, "%s: out of memory", path);
-    const marlin_status st = ml_tensors_add_file(t, path, err);
+    marlin_status st = ml_tensors_read_file(t, path, err);
+    if (st == MARLIN_OK) st = ml_tensors_enter(t, NULL, err);
     if (st == MARLIN_OK)
         *out = t;
     else
@@ -179,7 +229,7 @@ uint64_t ml_tensors_bytes(const struct ml_tensors *t) {
 marlin_status ml_tensor_to_f32(const struct ml_tensor *t, float *dst, uint64_t n, struct marlin_error *err) {
     if (!ml_dtype_is_float(t->dtype))
         return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "%s: tensor \"%.120s\" is %s; a float type is needed",
-                       ml_file_path(t->file), t->name, ml_dtype_name(t->dtype));
+                       ml_file_path(t->file), t->name, ml_tensor_type_name(t));
     if (n != t->count)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "%s: tensor \"%.120s\" has %llu elements, not %llu",
                        ml_file_path(t->file), t->name, (unsigned long long)t->count, (unsigned long long)n);
@@ -188,6 +238,10 @@ marlin_status ml_tensor_to_f32(const struct ml_tensor *t, float *dst, uint64_t n
                        ml_file_path(t->file), t->name);
     if (n) ml_dtype_to_f32(t->dtype, t->data, dst, (size_t)n);
     return MARLIN_OK;
+}
+
+const char *ml_tensor_type_name(const struct ml_tensor *t) {
+    return t->foreign ? t->foreign : ml_dtype_name(t->dtype);
 }
 
 const char *ml_tensor_shape_text(const struct ml_tensor *t, char dst[128]) {

@@ -192,13 +192,20 @@ static void warn_of_other_head(const struct ml_model *m) {
     }
 }
 
+/* The file keeps the tied matrix under the head's name. */
+static bool is_head_the_embedding(const struct ml_model *m) {
+    char name[ML_BIND_NAME];
+    ml_names_stored(&m->names, "lm_head.weight", name);
+    return m->embedding_from && m->tensors && strcmp(m->embedding_from->name, name) == 0;
+}
+
 /* lm_head on disk wins even where the config says tied. */
 static marlin_status bind_head(struct ml_binder *b, struct marlin_error *err) {
     struct ml_model *m = b->m;
     const size_t vocab = (size_t)m->config->vocab_size, hidden = (size_t)m->config->hidden_size;
     marlin_status st;
 
-    if (m->config->tie_embeddings && !ml_bind_has_linear(b, "lm_head")) {
+    if (m->config->tie_embeddings && (!ml_bind_has_linear(b, "lm_head") || is_head_the_embedding(m))) {
         st = tie_head(b, err);
         goto out;
     }
@@ -280,7 +287,7 @@ static marlin_status bind_from(struct ml_model *m, struct ml_pool *pool, struct 
     struct ml_source *source = NULL;
     marlin_status st;
 
-    ML_TRY(ml_names_find(m->tensors, &m->names, err));
+    ML_TRY(ml_names_find(m->tensors, m->config->tie_embeddings, &m->names, err));
     if (!m->headers_only) ML_TRY(ml_tensors_load(m->tensors, pool, err));
     ML_TRY(ml_source_file(m, &source, err));
     ML_TRY(ml_model_bind(m, source, pool, err));

@@ -34,11 +34,21 @@ static bool has_embedding(const struct ml_tensors *tensors, const char *prefix) 
     return false;
 }
 
-marlin_status ml_names_find(const struct ml_tensors *tensors, struct ml_names *out,
+/* Of tensors that share memory, safetensors.torch.save_model keeps the first in the alphabet. */
+static bool has_only_head(const struct ml_tensors *tensors, const struct ml_names *n) {
+    char head[ML_BIND_NAME], norm[ML_BIND_NAME];
+    (void)snprintf(head, sizeof(head), "%slm_head.%s", n->head, ml_form_plain()->weights.suffix);
+    (void)snprintf(norm, sizeof(norm), "%snorm.%s", n->model, ml_form_plain()->weights.suffix);
+    return ml_tensors_find(tensors, head) && ml_tensors_find(tensors, norm);
+}
+
+marlin_status ml_names_find(const struct ml_tensors *tensors, bool tied, struct ml_names *out,
                             struct marlin_error *err) {
-    for (size_t i = 0; i < sizeof(wrappers) / sizeof(wrappers[0]); i++) {
-        if (!has_embedding(tensors, wrappers[i].model)) continue;
-        *out = wrappers[i];
+    const size_t n = sizeof(wrappers) / sizeof(wrappers[0]);
+    for (size_t i = 0; i < (tied ? 2 * n : n); i++) {
+        const struct ml_names *w = &wrappers[i % n];
+        if (i < n ? !has_embedding(tensors, w->model) : !has_only_head(tensors, w)) continue;
+        *out = *w;
         return MARLIN_OK;
     }
     return ml_fail(err, MARLIN_ERR_NOT_FOUND,

@@ -21,8 +21,9 @@ struct ml_names {
 
 /* The names of a file that spells them as the code does. */
 struct ml_names ml_names_canonical(void);
-/* Finds out by the embedding; MARLIN_ERR_NOT_FOUND when there is none. */
-marlin_status ml_names_find(const struct ml_tensors *tensors, struct ml_names *out,
+/* Finds out by the embedding, or where that is tied to the head by the head and the last norm;
+ * MARLIN_ERR_NOT_FOUND when there is none. */
+marlin_status ml_names_find(const struct ml_tensors *tensors, bool tied, struct ml_names *out,
                             struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* The name in the file. One that does not fit becomes "", which no tensor is called: it is then missing, and

@@ -27,6 +27,10 @@ static struct file_source *of(struct ml_source *s) {
 static const struct ml_tensor *find(const struct file_source *s, const char *canonical,
                                     char name[ML_BIND_NAME]) {
     ml_names_stored(&s->m->names, canonical, name);
+    const struct ml_tensor *t = ml_tensors_find(s->m->tensors, name);
+    if (t || !s->m->config->tie_embeddings || strcmp(canonical, "model.embed_tokens.weight") != 0) return t;
+    /* One matrix of two names, of which a file may keep the other. */
+    ml_names_stored(&s->m->names, "lm_head.weight", name);
     return ml_tensors_find(s->m->tensors, name);
 }
 
@@ -70,7 +74,7 @@ static marlin_status check_type(const struct ml_tensor *t, const struct ml_want 
                                 struct marlin_error *err) {
     if (t->dtype == want->dtype || want->also >> t->dtype & 1) return MARLIN_OK;
     return ml_fail(err, MARLIN_ERR_UNSUPPORTED, "tensor '%s' has type %s, must have %s (%s, offset %llu)",
-                   t->name, ml_dtype_name(t->dtype), ml_dtype_name(want->dtype), ml_file_path(t->file),
+                   t->name, ml_tensor_type_name(t), ml_dtype_name(want->dtype), ml_file_path(t->file),
                    (unsigned long long)t->offset);
 }
 
@@ -142,8 +146,9 @@ static bool is_other_modality(const char *name) {
 }
 
 static bool is_ignorable(const struct ml_model *m, const char *name) {
-    return ends_with(name, "rotary_emb.inv_freq") || strncmp(name, "mtp.", 4) == 0 ||
-           strncmp(name, "model.mtp.", 10) == 0 || is_extra_layer(m, name) || is_other_modality(name);
+    return ends_with(name, "rotary_emb.inv_freq") || ends_with(name, "rotary_emb.original_inv_freq") ||
+           strncmp(name, "mtp.", 4) == 0 || strncmp(name, "model.mtp.", 10) == 0 || is_extra_layer(m, name) ||
+           is_other_modality(name);
 }
 
 static void warn_unused(const struct ml_source *source) {

@@ -26,28 +26,31 @@ static marlin_status check_scales(const struct ml_binder *b, const char *tensor,
     return MARLIN_OK;
 }
 
-/* Every FP8 number is a bfloat16 number. */
-static marlin_status widen_fp8(struct ml_binder *b, const struct ml_tensor *t, struct ml_matrix *out,
-                               struct marlin_error *err) {
+/* Numbers of a type that no kernel takes become `to`: every FP8 number is a bfloat16 number, and F64 is rounded to
+ * F32, more than models are trained in. */
+static marlin_status convert(struct ml_binder *b, const struct ml_tensor *t, struct ml_matrix *out,
+                             enum ml_dtype to, struct marlin_error *err) {
     enum { PIECE = 1024 };
     float piece[PIECE];
     size_t bytes;
     void *data = NULL;
-    if (!ml_mul_size((size_t)t->count, sizeof(uint16_t), &bytes)) {
+    if (!ml_mul_size((size_t)t->count, ml_dtype_size(to), &bytes)) {
         return ml_fail(err, MARLIN_ERR_LIMIT, "tensor '%s': too large", t->name);
     }
-    out->dtype = ML_BF16;
+    out->dtype = to;
     if (b->m->headers_only) return MARLIN_OK;
     const marlin_status st = ml_model_own(b->m, bytes, &data, err);
     if (st != MARLIN_OK) return st;
-    uint16_t *to = data;
+    const size_t size = ml_dtype_size(t->dtype);
+    float *wide = data;
+    uint16_t *half = data;
     for (uint64_t i = 0; i < t->count; i += PIECE) {
         const size_t n = t->count - i < PIECE ? (size_t)(t->count - i) : (size_t)PIECE;
-        ml_dtype_to_f32(t->dtype, t->data + i, piece, n);
-        for (size_t j = 0; j < n; j++)
-            to[i + j] = ml_f32_to_bf16(piece[j]);
+        ml_dtype_to_f32(t->dtype, t->data + i * size, to == ML_F32 ? wide + i : piece, n);
+        for (size_t j = 0; j < n && to == ML_BF16; j++)
+            half[i + j] = ml_f32_to_bf16(piece[j]);
     }
-    out->data = to;
+    out->data = data;
     return MARLIN_OK;
 }
 
@@ -77,11 +80,13 @@ static marlin_status take(struct ml_binder *b, const struct ml_tensor *t, struct
         return use_or_copy(b, t, out, err);
     case ML_F8_E4M3:
     case ML_F8_E5M2:
-        return widen_fp8(b, t, out, err);
+        return convert(b, t, out, ML_BF16, err);
+    case ML_F64:
+        return convert(b, t, out, ML_F32, err);
     default:
         return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
-                       "tensor '%s' has type %s: weights must be F32, F16, BF16 or F8 (%s)", t->name,
-                       ml_dtype_name(t->dtype), ml_file_path(t->file));
+                       "tensor '%s' has type %s: weights must be F64, F32, F16, BF16 or F8 (%s)", t->name,
+                       ml_tensor_type_name(t), ml_file_path(t->file));
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/fp.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "converters/checksums.h"
 #include "converters/exl3_export.h"
@@ -36,6 +37,7 @@ struct export {
     struct item *items;
     size_t n_parts, count, cap, shards;
     char head[ML_BIND_NAME]; /* name of a head that was tied */
+    char embedding[ML_BIND_NAME];
 };
 
 /* ---- what goes out ---- */
@@ -126,12 +128,24 @@ static marlin_status add_tied_head(struct export *x, struct marlin_error *err) {
     return add_untouched(x, x->job->model->embedding_from, x->head, head, err);
 }
 
+/* A tied embedding goes on under its own name, whichever of the two the source has kept. */
+static const char *kept_name(struct export *x, const struct ml_tensor *t) {
+    const struct ml_model *m = x->job->model;
+    if (t != m->embedding_from || ml_form_of_tensor(t->name) != ml_form_plain()) return t->name;
+    ml_names_stored(&m->names, "model.embed_tokens.weight", x->embedding);
+    return x->embedding;
+}
+
 static marlin_status collect(struct export *x, struct marlin_error *err) {
     const struct ml_tensors *source = x->job->model->tensors;
     for (size_t i = 0; i < ml_tensors_count(source); i++) {
         const struct ml_tensor *t = ml_tensors_at(source, i);
         if (ml_plan_replaces(&x->job->plan, t)) continue;
-        const marlin_status st = add_untouched(x, t, t->name, NULL, err);
+        if (t->foreign) { /* nobody needed it, else the model would not have loaded */
+            ml_log(ML_LOG_WARN, "tensor '%s' is left out: its type %s is not known", t->name, t->foreign);
+            continue;
+        }
+        const marlin_status st = add_untouched(x, t, kept_name(x, t), NULL, err);
         if (st != MARLIN_OK) return st;
     }
     for (size_t l = 0; l < x->n_parts; l++) {

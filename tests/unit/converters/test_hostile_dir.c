@@ -3,6 +3,7 @@
  * Files and directories that are not what they seem: hostile inputs 9, 10 and 17. Every error names the file.
  */
 #include "base/file.h"
+#include "base/log.h"
 #include "converters/hf_config.h"
 #include "converters/safetensors.h"
 #include "unit/converters/support.h"
@@ -165,6 +166,23 @@ static void refuse_index(const char *map, marlin_status code, const char *part) 
     refuse_dir(code, "/", part);
 }
 
+static void count_line(void *user, enum ml_log_level level, const char *text) {
+    (void)level;
+    assert_non_null(strstr(text, "in none of the files"));
+    ++*(int *)user;
+}
+
+static void accept_index(const char *map, size_t tensors, int warnings) {
+    int lines = 0;
+    write_index(map);
+    ml_log_set(count_line, &lines, ML_LOG_WARN);
+    struct ml_tensors *t = open_dir();
+    ml_log_set(NULL, NULL, ML_LOG_WARN);
+    assert_int_equal(ml_tensors_count(t), tensors);
+    assert_int_equal(lines, warnings);
+    ml_tensors_close(t);
+}
+
 static void two_shards(void) {
     write_one(in_dir("one.safetensors"), "a", 4);
     write_one(in_dir("two.safetensors"), "b", 4);
@@ -210,26 +228,63 @@ static void index_that_lies(void **state) {
     two_shards();
     refuse_index("{\"a\":\"one.safetensors\",\"b\":\"three.safetensors\"}", MARLIN_ERR_NOT_FOUND,
                  "three.safetensors");
-    refuse_index("{\"a\":\"one.safetensors\",\"b\":\"one.safetensors\"}", MARLIN_ERR_FORMAT,
-                 "tensor \"b\" is not in one.safetensors");
-    refuse_index("{\"a\":\"two.safetensors\",\"b\":\"one.safetensors\"}", MARLIN_ERR_FORMAT,
-                 "tensor \"a\" is not in two.safetensors");
-    refuse_index("{\"a\":\"one.safetensors\",\"c\":\"two.safetensors\"}", MARLIN_ERR_FORMAT,
-                 "tensor \"c\" is not in two.safetensors");
+    /* Where a tensor is, the files say. */
+    accept_index("{\"a\":\"one.safetensors\",\"b\":\"one.safetensors\"}", 1,
+                 1); /* one.safetensors has no b */
+    accept_index("{\"a\":\"two.safetensors\",\"b\":\"one.safetensors\"}", 2, 0);
+    accept_index("{\"a\":\"one.safetensors\",\"c\":\"two.safetensors\"}", 2, 1);
     refuse_index("{\"a\":\"one.safetensors\",\"a\":\"two.safetensors\"}", MARLIN_ERR_FORMAT,
                  "duplicate key \"a\"");
-    write_one(in_dir("two.safetensors"), "a", 4);
-    refuse_index("{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}", MARLIN_ERR_FORMAT,
-                 "tensor \"a\" is in another file too");
     write_safetensors(in_dir("two.safetensors"),
                       "{\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
                       "\"c\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
                       2);
-    refuse_index("{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}", MARLIN_ERR_FORMAT,
-                 "lists 2 tensors, the shards hold 3");
+    accept_index("{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}", 3, 0);
     write_text(in_dir("two.safetensors"), "short");
     refuse_index("{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}", MARLIN_ERR_FORMAT,
                  "two.safetensors: 5 bytes are too few");
+}
+
+/* A tensor in two shards: the index decides, else the order of the files. */
+static void a_tensor_in_two_shards(void **state) {
+    static const char *const maps[] = {
+        "{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}",
+        "{\"b\":\"two.safetensors\",\"a\":\"two.safetensors\",\"x\":\"one.safetensors\"}",
+        "{\"x\":\"two.safetensors\",\"y\":\"one.safetensors\"}"};
+    static const uint64_t sizes[] = {4, 1, 1}; /* of "a": which it is */
+    (void)state;
+    for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
+        two_shards();
+        write_one(in_dir("one.safetensors"), "a", 4);
+        write_safetensors(in_dir("two.safetensors"),
+                          "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+                          "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
+                          2);
+        write_index(maps[i]);
+        struct ml_tensors *t = open_dir();
+        assert_int_equal(ml_tensors_count(t), 2);
+        assert_int_equal(ml_tensors_find(t, "a")->bytes, sizes[i]);
+        assert_int_equal(ml_tensors_find(t, "b")->bytes, 1);
+        for (size_t k = 0; k < 2; k++) /* the list and the names agree */
+            assert_ptr_equal(ml_tensors_find(t, ml_tensors_at(t, k)->name), ml_tensors_at(t, k));
+        assert_null(ml_tensors_at(t, 2));
+        assert_int_equal(ml_tensors_bytes(t), sizes[i] + 1);
+        ml_tensors_close(t);
+    }
+}
+
+/* model.safetensors is the whole model: variants, second downloads and an index left over are not of it. */
+static void a_single_file(void **state) {
+    (void)state;
+    two_shards();
+    write_index("{\"a\":\"gone.safetensors\"}");
+    write_one(in_dir("model.safetensors"), "c", 4);
+    write_one(in_dir("model (1).safetensors"), "c", 4);
+    write_one(in_dir("model.fp16.safetensors"), "c", 2);
+    struct ml_tensors *t = open_dir();
+    assert_int_equal(ml_tensors_count(t), 1);
+    assert_int_equal(ml_tensors_find(t, "c")->bytes, 4);
+    ml_tensors_close(t);
 }
 
 static void index_that_is_none(void **state) {
@@ -285,23 +340,23 @@ static void links_in_circles(void **state) {
     refuse_dir(MARLIN_ERR_IO, "model.safetensors.index.json", "cannot open"); /* not taken for no index */
 }
 
+/* They are the user's own: followed wherever they lead, and what is no file is refused by its kind. */
 static void links_that_leave(void **state) {
     char target[PATH_MAX];
     (void)state;
     assert_int_equal(symlink("/dev/zero", in_dir("a.safetensors")), 0);
-    refuse_dir(MARLIN_ERR_FORMAT, "a.safetensors", "the link leaves the model's directory");
+    refuse_dir(MARLIN_ERR_IO, "a.safetensors", "a.safetensors");
     assert_int_equal(unlink(in_dir("a.safetensors")), 0);
     assert_int_equal(symlink("/etc/passwd", in_dir("a.safetensors")), 0);
-    refuse_dir(MARLIN_ERR_FORMAT, "a.safetensors", "the link leaves the model's directory");
+    refuse_dir(MARLIN_ERR_LIMIT, "a.safetensors", "header of");
     assert_int_equal(unlink(in_dir("a.safetensors")), 0);
     assert_int_equal(symlink("nothing", in_dir("a.safetensors")), 0);
-    refuse_dir(MARLIN_ERR_IO, "a.safetensors", "cannot follow the link");
+    refuse_dir(MARLIN_ERR_IO, "a.safetensors", "cannot follow the link to nothing");
     assert_int_equal(unlink(in_dir("a.safetensors")), 0);
-    /* A name that begins with the directory's is not inside it. */
     (void)snprintf(target, sizeof target, "%.4000s-beside", test_dir);
     write_one(target, "a", 4);
     assert_int_equal(symlink(target, in_dir("a.safetensors")), 0);
-    refuse_dir(MARLIN_ERR_FORMAT, "a.safetensors", "the link leaves the model's directory");
+    ml_tensors_close(open_dir());
     assert_int_equal(unlink(target), 0);
     assert_int_equal(unlink(in_dir("a.safetensors")), 0);
     write_one(in_dir("blob"), "a", 4);
@@ -383,6 +438,8 @@ int main(void) {
         TEST(names_in_the_index),
         TEST(index_that_lies),
         TEST(index_that_is_none),
+        TEST(a_tensor_in_two_shards),
+        TEST(a_single_file),
         TEST(a_tensor_in_two_files_without_an_index),
         TEST(too_many_files),
         TEST(links_in_circles),

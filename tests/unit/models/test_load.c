@@ -123,6 +123,102 @@ static void wrapper_prefixes_are_found(void **state) {
     expect_same_logits();
 }
 
+/* safetensors.torch.save_model keeps one name of a shared tensor, the first in the alphabet. */
+static void a_tied_matrix_may_have_the_heads_name(void **state) {
+    static const char *const fixtures[] = {"qwen3", "gemma3_text"};
+    (void)state;
+    for (size_t i = 0; i < sizeof(fixtures) / sizeof(fixtures[0]); i++) {
+        make_begin(&k, fixtures[i]);
+        make_rename_prefix(&k, "model.embed_tokens.", "lm_head.");
+        expect_same_logits();
+        make_begin(&k, fixtures[i]);
+        make_rename_prefix(&k, "model.embed_tokens.", "language_model.lm_head.");
+        make_rename_prefix(&k, "model.", "language_model.model.");
+        expect_same_logits();
+    }
+    assert_string_equal(warnings, "");
+    make_begin(&k, "llama3"); /* not tied: the head is no embedding */
+    make_drop(&k, "model.embed_tokens.weight");
+    expect_failure(MARLIN_ERR_NOT_FOUND, "model.embed_tokens.weight", "missing");
+}
+
+/* Every tensor as numbers of another type that hold the same values. */
+static float *logits_as(enum ml_dtype type) {
+    void *data[MAKE_TENSORS];
+    make_begin(&k, "qwen3");
+    for (size_t i = 0; i < k.n; i++) {
+        const size_t count = (size_t)k.bytes[i] / ml_dtype_size(k.decls[i].dtype), size = ml_dtype_size(type);
+        float *wide = ml_alloc(count * sizeof(float));
+        data[i] = ml_alloc(count * size);
+        assert_true(wide && data[i]);
+        ml_dtype_to_f32(k.decls[i].dtype, k.data[i], wide, count);
+        for (size_t j = 0; j < count; j++) {
+            const double value = wide[j];
+            memcpy((char *)data[i] + j * size, type == ML_F64 ? (const void *)&value : &wide[j], size);
+        }
+        ml_free(wide);
+        k.decls[i].dtype = type;
+        k.data[i] = data[i];
+        k.bytes[i] = count * size;
+    }
+    make_write(&k);
+    struct ml_model *m = make_load(k.dir);
+    float *logits = make_logits(m);
+    ml_model_free(m);
+    for (size_t i = 0; i < k.n; i++)
+        ml_free(data[i]);
+    make_end(&k);
+    return logits;
+}
+
+static void float64_weights_are_rounded(void **state) {
+    (void)state;
+    float *narrow = logits_as(ML_F32), *wide = logits_as(ML_F64);
+    assert_memory_equal(narrow, wide, MAKE_PROMPT * 256 * sizeof(float));
+    ml_free(narrow);
+    ml_free(wide);
+}
+
+/* In the written file. */
+static void respell_type(const char *from, const char *to) {
+    char path[MAKE_PATH + 64], header[1 << 16];
+    (void)snprintf(path, sizeof(path), "%s/model.safetensors", k.dir);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    const size_t n = fread(header, 1, sizeof(header), f);
+    const char *at = memmem(header, n, from, strlen(from));
+    assert_non_null(at);
+    assert_int_equal(fseek(f, (long)(at - header), SEEK_SET), 0);
+    assert_int_equal(fwrite(to, 1, strlen(to), f), strlen(from));
+    assert_int_equal(fclose(f), 0);
+}
+
+/* A type that nobody knows matters to whoever needs the tensor. */
+static void unknown_types_matter_when_they_are_needed(void **state) {
+    static const uint8_t zero[4];
+    const uint64_t shape = 4;
+    struct marlin_error err = {0};
+    struct ml_model *m = NULL;
+    (void)state;
+    make_begin(&k, "qwen3");
+    make_add(&k, "model.extra", ML_U8, 1, &shape, zero);
+    make_write(&k);
+    respell_type("\"U8\"", "\"F4\"");
+    m = make_load(k.dir);
+    assert_non_null(strstr(warnings, "'model.extra'"));
+    ml_model_free(m);
+    m = NULL;
+    make_end(&k);
+
+    make_begin(&k, "qwen3");
+    k.decls[make_find(&k, "model.layers.0.mlp.up_proj.weight")].dtype = ML_I16;
+    make_write(&k);
+    respell_type("\"I16\"", "\"X16\"");
+    assert_int_equal(ml_model_load(k.dir, NULL, &m, &err), MARLIN_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "model.layers.0.mlp.up_proj.weight' has type X16"));
+    make_end(&k);
+}
+
 static void unaligned_weights_are_copied(void **state) {
     static const uint8_t odd[1];
     const uint64_t shape = 1;
@@ -307,6 +403,9 @@ int main(void) {
         cmocka_unit_test_setup(misshapen_tensors_are_named, listen),
         cmocka_unit_test_setup(unusable_types_are_named, listen),
         cmocka_unit_test_setup(wrapper_prefixes_are_found, listen),
+        cmocka_unit_test_setup(a_tied_matrix_may_have_the_heads_name, listen),
+        cmocka_unit_test_setup(float64_weights_are_rounded, listen),
+        cmocka_unit_test_setup(unknown_types_matter_when_they_are_needed, listen),
         cmocka_unit_test_setup(unaligned_weights_are_copied, listen),
         cmocka_unit_test_setup(tensors_of_other_parts_are_ignored_and_unknown_ones_named, listen),
         cmocka_unit_test_setup(a_stored_head_wins_over_a_tied_one, listen),
