@@ -48,9 +48,9 @@ const struct ml_command *ml_cli_find(const char *name); /* or NULL */
  * default. Valid as long as cli and args. */
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args);
 
-/* The embedded model: $MARLIN_MODEL, else ../models/marlin-12m or ../share/marlin/models/marlin-12m beside
- * the program's folder, else models/marlin-12m of the source tree it was built from. NULL, the error printed,
- * when there is none. */
+/* The embedded model: $MARLIN_MODEL, else ../share/marlin/models/marlin-12m or ../models/marlin-12m beside
+ * the program's folder, else, of a program that lies where it was built, models/marlin-12m of its source tree.
+ * NULL, the error printed, when there is none. */
 const char *ml_cli_default_model(struct ml_cli *cli);
 
 /* The pool of --threads, made at the first call. NULL, with *err filled, when it cannot be made. */
