@@ -4,25 +4,44 @@
 #   make run    install what is missing, build, quantize the embedded model to 4 bits, speak
 #   make test   install what is missing, build, run every test
 #
-# BUILD=folder builds elsewhere, CC=gcc chooses the compiler of a new build folder (an old one keeps its own), JOBS=1
+# `make help` lists them all. BUILD=folder builds elsewhere, CC=gcc chooses the compiler of a new build folder (an old one keeps its own), JOBS=1
 # compiles and tests one thing at a time. Recipes read BUILD from the environment, so that no name that it may have is
 # taken apart by the shell.
 
 BUILD ?= build
 JOBS  ?= $(shell getconf _NPROCESSORS_ONLN)
-export BUILD JOBS
+# Where `make install` puts things: $(DESTDIR)$(PREFIX)/bin, .../$(LIBDIR), .../share.
+PREFIX  ?= /usr/local
+LIBDIR  ?= lib
+DESTDIR ?=
+export BUILD JOBS PREFIX LIBDIR DESTDIR
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all build run test check lint bench install clean setup format
+.PHONY: all build run test check lint bench install uninstall clean setup format help
 
 all: build
+
+help:
+	@echo 'make               build the program and the library in $$BUILD (default: build)'
+	@echo 'make run           build, quantize the embedded model to 4 bits, speak'
+	@echo 'make check         the fast tests and the source rules'
+	@echo 'make test          every test'
+	@echo 'make lint          clang-format, clang-tidy, cppcheck, source rules'
+	@echo 'make format        clang-format in place'
+	@echo 'make bench         measure the embedded model'
+	@echo 'make install       program, library, headers, models, Python package, manual page'
+	@echo 'make uninstall     remove what the last make install of $$BUILD put there'
+	@echo 'make clean         remove $$BUILD and $$BUILD-*'
+	@echo
+	@echo 'BUILD=folder  JOBS=n  CC=gcc (a new build folder)'
+	@echo 'PREFIX=/usr/local  LIBDIR=lib (below PREFIX)  DESTDIR= (put in front of PREFIX)'
 
 setup:
 	@scripts/setup build
 
 build: setup
 	@scripts/configure "$$BUILD" -DCMAKE_BUILD_TYPE=Release
-	@cmake --build "$$BUILD" -j "$$JOBS" --target marlin
+	@cmake --build "$$BUILD" -j "$$JOBS" --target product
 
 run: build
 	@scripts/speak "$$BUILD"
@@ -47,8 +66,13 @@ format:
 bench: build
 	@"$$BUILD/marlin" bench
 
-install: build
+install: setup
+	@scripts/configure "$$BUILD" -DCMAKE_BUILD_TYPE=Release "-DCMAKE_INSTALL_PREFIX=$$PREFIX" "-DCMAKE_INSTALL_LIBDIR=$$LIBDIR"
+	@cmake --build "$$BUILD" -j "$$JOBS" --target product
 	@cmake --install "$$BUILD"
+
+uninstall:
+	@scripts/uninstall "$$BUILD"
 
 # Only folders that CMake made: BUILD may name anything.
 clean:

@@ -10,6 +10,13 @@
 #ifndef MARLIN_STATUS_H
 #define MARLIN_STATUS_H
 
+/* What a shared library shows; all else in it is hidden. */
+#if defined(__GNUC__)
+#define MARLIN_API __attribute__((visibility("default")))
+#else
+#define MARLIN_API
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -36,7 +43,7 @@ struct marlin_error {
 };
 
 /* A stable lower-case name such as "format" for a code; "unknown" for anything else. Any thread. */
-const char *marlin_status_name(marlin_status code);
+MARLIN_API const char *marlin_status_name(marlin_status code);
 
 #if defined(__GNUC__)
 #define MARLIN_MUST_CHECK __attribute__((warn_unused_result))

@@ -49,9 +49,9 @@ const struct ml_command *ml_cli_find(const char *name); /* or NULL */
  * error printed, when it is none, or is left out and there is no default. Valid as long as cli and args. */
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args);
 
-/* The embedded model: $MARLIN_MODEL, else ../models/marlin-chat or ../share/marlin/models/marlin-chat beside
- * the program's folder, else models/marlin-chat of the source tree it was built from. NULL, the error printed,
- * when there is none. */
+/* The embedded model: $MARLIN_MODEL, else ../share/marlin/models/marlin-chat or ../models/marlin-chat beside
+ * the program's folder, else, of a program that lies where it was built, models/marlin-chat of its source tree.
+ * NULL, the error printed, when there is none. */
 const char *ml_cli_default_model(struct ml_cli *cli);
 
 /* The pool of --threads, made at the first call. NULL, with *err filled, when it cannot be made. */

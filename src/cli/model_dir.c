@@ -40,6 +40,14 @@ static bool program_dir(char dst[ML_CLI_PATH]) {
     return cut(dst);
 }
 
+/* A folder that CMake builds in: a program there belongs to its source tree. One that was installed does not, and
+ * must not find what happens to lie in a clone on this machine. */
+static bool is_build_dir(const char *dir) {
+    char path[ML_CLI_PATH];
+    const int n = snprintf(path, sizeof path, "%s/CMakeCache.txt", dir);
+    return n > 0 && n < (int)sizeof path && access(path, F_OK) == 0;
+}
+
 /* The root of the source tree, from this file's own path at compile time. */
 static bool source_dir(char dst[ML_CLI_PATH]) {
     const int n = snprintf(dst, ML_CLI_PATH, "%s", __FILE__);
@@ -52,16 +60,17 @@ static bool try_model(struct ml_cli *cli, const char *dir, const char *below) {
 }
 
 const char *ml_cli_default_model(struct ml_cli *cli) {
-    static const char *const beside[] = {"../models/marlin-chat", "../share/marlin/models/marlin-chat"};
+    static const char *const beside[] = {"../share/marlin/models/marlin-chat", "../models/marlin-chat"};
     const char *wanted = getenv("MARLIN_MODEL");
     if (wanted && *wanted) return wanted;
     char dir[ML_CLI_PATH];
     if (program_dir(dir)) {
+        const bool built_here = is_build_dir(dir);
         for (size_t i = 0; i < sizeof beside / sizeof *beside; i++) {
             if (try_model(cli, dir, beside[i])) return cli->model;
         }
+        if (built_here && source_dir(dir) && try_model(cli, dir, "models/marlin-chat")) return cli->model;
     }
-    if (source_dir(dir) && try_model(cli, dir, "models/marlin-chat")) return cli->model;
     (void)ml_cli_failf(cli, MARLIN_ERR_NOT_FOUND,
                        "the default model was not found beside the program: name a model directory, or set "
                        "MARLIN_MODEL to one");

@@ -14,12 +14,6 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#if defined(__GNUC__)
-#define API __attribute__((visibility("default")))
-#else
-#define API
-#endif
-
 enum { TEXT_LIMIT = 1 << 30 }; /* bytes of one text */
 
 struct marlin_model {
@@ -34,7 +28,7 @@ struct marlin_session {
     atomic_bool cancel;
 };
 
-API const char *marlin_version(void) {
+const char *marlin_version(void) {
     return MARLIN_VERSION;
 }
 
@@ -50,19 +44,19 @@ static void pass_on(void *user, enum ml_log_level level, const char *text) {
     host_log(user, (enum marlin_log_level)level, text);
 }
 
-API void marlin_log_set(marlin_log_fn *fn, void *user, enum marlin_log_level least) {
+void marlin_log_set(marlin_log_fn *fn, void *user, enum marlin_log_level least) {
     host_log = fn;
     ml_log_set(fn ? pass_on : NULL, user, (enum ml_log_level)least);
 }
 
 /* ---- models ---- */
 
-API void marlin_model_options_default(struct marlin_model_options *o) {
+void marlin_model_options_default(struct marlin_model_options *o) {
     *o = (struct marlin_model_options){0};
 }
 
-API marlin_status marlin_model_open(const char *dir, const struct marlin_model_options *options,
-                                    marlin_model **out, struct marlin_error *err) {
+marlin_status marlin_model_open(const char *dir, const struct marlin_model_options *options,
+                                marlin_model **out, struct marlin_error *err) {
     struct ml_runtime_options ro = {0};
     if (!dir || !out) return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_model_open: dir or out is NULL");
     if (options)
@@ -83,7 +77,7 @@ API marlin_status marlin_model_open(const char *dir, const struct marlin_model_o
     return MARLIN_OK;
 }
 
-API void marlin_model_close(marlin_model *m) {
+void marlin_model_close(marlin_model *m) {
     if (!m) return;
     ml_runtime_close(&m->runtime);
     ml_lock_destroy(&m->gate);
@@ -96,8 +90,8 @@ static unsigned encode_flags(unsigned flags) {
     return (flags & MARLIN_SPECIAL ? ML_ENCODE_SPECIAL : 0u) | (flags & MARLIN_ADD_BOS ? ML_ENCODE_BOS : 0u);
 }
 
-API marlin_status marlin_tokenize(const marlin_model *m, const char *text, size_t len, unsigned flags,
-                                  int32_t *ids, size_t capacity, size_t *n, struct marlin_error *err) {
+marlin_status marlin_tokenize(const marlin_model *m, const char *text, size_t len, unsigned flags,
+                              int32_t *ids, size_t capacity, size_t *n, struct marlin_error *err) {
     struct ml_ids found = {0};
     if (!m || !n || (len && !text) || (capacity && !ids))
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_tokenize: an argument is NULL");
@@ -117,8 +111,8 @@ API marlin_status marlin_tokenize(const marlin_model *m, const char *text, size_
     return st;
 }
 
-API marlin_status marlin_detokenize(const marlin_model *m, const int32_t *ids, size_t n, bool with_special,
-                                    char *text, size_t capacity, size_t *len, struct marlin_error *err) {
+marlin_status marlin_detokenize(const marlin_model *m, const int32_t *ids, size_t n, bool with_special,
+                                char *text, size_t capacity, size_t *len, struct marlin_error *err) {
     struct ml_buf b;
     if (!m || !len || (n && !ids) || (capacity && !text))
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_detokenize: an argument is NULL");
@@ -138,7 +132,7 @@ API marlin_status marlin_detokenize(const marlin_model *m, const int32_t *ids, s
 
 /* ---- sessions ---- */
 
-API void marlin_session_options_default(const marlin_model *m, struct marlin_session_options *o) {
+void marlin_session_options_default(const marlin_model *m, struct marlin_session_options *o) {
     struct ml_sampling s;
     ml_sampling_default(&s);
     if (m) ml_sampling_from_config(ml_model_config(m->runtime.model), &s);
@@ -166,8 +160,8 @@ static void read_sampling(const struct marlin_session_options *o, struct ml_samp
     s->seed = o->seed;
 }
 
-API marlin_status marlin_session_open(marlin_model *m, const struct marlin_session_options *options,
-                                      marlin_session **out, struct marlin_error *err) {
+marlin_status marlin_session_open(marlin_model *m, const struct marlin_session_options *options,
+                                  marlin_session **out, struct marlin_error *err) {
     struct marlin_session_options o;
     struct ml_timeline_options to = {0};
     marlin_status st;
@@ -193,18 +187,18 @@ out:
     return st;
 }
 
-API void marlin_session_close(marlin_session *s) {
+void marlin_session_close(marlin_session *s) {
     if (!s) return;
     ml_timeline_free(s->timeline);
     ml_feeder_free(s->feeder);
     ml_free(s);
 }
 
-API size_t marlin_session_length(const marlin_session *s) {
+size_t marlin_session_length(const marlin_session *s) {
     return ml_timeline_length(s->timeline);
 }
 
-API size_t marlin_session_context(const marlin_session *s) {
+size_t marlin_session_context(const marlin_session *s) {
     return ml_timeline_context(s->timeline);
 }
 
@@ -289,8 +283,8 @@ static marlin_status outcome(const marlin_session *s, struct marlin_usage *usage
     return st;
 }
 
-API marlin_status marlin_run(marlin_session *s, const struct marlin_request *request,
-                             struct marlin_usage *usage, struct marlin_error *err) {
+marlin_status marlin_run(marlin_session *s, const struct marlin_request *request, struct marlin_usage *usage,
+                         struct marlin_error *err) {
     if (!s || !request) return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_run: session or request is NULL");
     const marlin_status st = start(s, request, err);
     if (st != MARLIN_OK) return st;
@@ -299,18 +293,17 @@ API marlin_status marlin_run(marlin_session *s, const struct marlin_request *req
     return outcome(s, usage, err);
 }
 
-API marlin_status marlin_generate(marlin_session *s, const char *prompt, size_t max_tokens,
-                                  marlin_text_fn *fn, void *user, struct marlin_usage *usage,
-                                  struct marlin_error *err) {
+marlin_status marlin_generate(marlin_session *s, const char *prompt, size_t max_tokens, marlin_text_fn *fn,
+                              void *user, struct marlin_usage *usage, struct marlin_error *err) {
     const struct marlin_request rq = {
         .prompt = prompt, .max_tokens = max_tokens, .on_text = fn, .user = user};
     if (!s || !prompt) return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_generate: session or prompt is NULL");
     return marlin_run(s, &rq, usage, err);
 }
 
-API marlin_status marlin_chat(marlin_session *s, const char *conversation, size_t max_tokens,
-                              marlin_text_fn *fn, void *user, struct marlin_usage *usage,
-                              struct marlin_error *err) {
+MARLIN_API marlin_status marlin_chat(marlin_session *s, const char *conversation, size_t max_tokens,
+                                     marlin_text_fn *fn, void *user, struct marlin_usage *usage,
+                                     struct marlin_error *err) {
     const struct marlin_request rq = {
         .conversation = conversation, .max_tokens = max_tokens, .on_text = fn, .user = user};
     if (!s || !conversation)
@@ -354,7 +347,7 @@ static marlin_status run_jobs(struct ml_feeder *f, struct ml_timeline **t, struc
     return first;
 }
 
-API marlin_status marlin_run_many(struct marlin_job *jobs, size_t n, struct marlin_error *err) {
+marlin_status marlin_run_many(struct marlin_job *jobs, size_t n, struct marlin_error *err) {
     struct ml_feeder *f = NULL;
     struct ml_timeline **t = NULL;
     marlin_status st;
@@ -380,12 +373,11 @@ out:
     return st;
 }
 
-API void marlin_cancel(marlin_session *s, bool cancel) {
+void marlin_cancel(marlin_session *s, bool cancel) {
     atomic_store_explicit(&s->cancel, cancel, memory_order_relaxed);
 }
 
-API marlin_status marlin_logits(marlin_session *s, const float **logits, size_t *n,
-                                struct marlin_error *err) {
+marlin_status marlin_logits(marlin_session *s, const float **logits, size_t *n, struct marlin_error *err) {
     if (!s || !logits || !n)
         return ml_fail(err, MARLIN_ERR_ARGUMENT, "marlin_logits: session, logits or n is NULL");
     *n = (size_t)ml_model_config(s->model->runtime.model)->vocab_size;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kernels/tune.h"
+#include "marlin/version.h"
 
 #include <errno.h>
 #include <math.h>

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "kernels/selection.h"
 #include "kernels/tune.h"
+#include "marlin/version.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
