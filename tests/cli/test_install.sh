@@ -78,9 +78,10 @@ shared=$(cd / && LD_LIBRARY_PATH=$lib DYLD_LIBRARY_PATH=$lib "$dir/shared" "$mod
 [ -n "$shared" ] || fail "hello, shared, says nothing"
 mkdir "$dir/alone"
 cp "$lib/libmarlin.a" "$dir/alone"
+# The folder with nothing but the archive comes first; the program is run with no path to the shared library.
 # shellcheck disable=SC2046,SC2086
 $cc -std=c11 -o "$dir/static" "$source/examples/hello.c" $(pkg-config --cflags marlin) -L"$dir/alone" \
-    $(pkg-config --static --libs marlin | sed "s|-L$lib[^ ]*||; s|-L$dir[^ ]*/lib||") || fail "static"
+    $(pkg-config --static --libs marlin) || fail "static"
 (cd / && "$dir/static" "$model" "Once" >"$dir/out") || fail "hello, static, does not run"
 [ -s "$dir/out" ] || fail "hello, static, says nothing"
 if command -v c++ >/dev/null; then
