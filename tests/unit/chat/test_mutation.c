@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,7 @@ enum { MOST = 64, ROOM = 16384 };
 static long rounds = 20000;
 static char *source[MOST];
 static size_t length[MOST];
-static int n_sources;
+static size_t n_sources;
 static uint64_t seed = 0x9e3779b97f4a7c15u;
 
 static uint64_t next(void) {
@@ -56,9 +57,31 @@ static void load(void) {
     assert_true(n_sources >= 15 && n_sources < MOST);
 }
 
-/* Half of the changes take a stretch of another template, so that much of what comes out still parses. */
+static bool word_char(char c) {
+    return (c >= 'a' && c <= 'z') || c == '_';
+}
+
+/* A stretch of a template: a whole word where there is one at `at`, otherwise up to `most` bytes. */
+static void stretch(const char *t, size_t n, size_t most, size_t *begin, size_t *end) {
+    *begin = *end = next() % n;
+    while (*begin > 0 && word_char(t[*begin]) && word_char(t[*begin - 1]))
+        --*begin;
+    while (*end < n && word_char(t[*end]))
+        ++*end;
+    if (*begin == *end) *end = *begin + next() % most < n ? *begin + next() % most : n;
+    if (*end > n) *end = n;
+}
+
+static size_t splice(char *t, size_t n, size_t begin, size_t end, const char *from, size_t add) {
+    if (n - (end - begin) + add >= ROOM) return n;
+    memmove(t + begin + add, t + end, n - end);
+    memcpy(t + begin, from, add);
+    return n - (end - begin) + add;
+}
+
+/* Mostly words for words, so that much of what comes out still parses; then stretches, signs and bytes. */
 static size_t mutate(char *t) {
-    static const char *const words[] = {"{{",
+    static const char *const signs[] = {"{{",
                                         "}}",
                                         "{%",
                                         "%}",
@@ -72,44 +95,38 @@ static size_t mutate(char *t) {
                                         "messages",
                                         " * ",
                                         "~",
-                                        "9999999",
+                                        "99999",
                                         " in ",
                                         ":",
                                         ",",
                                         "'",
                                         "\\",
-                                        "{% for i in range(99999) %}",
-                                        "{% endfor %}",
-                                        "{% endif %}",
                                         "|list",
-                                        "|tojson",
-                                        "|sort",
                                         "**",
                                         " is ",
                                         " if ",
+                                        "|tojson",
                                         "\xc3",
                                         "{#",
-                                        "not "};
-    const int which = (int)(next() % (uint64_t)n_sources);
+                                        "not ",
+                                        "|sort",
+                                        "{% for i in range(99999) %}",
+                                        "{% endfor %}",
+                                        "{% endif %}"};
+    const size_t which = next() % n_sources;
     size_t n = length[which];
     memcpy(t, source[which], n);
-    for (uint64_t changes = 1 + next() % 4; changes > 0 && n > 0; changes--) {
-        const size_t at = next() % n, cut = next() % 3 ? next() % 8 : next() % 200,
-                     end = at + cut < n ? at + cut : n;
-        const int other = (int)(next() % (uint64_t)n_sources);
-        const char *from = words[next() % (sizeof words / sizeof *words)];
-        size_t add = strlen(from);
-        if (next() % 2) {
-            const size_t begin = next() % length[other];
-            from = source[other] + begin;
-            add = next() % 120;
-            if (add > length[other] - begin) add = length[other] - begin;
-        }
-        if (n - (end - at) + add >= ROOM) continue;
-        memmove(t + at + add, t + end, n - end);
-        memcpy(t + at, from, add);
-        n = n - (end - at) + add;
-        if (n && next() % 4 == 0) t[next() % n] = (char)next();
+    for (uint64_t changes = 1 + next() % 3; changes > 0 && n > 0; changes--) {
+        const size_t other = next() % n_sources;
+        size_t begin, end, from, to;
+        stretch(t, n, next() % 8 ? 2 : 100, &begin, &end);
+        stretch(source[other], length[other], 60, &from, &to);
+        const char *sign = signs[next() % (sizeof signs / sizeof *signs)];
+        const bool words = word_char(t[begin]) ? next() % 8 != 0 : next() % 4 == 0;
+        if (words && !word_char(source[other][from])) continue;
+        n = words ? splice(t, n, begin, end, source[other] + from, to - from)
+                  : splice(t, n, begin, end, sign, strlen(sign));
+        if (n && next() % 32 == 0) t[next() % n] = (char)next();
     }
     return n;
 }
@@ -159,7 +176,7 @@ static void mutated_templates_end_in_text_or_a_named_error(void **state) {
     assert_true(worst < 5); /* a second, on a machine that does much else, too */
     ml_json_free(doc);
     ml_free(data);
-    for (int i = 0; i < n_sources; i++)
+    for (size_t i = 0; i < n_sources; i++)
         ml_free(source[i]);
 }
 
