@@ -114,7 +114,7 @@ static marlin_status turn(struct ml_jrun *r, struct ml_jloop *loop, const struct
 static marlin_status exec_for(struct ml_jrun *r, struct ml_jscope *s, const struct ml_jnode *n) {
     struct ml_jloop *loop;
     struct ml_jval over;
-    bool more = true;
+    bool more = true, whole = false;
     ML_J_CALL(r, ml_j_eval(r, s, n->b, &over));
     ML_J_CALL(r, ml_j_alloc(r, 1, sizeof *loop, (void **)&loop));
     *loop = (struct ml_jloop){.index0 = -1, .length = -1, .node = n, .scope = s};
@@ -124,9 +124,10 @@ static marlin_status exec_for(struct ml_jrun *r, struct ml_jscope *s, const stru
         ML_J_CALL(r, turn(r, loop, n, &more));
         const enum ml_jflow flow = r->flow;
         r->flow = ML_J_RUN;
+        whole = whole || (more && flow == ML_J_RUN);
         if (flow == ML_J_BREAK) break;
     }
-    if (loop->index0 >= 0 || !n->other) return MARLIN_OK;
+    if (whole || !n->other) return MARLIN_OK; /* as in jinja2: unless a turn came to the end of the body */
     struct ml_jscope *inner;
     ML_J_CALL(r, open_scope(r, s, &inner));
     return exec(r, inner, n->other);

@@ -322,19 +322,28 @@ static marlin_status parse_slice(struct ml_jparser *p, struct ml_jnode *node, st
     return MARLIN_OK;
 }
 
+/* x[a, b] has a tuple for its key, and so has x[]. */
 static marlin_status parse_subscript(struct ml_jparser *p, struct ml_jnode *node, struct ml_jnode **out) {
     const uint32_t at = p->tok++->at;
-    struct ml_jnode *key = NULL;
-    if (!ml_j_is_op(p, ':')) ML_J_CALL(p, ml_j_parse_expr(p, true, &key));
-    if (ml_j_is_op(p, ':')) {
-        ML_J_CALL(p, parse_slice(p, node, key, at, out));
-    } else {
-        ML_J_CALL(p, branch(p, ML_JN_ITEM, at, node, key, out));
+    struct ml_jnode *key = NULL, *tuple = NULL;
+    bool single = false;
+    ML_J_CALL(p, branch(p, ML_JN_TUPLE, at, NULL, NULL, &tuple));
+    while (!ml_j_is_op(p, ']')) {
+        if (tuple->n) ML_J_CALL(p, ml_j_expect_op(p, ',', "expected \"]\""));
+        if (!ml_j_is_op(p, ':')) ML_J_CALL(p, ml_j_parse_expr(p, true, &key));
+        if (ml_j_is_op(p, ':')) {
+            ML_J_CALL(p, parse_slice(p, node, tuple->n ? NULL : key, at, out));
+            if (tuple->n || !ml_j_is_op(p, ']'))
+                return ml_j_syntax(p->t, at, p->err, MARLIN_ERR_UNSUPPORTED,
+                                   "a slice beside other subscripts");
+            p->tok++;
+            return MARLIN_OK;
+        }
+        ML_J_CALL(p, ml_j_grow(p, &tuple->list, &tuple->n, key));
+        single = tuple->n == 1;
     }
-    if (ml_j_is_op(p, ','))
-        return ml_j_syntax(p->t, p->tok->at, p->err, MARLIN_ERR_UNSUPPORTED,
-                           "a subscript of several values is not supported");
-    return ml_j_expect_op(p, ']', "expected \"]\"");
+    p->tok++;
+    return branch(p, ML_JN_ITEM, at, node, single ? key : tuple, out);
 }
 
 static marlin_status parse_dot(struct ml_jparser *p, struct ml_jnode *node, struct ml_jnode **out) {
@@ -428,10 +437,23 @@ static marlin_status parse_postfix(struct ml_jparser *p, struct ml_jnode *node, 
     return st;
 }
 
+/* The name of a filter or test: dots belong to it. */
+static marlin_status dotted_name(struct ml_jparser *p, const struct ml_jstr **name, const char *what) {
+    const char *from = p->tok->text;
+    ML_J_CALL(p, ml_j_expect_name(p, name, what));
+    while (skip_op(p, '.')) {
+        const char *end = p->tok->text + p->tok->len;
+        ML_J_CALL(p, ml_j_expect_name(p, name, what));
+        *name = ml_j_intern(p, from, (size_t)(end - from));
+        if (!*name) return MARLIN_ERR_MEMORY;
+    }
+    return MARLIN_OK;
+}
+
 static marlin_status parse_filter(struct ml_jparser *p, struct ml_jnode *node, struct ml_jnode **out) {
     ML_J_CALL(p, branch(p, ML_JN_FILTER, p->tok->at, node, NULL, out));
     ML_J_CALL(p, make_args(p, *out));
-    ML_J_CALL(p, ml_j_expect_name(p, &(*out)->name, "expected the name of a filter"));
+    ML_J_CALL(p, dotted_name(p, &(*out)->name, "expected the name of a filter"));
     return ml_j_is_op(p, '(') ? parse_args(p, *out) : MARLIN_OK;
 }
 
@@ -455,7 +477,7 @@ static marlin_status parse_test(struct ml_jparser *p, struct ml_jnode *node, str
     struct ml_jnode *test = NULL, *arg = NULL;
     ML_J_CALL(p, branch(p, ML_JN_TEST, at, node, NULL, &test));
     ML_J_CALL(p, make_args(p, test));
-    ML_J_CALL(p, ml_j_expect_name(p, &test->name, "expected the name of a test"));
+    ML_J_CALL(p, dotted_name(p, &test->name, "expected the name of a test"));
     if (ml_j_is_op(p, '(')) {
         ML_J_CALL(p, parse_args(p, test));
     } else if (bare_argument(p)) {
@@ -537,9 +559,20 @@ out:
     return st;
 }
 
+static bool is_constant(const struct ml_jnode *n) {
+    return n->kind == ML_JN_CONST || (n->kind == ML_JN_NEG && n->a->kind == ML_JN_CONST);
+}
+
+/* jinja2 hands "-2 ** x" on to Python, where the power binds tighter, unless both sides are constants. */
 static marlin_status parse_power(struct ml_jparser *p, struct ml_jnode **out) {
     static const int ops[] = {ML_J_OP2('*', '*')};
-    return parse_left(p, ops, 1, parse_operand, out);
+    ML_J_CALL(p, parse_left(p, ops, 1, parse_operand, out));
+    struct ml_jnode *power = *out, *minus = power->a;
+    if (power->kind != ML_JN_BINARY || power->op != ops[0] || minus->kind != ML_JN_NEG ||
+        !is_constant(minus) || is_constant(power->b))
+        return MARLIN_OK;
+    power->a = minus->a;
+    return branch(p, ML_JN_NEG, power->at, power, NULL, out);
 }
 
 static marlin_status parse_product(struct ml_jparser *p, struct ml_jnode **out) {

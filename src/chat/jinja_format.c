@@ -171,7 +171,8 @@ marlin_status ml_j_percent(struct ml_jrun *r, const struct ml_jstr *format, cons
         if (st == MARLIN_OK && next) st = conversion(&p);
     }
     const size_t given = args->type == ML_J_TUPLE ? args->l->n : 1;
-    const bool container = args->type == ML_J_DICT || args->type == ML_J_LIST || args->type == ML_J_RANGE;
+    const bool container = args->type == ML_J_UNDEF || args->type == ML_J_DICT || args->type == ML_J_LIST ||
+                           args->type == ML_J_RANGE;
     if (st == MARLIN_OK && p.used < given && !p.by_name && !container)
         st = bad(&p, "not all values were used");
     if (st == MARLIN_OK) st = ml_j_take(r, &p.out, out);
@@ -185,6 +186,10 @@ static marlin_status field(struct ml_jrun *r, const char *s, size_t n, size_t *n
                            const struct ml_jargs *args, const struct ml_jval **out) {
     size_t at = 0;
     *out = NULL;
+    const bool by_number = n > 0 && s[0] >= '0' && s[0] <= '9', by_order = n == 0;
+    if ((by_number && *next != 0 && *next != SIZE_MAX) || (by_order && *next == SIZE_MAX))
+        return ml_j_fail(r, MARLIN_ERR_FORMAT, "format: {} and {0} do not go together");
+    if (by_number) *next = SIZE_MAX;
     if (n > 0 && s[0] >= '0' && s[0] <= '9') {
         for (size_t i = 0; i < n; i++) {
             if (s[i] < '0' || s[i] > '9' || at > WIDTH_LIMIT)

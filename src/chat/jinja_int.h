@@ -4,9 +4,15 @@
  *
  *   jinja_lex    text -> tokens          jinja_value   values, equality, order, dicts
  *   jinja_expr   tokens -> expressions   jinja_print   str, repr, tojson
- *   jinja_parse  tokens -> statements    jinja_iter    iteration, attributes, subscripts
- *   jinja_eval   expressions -> values   jinja_op      arithmetic
- *   jinja_exec   statements -> text      jinja_filter, jinja_list, jinja_test, jinja_method, jinja_global
+ *   jinja_parse  tokens -> statements    jinja_iter    passing over values
+ *   jinja_eval   expressions -> values   jinja_attr    attributes, subscripts, slices
+ *   jinja_exec   statements -> text      jinja_op      arithmetic, comparison
+ *
+ *   built in: jinja_filter, jinja_list, jinja_test, jinja_method, jinja_global, called by way of jinja_call
+ *
+ * Known to differ from jinja2: integers have 64 bits; a name that a scope sets without reading it before is looked up
+ * outside until then, where jinja2 calls it undefined for the loops and macros of that scope; unknown filters and
+ * tests are errors where they are applied, not where they are written.
  *
  * Everything that a render makes lies in its arena until it ends. Values are immutable, as in the sandbox; only
  * namespaces, loops and iterators change.
@@ -410,14 +416,16 @@ marlin_status ml_j_next(struct ml_jrun *r, struct ml_jiter *it, struct ml_jval *
 marlin_status ml_j_collect(struct ml_jrun *r, const struct ml_jval *v, struct ml_jval *list);
 bool ml_j_iterable(const struct ml_jval *v);
 bool ml_j_sized(const struct ml_jval *v, int64_t *n);
+marlin_status ml_j_contains(struct ml_jrun *r, const struct ml_jval *v, const struct ml_jval *item,
+                            bool *out);
+
+/* jinja_attr.c */
 marlin_status ml_j_attr(struct ml_jrun *r, const struct ml_jval *v, const struct ml_jstr *name,
                         struct ml_jval *out);
 marlin_status ml_j_item(struct ml_jrun *r, const struct ml_jval *v, const struct ml_jval *key,
                         struct ml_jval *out);
 marlin_status ml_j_slice(struct ml_jrun *r, const struct ml_jval *v, const struct ml_jval bound[3],
                          struct ml_jval *out);
-marlin_status ml_j_contains(struct ml_jrun *r, const struct ml_jval *v, const struct ml_jval *item,
-                            bool *out);
 
 /* jinja_op.c */
 marlin_status ml_j_binary(struct ml_jrun *r, int op, const struct ml_jval *a, const struct ml_jval *b,

@@ -375,7 +375,7 @@ static marlin_status sort_keyed(struct ml_jrun *r, struct keyed *v, size_t n, bo
     return MARLIN_OK;
 }
 
-/* "a,b": the key is a list of what each names. */
+/* "a,b": the key is a list of what each names, also of one. Lists compare what is undefined only as equal. */
 static marlin_status pick_several(struct ml_jrun *r, const struct ml_jpick *p, const struct ml_jval *item,
                                   struct ml_jval *key) {
     const struct ml_jstr *all = p->path.s;
@@ -393,22 +393,31 @@ static marlin_status pick_several(struct ml_jrun *r, const struct ml_jpick *p, c
     return MARLIN_OK;
 }
 
+static marlin_status key_of(struct ml_jrun *r, const struct ml_jpick *p, const struct ml_jval *item,
+                            bool listed, struct ml_jval *key) {
+    struct ml_jval value;
+    if (listed && p->path.type == ML_J_STR) return pick_several(r, p, item, key);
+    ML_J_CALL(r, pick(r, p, item, &value));
+    *key = value;
+    if (!listed) return MARLIN_OK;
+    ML_J_CALL(r, ml_j_list(r, ML_J_LIST, 1, key));
+    return ml_j_add(r, key->l, &value);
+}
+
 static marlin_status keys_of(struct ml_jrun *r, const struct ml_jval *all, const struct ml_jpick *p,
-                             struct keyed **out) {
-    const bool several = p->path.type == ML_J_STR && memchr(p->path.s->text, ',', p->path.s->len);
+                             bool listed, struct keyed **out) {
     ML_J_CALL(r, ml_j_alloc(r, all->l->n, sizeof **out, (void **)out));
     for (size_t i = 0; i < all->l->n; i++) {
-        struct keyed *k = &(*out)[i];
-        k->value = all->l->v[i];
-        ML_J_CALL(r, several ? pick_several(r, p, &k->value, &k->key) : pick(r, p, &k->value, &k->key));
+        (*out)[i].value = all->l->v[i];
+        ML_J_CALL(r, key_of(r, p, &all->l->v[i], listed, &(*out)[i].key));
     }
     return MARLIN_OK;
 }
 
 static marlin_status sorted(struct ml_jrun *r, const struct ml_jval *all, const struct ml_jpick *p,
-                            bool reverse_, struct ml_jval *out) {
+                            bool listed, bool reverse_, struct ml_jval *out) {
     struct keyed *k;
-    ML_J_CALL(r, keys_of(r, all, p, &k));
+    ML_J_CALL(r, keys_of(r, all, p, listed, &k));
     ML_J_CALL(r, sort_keyed(r, k, all->l->n, reverse_));
     ML_J_CALL(r, ml_j_list(r, ML_J_LIST, all->l->n, out));
     for (size_t i = 0; i < all->l->n; i++)
@@ -422,7 +431,7 @@ static marlin_status sort(struct ml_jrun *r, const struct ml_jcall *c, struct ml
     struct ml_jval all;
     ML_J_CALL(r, set_path(r, &c->slot[2], &p));
     ML_J_CALL(r, ml_j_collect(r, &c->self, &all));
-    return sorted(r, &all, &p, ml_j_truth(&c->slot[0]), out);
+    return sorted(r, &all, &p, true, ml_j_truth(&c->slot[0]), out);
 }
 
 static marlin_status dictsort(struct ml_jrun *r, const struct ml_jcall *c, struct ml_jval *out) {
@@ -442,7 +451,7 @@ static marlin_status dictsort(struct ml_jrun *r, const struct ml_jcall *c, struc
         ML_J_CALL(r, ml_j_pair(r, &m->key[i], &m->value[i], &pair));
         ML_J_CALL(r, ml_j_add(r, all.l, &pair));
     }
-    return sorted(r, &all, &p, ml_j_truth(&c->slot[2]), out);
+    return sorted(r, &all, &p, false, ml_j_truth(&c->slot[2]), out);
 }
 
 static marlin_status extreme(struct ml_jrun *r, const struct ml_jcall *c, int wanted, struct ml_jval *out) {
@@ -453,7 +462,7 @@ static marlin_status extreme(struct ml_jrun *r, const struct ml_jcall *c, int wa
     ML_J_CALL(r, set_path(r, &c->slot[1], &p));
     ML_J_CALL(r, ml_j_collect(r, &c->self, &all));
     if (all.l->n == 0) return ml_j_undefined(r, out, "there is no %s: the sequence was empty", c->f->name);
-    ML_J_CALL(r, keys_of(r, &all, &p, &k));
+    ML_J_CALL(r, keys_of(r, &all, &p, false, &k));
     for (size_t i = 1; i < all.l->n; i++) {
         int order;
         ML_J_CALL(r, ml_j_order(r, wanted < 0 ? "<" : ">", &k[i].key, &k[best].key, &order));
