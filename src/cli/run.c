@@ -104,8 +104,8 @@ static bool collect_text(void *user, const char *text, size_t len) {
     return j->text_status == MARLIN_OK;
 }
 
-/* A lone argument that is no directory: the prompt, but where it looks like a model that is not there, nobody is
- * served by a text about its name. What stands behind "--" is a prompt whatever it looks like. */
+/* A lone argument that is no directory: the prompt, but where it looks like a model that is not there,
+ * nobody is served by a text about its name. What stands behind "--" is a prompt whatever it looks like. */
 static marlin_status check_prompt(const struct job *j, const char *text, struct marlin_error *err) {
     if (ml_args_after_dashes(j->args, 0) || !ml_cli_is_path(text)) return MARLIN_OK;
     char found[PATH_MAX];
