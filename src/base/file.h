@@ -49,8 +49,8 @@ marlin_status ml_file_slurp(const char *path, uint64_t limit, char **data, size_
 marlin_status ml_file_write_atomic(const char *path, const void *data, size_t len,
                                    struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* Before work whose result is to be written there: MARLIN_ERR_IO when the folder of `path` is absent or may not be
- * written to, or `path` is a directory. A later write may fail all the same. */
+/* Before work whose result is to be written there: MARLIN_ERR_IO when the folder of `path` is absent or
+ * may not be written to, or `path` is a directory. A later write may fail all the same. */
 marlin_status ml_path_check_writable(const char *path, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 bool ml_path_exists(const char *path);

@@ -37,7 +37,8 @@ static size_t distance(const char *a, size_t n, const char *b, size_t m) {
     return d[n][m];
 }
 
-/* Whole parts only, between hyphens, or a beginning: "tokens" is in "max-tokens", "out" is not in "without". */
+/* Whole parts only, between hyphens, or a beginning: "tokens" is in "max-tokens", "out" is not in
+ * "without". */
 static bool is_part(const char *part, size_t n, const char *whole, size_t m) {
     if (n < PART || n >= m) return false;
     if (memcmp(part, whole, n) == 0) return true;

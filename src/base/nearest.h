@@ -14,9 +14,9 @@ struct ml_nearest {
 };
 
 void ml_nearest_begin(struct ml_nearest *n, const char *word, size_t length);
-/* `candidate` is borrowed for as long as n->best is looked at. Close is what takes few changes, exchanges and missing
- * or needless letters, one for each three letters; and a word that is part of the other: "temp" in "temperature",
- * "tokens" in "max-tokens". */
+/* `candidate` is borrowed for as long as n->best is looked at. Close is what takes few changes, exchanges
+ * and missing or needless letters, one for each three letters; and a word that is part of the other:
+ * "temp" in "temperature", "tokens" in "max-tokens". */
 void ml_nearest_offer(struct ml_nearest *n, const char *candidate);
 
 #endif

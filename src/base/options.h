@@ -65,8 +65,8 @@ bool ml_args_after_dashes(const struct ml_args *a, int i); /* positional i stand
 marlin_status ml_options_help(const struct ml_verb *verb, const struct ml_option *common, const char *program,
                               size_t width, struct ml_buf *out) MARLIN_MUST_CHECK;
 /* The same as a JSON object on one line: "verb", "args", "help", "details", "examples", "options" and
- * "common_options", each an array of objects with "name", "letter", "type", "arg", "help", "default", "least" and
- * "most", of which absent ones are left out. */
+ * "common_options", each an array of objects with "name", "letter", "type", "arg", "help", "default",
+ * "least" and "most", of which absent ones are left out. */
 marlin_status ml_options_json(const struct ml_verb *verb, const struct ml_option *common,
                               struct ml_buf *out) MARLIN_MUST_CHECK;
 /* "  NAME  help" a line. */

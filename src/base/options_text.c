@@ -42,8 +42,8 @@ static const char *value_name(const struct ml_option *o) {
 
 enum { COLUMN = 30, LEAST_WIDTH = 40 };
 
-/* Words of `text` from column `at` on, which is where further lines begin too; ends with a newline. Lines that begin
- * with a space are left as they are, and so are those of the text's own. */
+/* Words of `text` from column `at` on, which is where further lines begin too; ends with a newline. Lines
+ * that begin with a space are left as they are, and so are those of the text's own. */
 static void put_wrapped(struct sink *s, const char *text, size_t at, size_t width) {
     size_t column = at;
     if (width < at + LEAST_WIDTH / 2) width = at + LEAST_WIDTH / 2;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Progress for people: a bar that is redrawn on a terminal, a line now and then in a log. The terminal's width is
- * asked anew for each drawing, so that a window that changes its size needs no signal handler, which a program has
- * only one of.
+ * Progress for people: a bar that is redrawn on a terminal, a line now and then in a log. The terminal's
+ * width is asked anew for each drawing, so that a window that changes its size needs no signal handler, which
+ * a program has only one of.
  */
 #include "base/progress.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * UTF-8, and files that are mistaken for others: nobody who meets one of these is helped by what the reader of
- * the expected format stumbles over first.
+ * UTF-8, and files that are mistaken for others: nobody who meets one of these is helped by what the reader
+ * of the expected format stumbles over first.
  */
 #include "base/text.h"
 

@@ -24,8 +24,8 @@ const char *ml_sniff(const void *bytes, size_t n);
 enum { ML_BEGINNING = 24 };
 void ml_beginning(const void *bytes, size_t n, char dst[ML_BEGINNING]);
 
-/* MARLIN_ERR_FORMAT unless data is text: no file of another kind, valid UTF-8, without NUL. Messages say what to
- * do; the caller puts the file's name in front. */
+/* MARLIN_ERR_FORMAT unless data is text: no file of another kind, valid UTF-8, without NUL. Messages say
+ * what to do; the caller puts the file's name in front. */
 marlin_status ml_text_check(const char *data, size_t n, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 #endif

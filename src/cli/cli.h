@@ -45,8 +45,9 @@ const struct ml_option *ml_cli_common(void);
 const struct ml_variable *ml_cli_variables(void);       /* of the environment */
 const struct ml_command *ml_cli_find(const char *name); /* or NULL */
 
-/* Positional argument 0, or the default model, as the directory that it is (converters/model_look.h). NULL, the
- * error printed, when it is none, or is left out and there is no default. Valid as long as cli and args. */
+/* Positional argument 0, or the default model, as the directory that it is (converters/model_look.h).
+ * NULL, the error printed, when it is none, or is left out and there is no default. Valid as long as cli
+ * and args. */
 const char *ml_cli_model_dir(struct ml_cli *cli, const struct ml_args *args);
 
 /* The embedded model: $MARLIN_MODEL, else ../share/marlin/models/marlin-chat or ../models/marlin-chat beside
@@ -79,7 +80,8 @@ int ml_cli_write(const struct ml_cli *cli, const struct ml_buf *b);
 
 /* Standard input is something that has an end, a pipe or a file, and not the terminal. */
 bool ml_cli_stdin_piped(void);
-/* "reading the prompt from the terminal ...", where it is one: a program that waits in silence looks broken. */
+/* "reading the prompt from the terminal ...", where it is one: a program that waits in silence looks
+ * broken. */
 void ml_cli_note_terminal(const struct ml_cli *cli, const char *what);
 
 /* Reads the whole of a regular file, or stdin byte for byte when path is "-", of at most `limit` bytes. *data

@@ -13,9 +13,9 @@
 /* It is there, and is a directory, or a file that is a model by itself (.gguf). */
 bool ml_cli_is_model(const char *text);
 
-/* It was meant as a path or as a name of the Hub, whether that is there or not: it begins with / ~/ ./ or ../,
- * or is one word that has a slash, begins with ~ or ends like a file of a model. A file that is there counts too
- * where its name has a dot. */
+/* It was meant as a path or as a name of the Hub, whether that is there or not: it begins with / ~/ ./ or
+ * ../, or is one word that has a slash, begins with ~ or ends like a file of a model. A file that is there
+ * counts too where its name has a dot. */
 bool ml_cli_is_path(const char *text);
 
 /* A lone argument that is no model is a text of the verb (`what`: "prompt", "message"), but where it looks like a model that is

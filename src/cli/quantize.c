@@ -95,8 +95,8 @@ static void catch_signals(void) {
 
 enum phase { PHASE_SAMPLE, PHASE_MEASURE, PHASE_FORWARD, PHASE_WEIGHTS, PHASES };
 
-/* One bar for the whole job. Phases count by the time that they take of a job as a rule, in thousandths of a job of
- * normal effort on the model's own text. */
+/* One bar for the whole job. Phases count by the time that they take of a job as a rule, in thousandths of
+ * a job of normal effort on the model's own text. */
 struct show {
     const struct ml_cli *cli;
     struct ml_progress progress;

@@ -33,7 +33,8 @@ static bool has(const char *dir, const char *name) {
     return ml_path_join(path, sizeof path, dir, name, NULL) == MARLIN_OK && ml_path_exists(path);
 }
 
-/* The first name of a folder, in the order of the alphabet, that `wanted` says yes to; false when there is none.
+/* The first name of a folder, in the order of the alphabet, that `wanted` says yes to; false when there is
+ * none.
  */
 typedef bool wanted_fn(const char *dir, const char *name);
 static bool find(const char *dir, wanted_fn *wanted, char name[NAME_BYTES]) {
@@ -73,7 +74,11 @@ static const char *after_address(const char *path) {
 
 static marlin_status nothing_there(const char *path, struct marlin_error *err) {
     const char *name = after_address(path), *slash = strchr(name, '/');
-    if (slash && (name != path || ml_model_is_hub_name(name)))
+    char org[PATH_MAX];
+    (void)snprintf(org, sizeof org, "%.*s", slash ? (int)(slash - name) : 0, name);
+    /* Where the first part is a folder here, it is no name of the Hub, but a path with a mistake in the
+     * second. */
+    if (slash && (name != path || (ml_model_is_hub_name(name) && !ml_path_is_dir(org))))
         return ml_fail(err, MARLIN_ERR_NOT_FOUND,
                        "%s: no such folder: to use a model of the Hugging Face Hub, download it first ('hf "
                        "download %.200s --local-dir %.200s') and name that folder",

@@ -75,6 +75,8 @@ mkdir meta && echo '{}' >meta/params.json
 said "not in Hugging Face layout" run meta Hi -q
 mkdir above && mv tekken above/inner
 said "is it above/inner that you mean?" run above Hi -q
+mkdir models
+said "models/Qwne3-0.6B: no such folder: a model is" run models/Qwne3-0.6B Hi -q
 said "hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B" run Qwen/Qwen3-0.6B Hi -q
 said "hf download Qwen/Qwen3-0.6B" run https://huggingface.co/Qwen/Qwen3-0.6B Hi -q
 said "the shell replaces ~" run '~/model' Hi -q

@@ -43,8 +43,8 @@ int ml_recipe_embedding_bits(const char *recipe);
  * A rule whose pattern speaks of "embed" must match the embedding and say 16, or 8 with int8 rows. Named line
  * otherwise. */
 marlin_status ml_recipe_check(const struct ml_allocation *a, struct marlin_error *err) MARLIN_MUST_CHECK;
-/* A warning for each rule that fits no tensor of the plan: recipes may be shared by models, but most such rules are
- * misspelt. */
+/* A warning for each rule that fits no tensor of the plan: recipes may be shared by models, but most such
+ * rules are misspelt. */
 void ml_recipe_warn(const char *recipe, const struct ml_plan *plan);
 
 #endif

@@ -115,8 +115,8 @@ marlin_status ml_checkpoint_save_rows(const struct ml_job *job, struct marlin_er
 marlin_status ml_checkpoint_load_bits(struct ml_job *job, bool *found,
                                       struct marlin_error *err) MARLIN_MUST_CHECK;
 marlin_status ml_checkpoint_save_bits(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
-/* loss [layers, ML_ROLES] of the first `done` layers, as ml_job_optimize measures them; loading sets *done to 0 where
- * none are kept. */
+/* loss [layers, ML_ROLES] of the first `done` layers, as ml_job_optimize measures them; loading sets *done
+ * to 0 where none are kept. */
 marlin_status ml_checkpoint_load_losses(const struct ml_job *job, double *loss, size_t *done,
                                         struct marlin_error *err) MARLIN_MUST_CHECK;
 marlin_status ml_checkpoint_save_losses(const struct ml_job *job, const double *loss, size_t done,
@@ -132,8 +132,8 @@ marlin_status ml_checkpoint_load_hidden(struct ml_job *job, size_t layer, size_t
 marlin_status ml_checkpoint_remove(const struct ml_job *job, struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* After a failure: true when there is something that `resume` goes on from, a finished layer or what was
- * measured, and sampled text where it is not the model that is at fault. Otherwise the job is removed, and OUT
- * if this run made it, so that it stands in nobody's way. */
+ * measured, and sampled text where it is not the model that is at fault. Otherwise the job is removed, and
+ * OUT if this run made it, so that it stands in nobody's way. */
 bool ml_checkpoint_settle(const struct ml_job *job, marlin_status failure);
 
 void ml_checkpoint_close(struct ml_job *job); /* gives up the lock */

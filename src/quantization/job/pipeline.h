@@ -5,9 +5,9 @@
  *        layer l-1          layer l                      layer l+1
  *     ... written | run all rows, Hessians, quantize | pages fetched ...
  *
- * While it runs, OUT/.quantize holds what is done: the calibration rows, what was measured, one file a layer, one of the
- * embedding where it becomes int8 rows, now and then the activations. Each appears whole or not at all, so
- * that a run that was killed at any point goes on with `resume` and ends with the same bytes.
+ * While it runs, OUT/.quantize holds what is done: the calibration rows, what was measured, one file a layer,
+ * one of the embedding where it becomes int8 rows, now and then the activations. Each appears whole or not at
+ * all, so that a run that was killed at any point goes on with `resume` and ends with the same bytes.
  */
 #ifndef ML_QUANTIZATION_PIPELINE_H
 #define ML_QUANTIZATION_PIPELINE_H
@@ -84,11 +84,12 @@ struct ml_quantize_report {
 };
 void ml_quantize_report_free(struct ml_quantize_report *r);
 
-/* Quantizes settings->source into settings->out, which must be absent, empty, or, when `resume` is set, the
- * place of an unfinished run or of a finished one with the same options as far as its config.json records
- * them: then nothing is done and report->complete_already says so. Errors leave what is done for a later
- * `resume` and set report->resumable; where nothing is done yet they leave no job behind. MARLIN_ERR_CANCELLED when *cancel became non-zero; MARLIN_ERR_MEMORY when max_memory cannot be
- * kept even with little calibration, with the itemised estimate. */
+/* Quantizes settings->source into settings->out, which must be absent, empty, or, when `resume` is set,
+ * the place of an unfinished run or of a finished one with the same options as far as its config.json
+ * records them: then nothing is done and report->complete_already says so. Errors leave what is done for a
+ * later `resume` and set report->resumable; where nothing is done yet they leave no job behind.
+ * MARLIN_ERR_CANCELLED when *cancel became non-zero; MARLIN_ERR_MEMORY when max_memory cannot be kept even
+ * with little calibration, with the itemised estimate. */
 marlin_status ml_quantize_model(const struct ml_quantize_settings *settings,
                                 struct ml_quantize_report *report,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;

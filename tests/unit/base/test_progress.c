@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Progress in a log (no terminal): silent while fast or quiet, a line after ten seconds, no division by zero. On a
- * terminal: never wider than it, percent and the time left of what is left.
+ * Progress in a log (no terminal): silent while fast or quiet, a line after ten seconds, no division by zero.
+ * On a terminal: never wider than it, percent and the time left of what is left.
  */
 #include "base/clock.h"
 #include "base/progress.h"
