@@ -592,18 +592,37 @@ static void tokenizers_refused(void **state) {
 
 /* ---- memory ---- */
 
+static marlin_status make_everything(const char *path, struct marlin_error *err) {
+    struct ml_gguf *g = NULL;
+    struct ml_gguf_tokenizer t = {0};
+    struct ml_tensors *tensors = NULL;
+    struct ml_config *c = NULL;
+    marlin_status st;
+    ML_TRY(ml_tensors_open_gguf(path, &tensors, err));
+    ML_TRY(ml_tensors_load(tensors, NULL, err));
+    ML_TRY(ml_config_load(path, &c, err));
+    ML_TRY(ml_gguf_open(path, &g, err));
+    st = ml_gguf_tokenizer(g, &t, err);
+out:
+    ml_gguf_tokenizer_free(&t);
+    ml_gguf_close(g);
+    ml_config_free(c);
+    ml_tensors_close(tensors);
+    return st;
+}
+
 static void failing_allocations(void **state) {
-    const char *path = llama_with(NULL, 0);
+    struct gguf_image v = bpe("llama-bpe", "ab", "a b");
     (void)state;
+    put_key_u32(&v, "tokenizer.ggml.bos_token_id", 2);
+    const char *path = llama_with(&v, 5);
     for (uint64_t n = 1;; n++) {
         struct marlin_error err = {0};
-        struct ml_tensors *t = NULL;
         ml_mem_fail_at(n);
-        const marlin_status st = ml_tensors_open_gguf(path, &t, &err);
+        const marlin_status st = make_everything(path, &err);
         ml_mem_fail_at(0);
-        ml_tensors_close(t);
         if (st == MARLIN_OK) {
-            assert_true(n > 5);
+            assert_true(n > 50);
             return;
         }
         assert_error(st, &err, MARLIN_ERR_MEMORY, "");
