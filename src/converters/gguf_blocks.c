@@ -100,9 +100,9 @@ static void widen_q3_k(const uint8_t *b, float *to) {
     const uint8_t *high = b, *quants = b + 32, *scales = b + 96;
     const float d = half_at(b + 108);
     for (int i = 0; i < 256; i++) {
-        const int half = i / 128, part = i % 128 / 32;
-        const int q = quants[half * 32 + i % 32] >> (part * 2) & 3;
-        const int bit = high[i % 32] >> (half * 4 + part) & 1;
+        const int half = i / 128, sub = i % 128 / 32;
+        const int q = quants[half * 32 + i % 32] >> (sub * 2) & 3;
+        const int bit = high[i % 32] >> (half * 4 + sub) & 1;
         to[i] = d * (float)scale_q3_k(scales, i / 16) * (float)(q - (bit ? 0 : 4));
     }
 }
@@ -121,14 +121,14 @@ static void scale_q4_k(const uint8_t *s, int i, int *scale, int *least) {
 /* Q5_K has a fifth bit for each element; of Q4_K `high` is NULL. */
 static void widen_45_k(const uint8_t *b, const uint8_t *high, const uint8_t *quants, float *to) {
     const float d = half_at(b), dmin = half_at(b + 2);
-    for (int part = 0; part < 8; part++) {
+    for (int sub = 0; sub < 8; sub++) {
         int scale, least;
-        scale_q4_k(b + 4, part, &scale, &least);
+        scale_q4_k(b + 4, sub, &scale, &least);
         const float s = d * (float)scale, m = dmin * (float)least;
         for (int i = 0; i < 32; i++) {
-            const int low = quants[part / 2 * 32 + i] >> (part % 2 * 4) & 15;
-            const int bit = high ? high[i] >> part & 1 : 0;
-            to[part * 32 + i] = s * (float)(low | bit << 4) - m;
+            const int low = quants[sub / 2 * 32 + i] >> (sub % 2 * 4) & 15;
+            const int bit = high ? high[i] >> sub & 1 : 0;
+            to[sub * 32 + i] = s * (float)(low | bit << 4) - m;
         }
     }
 }
@@ -144,9 +144,9 @@ static void widen_q5_k(const uint8_t *b, float *to) {
 static void widen_q6_k(const uint8_t *b, float *to) {
     const float d = half_at(b + 208);
     for (int i = 0; i < 256; i++) {
-        const int half = i / 128, part = i % 128 / 32, j = i % 32;
-        const int low = b[half * 64 + part % 2 * 32 + j] >> (part / 2 * 4) & 15;
-        const int high = b[128 + half * 32 + j] >> (part * 2) & 3;
+        const int half = i / 128, sub = i % 128 / 32, j = i % 32;
+        const int low = b[half * 64 + sub % 2 * 32 + j] >> (sub / 2 * 4) & 15;
+        const int high = b[128 + half * 32 + j] >> (sub * 2) & 3;
         to[i] = d * (float)(int8_t)b[192 + i / 16] * (float)((low | high << 4) - 32);
     }
 }

@@ -89,7 +89,7 @@ static marlin_status last_int(const struct ml_gguf *g, const char *key, int64_t 
     return ml_gguf_int(g, &h->values[index], 0, out, err);
 }
 
-/* The part of a name before "-00001-of-00003.gguf"; false when it is none. */
+/* What stands in a name before "-00001-of-00003.gguf"; false when it is none. */
 static bool split_prefix(const char *path, int64_t no, int64_t count, char prefix[PATH_MAX]) {
     char end[48];
     const int n = snprintf(end, sizeof end, "-%05lld-of-%05lld.gguf", (long long)no + 1, (long long)count);

@@ -131,7 +131,7 @@ struct ml_gguf_arch {
 marlin_status ml_gguf_arch(const struct ml_gguf *g, const struct ml_gguf_arch **out,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
 
-/* The Hugging Face name of a tensor; "" for one that is read as part of the config. */
+/* The Hugging Face name of a tensor; "" for one that is read with the config. */
 struct ml_gguf_name {
     char text[ML_GGUF_MAX_NAME + 56];
     char suffix[40]; /* of a tensor that holds all experts of a layer: `text`, an expert's number, this */

@@ -68,7 +68,7 @@ marlin_status ml_gguf_arch(const struct ml_gguf *g, const struct ml_gguf_arch **
                        g->path);
     if (type && strcmp(type, "model") != 0)
         return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
-                       "%s: holds no language model but a part of kind \"%.40s\"", g->path, type);
+                       "%s: holds no language model but something of kind \"%.40s\"", g->path, type);
     *out = NULL;
     for (size_t i = 0; i < sizeof archs / sizeof *archs && !*out; i++)
         if (strcmp(archs[i].name, name) == 0) *out = &archs[i];

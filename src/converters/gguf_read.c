@@ -33,7 +33,7 @@ static marlin_status no_memory(const struct parse *p) {
 /* ---- numbers and strings ---- */
 
 static marlin_status read_number(struct parse *p, unsigned bytes, uint64_t *out) {
-    if (p->len - p->at < bytes) return bad(p, "the file ends inside its header: is it a part of a download?");
+    if (p->len - p->at < bytes) return bad(p, "the file ends inside its header: was the download cut off?");
     *out = 0;
     for (unsigned i = 0; i < bytes; i++)
         *out |= (uint64_t)p->bytes[p->at + i] << (8 * i);
@@ -276,8 +276,8 @@ static marlin_status place(const struct parse *p) {
         if (t->offset > room || t->bytes > room - t->offset)
             return ml_fail(
                 p->err, MARLIN_ERR_FORMAT,
-                "%s: tensor \"%.120s\" has %llu bytes at offset %llu, the file ends at %llu: is it a part of "
-                "a download?",
+                "%s: tensor \"%.120s\" has %llu bytes at offset %llu, the file ends at %llu: was the "
+                "download cut off?",
                 p->where, t->name, (unsigned long long)t->bytes,
                 (unsigned long long)(t->offset > INT64_MAX ? t->offset : t->offset + h->data_start),
                 (unsigned long long)p->file_size);

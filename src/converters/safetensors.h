@@ -31,6 +31,7 @@ struct ml_tensor {
     struct ml_file *file;
     const char *stored;    /* of a GGUF file: the name of the type that it is stored in; NULL: dtype */
     uint64_t stored_bytes; /* ... and its size there */
+    bool made;             /* ml_tensors_load makes its data, which stays in memory; else it is the file's */
 };
 
 struct ml_tensors; /* a collection of tensors from one or more files; immutable, shareable */

@@ -49,12 +49,12 @@ struct ml_tensors {
     size_t n_files, cap_files;
     struct ml_map by_name; /* -> address of the tensor */
     size_t count;
-    /* Of a GGUF file: its reader, which owns the files, and how each tensor is made. All tensors are in headers[0]. */
+    /* Of a GGUF file: its reader, which owns the files, how each tensor is made, and what frees all this but for the
+     * arrays above. All tensors are in headers[0]. */
     struct ml_gguf *gguf;
-    struct ml_gguf_part *parts;
+    struct ml_gguf_origin *origins;
+    void (*release)(struct ml_tensors *t);
 };
-
-void ml_tensors_close_gguf(struct ml_tensors *t); /* what ml_tensors_close does not know of */
 
 /* Opens one more file into a collection; its names are not known yet. */
 marlin_status ml_tensors_read_file(struct ml_tensors *t, const char *path,

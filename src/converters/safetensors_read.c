@@ -164,7 +164,7 @@ marlin_status ml_tensors_open_file(const char *path, struct ml_tensors **out, st
 
 void ml_tensors_close(struct ml_tensors *t) {
     if (!t) return;
-    ml_tensors_close_gguf(t);
+    if (t->release) t->release(t);
     for (size_t i = 0; i < t->n_files; i++) {
         ml_safetensors_header_free(&t->headers[i]);
         ml_file_close(t->files[i]);

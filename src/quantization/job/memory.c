@@ -16,12 +16,23 @@ static uint64_t larger(uint64_t a, uint64_t b) {
     return a > b ? a : b;
 }
 
-/* Bytes of the source's tensors of one layer; `layers` stands for all that belong to no layer. */
+/* Bytes of the source's tensors that were made at load, which no release gives back: of block types in a GGUF
+ * file. */
+static uint64_t made_bytes(const struct ml_job *job) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < ml_tensors_count(job->model->tensors); i++) {
+        const struct ml_tensor *t = ml_tensors_at(job->model->tensors, i);
+        if (t->made) sum += t->bytes;
+    }
+    return sum;
+}
+
+/* Bytes of the source's other tensors of one layer; `layers` stands for all that belong to no layer. */
 static uint64_t source_bytes(const struct ml_job *job, size_t layer) {
     uint64_t sum = 0;
     for (size_t i = 0; i < ml_tensors_count(job->model->tensors); i++) {
         const struct ml_tensor *t = ml_tensors_at(job->model->tensors, i);
-        if (ml_plan_layer_of(&job->plan, t->name) == layer) sum += t->bytes;
+        if (!t->made && ml_plan_layer_of(&job->plan, t->name) == layer) sum += t->bytes;
     }
     return sum;
 }
@@ -75,7 +86,9 @@ static void embedding_memory(const struct ml_job *job, struct ml_quantize_memory
     const struct ml_matrix *e = &job->model->embedding;
     memset(out, 0, sizeof *out);
     if (job->plan.embedding_bits == ML_BITS_PLAIN) return;
-    out->weights = (uint64_t)e->rows * e->cols * ml_dtype_size(e->dtype);
+    out->weights = made_bytes(job);
+    if (!job->model->embedding_from->made)
+        out->weights += (uint64_t)e->rows * e->cols * ml_dtype_size(e->dtype);
     out->work = (uint64_t)e->rows * (e->cols + sizeof(float)) + program_bytes;
     out->total = out->weights + out->work;
 }
@@ -119,7 +132,7 @@ static void sampling_memory(const struct ml_job *job, size_t tokens, uint64_t st
         most = larger(most, bytes + (l + 1 < layers ? source_bytes(job, l + 1) : 0));
     }
     memset(out, 0, sizeof *out);
-    out->weights = source_bytes(job, layers) + (job->streamed ? most : sum);
+    out->weights = made_bytes(job) + source_bytes(job, layers) + (job->streamed ? most : sum);
     out->work = lanes * cache_bytes(job) + state + program_bytes;
     out->total = out->weights + out->work;
 }
@@ -132,7 +145,8 @@ void ml_job_memory(const struct ml_job *job, size_t tokens, struct ml_quantize_m
         (uint64_t)tokens * hidden * sizeof(float) + (uint64_t)tokens * sizeof(int32_t);
     for (size_t l = 0; l <= job->plan.layers; l++) {
         struct ml_quantize_memory m = {.activations = activations};
-        m.weights = source_bytes(job, l) + (l < job->plan.layers ? source_bytes(job, l + 1) : 0);
+        m.weights =
+            made_bytes(job) + source_bytes(job, l) + (l < job->plan.layers ? source_bytes(job, l + 1) : 0);
         m.hessians = hessian_bytes(job, l, tokens);
         m.work = larger(state, matrix_bytes(job, l)) + optimizing_bytes(job, l);
         m.total = m.weights + m.hessians + m.activations + m.work;

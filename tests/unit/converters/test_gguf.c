@@ -479,6 +479,40 @@ static void rows_of_q_are_put_in_order(void **state) {
     ml_tensors_close(t);
 }
 
+/* The same of Q8_0 with a scale of one half: widened and put in order at once. */
+static void rows_of_block_types(void **state) {
+    static const float want[] = {0, 2, 1, 3, 4, 6, 5, 7};
+    struct marlin_error err = {0};
+    struct ml_tensors *t = NULL;
+    struct gguf_image m = {0};
+    (void)state;
+    put_head(&m, 3, 1, 2);
+    put_key_string(&m, "general.architecture", "llama");
+    put_key_u32(&m, "llama.attention.head_count", 2);
+    put_tensor(&m, "blk.7.attn_q.weight", 2, (uint64_t[]){64, 8}, 8, 0);
+    put_padding(&m, 32);
+    for (int block = 0; block < 16; block++) {
+        put_number(&m, 0x3800, 2); /* 0.5 */
+        for (int i = 0; i < 32; i++)
+            put_number(&m, (uint64_t)(block / 2), 1);
+    }
+    write_bytes(in_dir("q8.gguf"), m.bytes, m.len);
+    assert_ok(ml_tensors_open_dir(in_dir("q8.gguf"), &t, &err), &err);
+    const struct ml_tensor *q = ml_tensors_find(t, "model.layers.7.self_attn.q_proj.weight");
+    assert_non_null(q);
+    assert_string_equal(q->stored, "Q8_0");
+    assert_int_equal(q->stored_bytes, 16 * 34);
+    assert_int_equal(ml_tensors_bytes(t), 16 * 34);
+    assert_int_equal(q->bytes, 64 * 8 * 4);
+    assert_true(q->made && q->dtype == ML_F32);
+    float none[512];
+    assert_error(ml_tensor_to_f32(q, none, 512, &err), &err, MARLIN_ERR_INTERNAL, "before ml_tensors_load");
+    assert_ok(ml_tensors_load(t, NULL, &err), &err);
+    for (size_t i = 0; i < 512; i++)
+        assert_true(((const float *)(const void *)q->data)[i] == 0.5f * want[i / 64]);
+    ml_tensors_close(t);
+}
+
 /* ---- split files ---- */
 
 static void write_split(unsigned no, unsigned says_no, unsigned says_count, unsigned total,
@@ -592,18 +626,37 @@ static void tokenizers_refused(void **state) {
 
 /* ---- memory ---- */
 
+static marlin_status make_everything(const char *path, struct marlin_error *err) {
+    struct ml_gguf *g = NULL;
+    struct ml_gguf_tokenizer t = {0};
+    struct ml_tensors *tensors = NULL;
+    struct ml_config *c = NULL;
+    marlin_status st;
+    ML_TRY(ml_tensors_open_gguf(path, &tensors, err));
+    ML_TRY(ml_tensors_load(tensors, NULL, err));
+    ML_TRY(ml_config_load(path, &c, err));
+    ML_TRY(ml_gguf_open(path, &g, err));
+    st = ml_gguf_tokenizer(g, &t, err);
+out:
+    ml_gguf_tokenizer_free(&t);
+    ml_gguf_close(g);
+    ml_config_free(c);
+    ml_tensors_close(tensors);
+    return st;
+}
+
 static void failing_allocations(void **state) {
-    const char *path = llama_with(NULL, 0);
+    struct gguf_image v = bpe("llama-bpe", "ab", "a b");
     (void)state;
+    put_key_u32(&v, "tokenizer.ggml.bos_token_id", 2);
+    const char *path = llama_with(&v, 5);
     for (uint64_t n = 1;; n++) {
         struct marlin_error err = {0};
-        struct ml_tensors *t = NULL;
         ml_mem_fail_at(n);
-        const marlin_status st = ml_tensors_open_gguf(path, &t, &err);
+        const marlin_status st = make_everything(path, &err);
         ml_mem_fail_at(0);
-        ml_tensors_close(t);
         if (st == MARLIN_OK) {
-            assert_true(n > 5);
+            assert_true(n > 50);
             return;
         }
         assert_error(st, &err, MARLIN_ERR_MEMORY, "");
@@ -629,6 +682,7 @@ int main(void) {
         cmocka_unit_test_teardown(what_is_a_file, clear_test_dir),
         cmocka_unit_test_teardown(strings_of_metadata, clear_test_dir),
         cmocka_unit_test_teardown(rows_of_q_are_put_in_order, clear_test_dir),
+        cmocka_unit_test_teardown(rows_of_block_types, clear_test_dir),
         cmocka_unit_test_teardown(split_files, clear_test_dir),
         cmocka_unit_test_teardown(tokenizers_refused, clear_test_dir),
         cmocka_unit_test_teardown(failing_allocations, clear_test_dir),

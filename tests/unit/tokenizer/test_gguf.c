@@ -237,12 +237,11 @@ static void added_tokens_in_merges(void **state) {
 }
 
 static void all_pre_tokenizers(void **state) {
-    static const char *const names[] = {
-        "default",          "llama-bpe",      "qwen2",       "smollm",    "gpt-2",
-        "deepseek-r1-qwen", "falcon",         "olmo",        "command-r", "phi-2",
-        "tekken",           "gpt-4o",         "mpt",         "starcoder", "refact",
-        "codeshell",        "deepseek-coder", "deepseek-v3", "stablelm2", "dbrx",
-        "smaug-bpe",        "llama3",         "llama-v3",    "falcon3",   "megrez"};
+    static const char *const names[] = {"default",          "llama-bpe",   "qwen2",     "smollm", "gpt-2",
+                                        "deepseek-r1-qwen", "olmo",        "command-r", "phi-2",  "tekken",
+                                        "gpt-4o",           "mpt",         "starcoder", "refact", "codeshell",
+                                        "deepseek-coder",   "deepseek-v3", "stablelm2", "dbrx",   "smaug-bpe",
+                                        "llama3",           "llama-v3",    "falcon3",   "megrez"};
     static const char *const tokens[] = {"a",
                                          "b",
                                          "1",
