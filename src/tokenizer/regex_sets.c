@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sets of characters in Oniguruma's spelling. PCRE2 has neither classes inside classes nor intersections, so a
+ * Characters and sets of them in Oniguruma's spelling. PCRE2 has neither classes inside classes nor intersections, so a
  * class becomes a flat one where it can, and else alternatives and lookaheads that match one character each.
  */
 #include "tokenizer/regex_int.h"
@@ -16,6 +16,43 @@ enum { MAX_NESTING = 16, MAX_NAME = 40 };
     "\\x{0}-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"     \
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
 #define HEX_DIGITS "0-9a-fA-F"
+
+/* ---- reading ---- */
+
+bool ml_rewrite_ahead(const struct ml_rewriter *r, const char *what) {
+    const size_t n = strlen(what);
+    return r->len - r->at >= n && !memcmp(r->s + r->at, what, n);
+}
+
+marlin_status ml_rewrite_refuse(const struct ml_rewriter *r, const char *what) {
+    return ml_fail(r->err, MARLIN_ERR_UNSUPPORTED, "regular expression: %s at offset %zu is not supported",
+                   what, r->at);
+}
+
+/* Letters that mean something to either of the two; any other letter behind a backslash is itself to Oniguruma
+ * and an error to PCRE2. */
+static bool is_escape_letter(char c) {
+    return c && strchr("aefnrtvxuobBAzZGkg", c);
+}
+
+marlin_status ml_rewrite_char_escape(struct ml_rewriter *r, struct ml_buf *out) {
+    if (r->at + 1 >= r->len) return ml_rewrite_refuse(r, "a backslash at the end");
+    const char c = r->s[r->at + 1];
+    const char *text = r->s + r->at;
+    size_t n = 2;
+    if (c == 'u') {
+        if (r->at + 6 > r->len) return ml_rewrite_refuse(r, "a short \\u");
+        r->at += 6;
+        return ml_buf_addf(out, "\\x{%.4s}", text + 2);
+    }
+    if (c && strchr("KCRXQEOyYNvVMc", c)) return ml_rewrite_refuse(r, (const char[]){'\\', c, '\0'});
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    const char *close = c && strchr("xogk", c) ? memchr(text, '}', r->len - r->at) : NULL;
+    r->at += n;
+    if (letter && !is_escape_letter(c)) return ml_buf_add(out, &c, 1); /* \p without a brace is p */
+    if (close && r->s[r->at] == '{') r->at = (size_t)(close + 1 - r->s), n = (size_t)(close + 1 - text);
+    return ml_buf_add(out, text, n);
+}
 
 /* ---- names ---- */
 
