@@ -181,8 +181,8 @@ static marlin_status print_tensors(const struct inspection *x, struct ml_buf *b)
     ML_TRY(ml_buf_adds(b, "\n"));
     for (size_t i = 0; i < ml_tensors_count(x->tensors); i++) {
         const struct ml_tensor *t = ml_tensors_at(x->tensors, i);
-        ML_TRY(ml_buf_addf(b, "%-60s %-8s %s", t->name, ml_tensor_type_name(t),
-                           ml_tensor_shape_text(t, shape)));
+        ML_TRY(
+            ml_buf_addf(b, "%-60s %-8s %s", t->name, ml_tensor_type_name(t), ml_tensor_shape_text(t, shape)));
         if (weight_bits(t))
             ML_TRY(ml_buf_addf(b, "  %u bits\n", weight_bits(t)));
         else

@@ -106,6 +106,13 @@ ids $case/silent-pL 'Hello, pLx1' '42 71 78 78 81 14 223 82 46 90 19'
 ids 11-unigram-tokenizer-json/json-only 'ab b a' '6 3 5 3 4'
 ids 11-unigram-tokenizer-json/json-and-model 'ab b a' '6 3 5 3 4'
 
+cp -R "$field/11-unigram-tokenizer-json/json-and-model" "$dir/unsupported"
+chmod -R u+w "$dir/unsupported"
+sed -i.old 's/"normalizer": *null/"normalizer": {"type": "Precompiled"}/' "$dir/unsupported/tokenizer.json"
+"$marlin" tokenize "$field/11-unigram-tokenizer-json/model-only" <"$dir/in" >"$dir/like" 2>"$dir/err"
+is "$(cat "$dir/like")" tokenize "$dir/unsupported"
+grep -q 'normalizer type "Precompiled" is not supported: tokenizer.model is used instead' "$dir/err" || fail "no warning"
+
 # --- 12: NUL
 ids 12-nul-in-a-vocabulary/vocab 'a\0b' '67 191 68'
 ids 12-nul-in-a-vocabulary/added 'a\0b' '67 300 68'
