@@ -16,6 +16,11 @@ enum { MAX_NESTING = 16, MAX_NAME = 40 };
     "\\x{0}-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"     \
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
 #define HEX_DIGITS "0-9a-fA-F"
+/* With characters that had the properties given after PCRE2 10.42 took its tables, and before Oniguruma took its. */
+#define ALPHABETIC                                                                                           \
+    "\\p{Alphabetic}\\x{363}-\\x{36f}\\x{c04}\\x{f82}\\x{f83}\\x{1dd3}-\\x{1de6}\\x{11080}\\x{11081}"
+#define LATE_LOWERCASE "\\x{10fc}\\x{a7f2}-\\x{a7f4}\\x{ab69}"
+#define LOWERCASE      "\\p{Lowercase}" LATE_LOWERCASE
 
 /* ---- reading ---- */
 
@@ -64,14 +69,14 @@ struct named_set {
 
 /* POSIX names, in brackets or as properties; they differ in punct and in word. */
 static const struct named_set posix[] = {
-    {"alnum", "\\p{Alphabetic}\\p{Nd}", false},
-    {"alpha", "\\p{Alphabetic}", false},
+    {"alnum", ALPHABETIC "\\p{Nd}", false},
+    {"alpha", ALPHABETIC, false},
     {"ascii", "\\x{0}-\\x7f", false},
     {"blank", "\\p{Zs}\\x09", false},
     {"cntrl", "\\p{Cc}", false},
     {"digit", "\\p{Nd}", false},
     {"graph", SPACES "\\p{Cc}\\p{Cn}\\p{Cs}", true},
-    {"lower", "\\p{Lowercase}", false},
+    {"lower", LOWERCASE, false},
     {"print", "\\p{Cc}\\p{Cn}\\p{Cs}\\x{2028}\\x{2029}", true},
     {"punct", "\\p{P}\\p{S}", false},
     {"space", SPACES, false},
@@ -124,10 +129,10 @@ static const struct named_set properties[] = {
     {"surrogate", "\\p{Cs}", false},
     {"privateuse", "\\p{Co}", false},
     {"unassigned", "\\p{Cn}", false},
-    {"alphabetic", "\\p{Alphabetic}", false},
-    {"lowercase", "\\p{Lowercase}", false},
+    {"alphabetic", ALPHABETIC, false},
+    {"lowercase", LOWERCASE, false},
     {"uppercase", "\\p{Uppercase}", false},
-    {"cased", "\\p{Cased}", false},
+    {"cased", "\\p{Cased}" LATE_LOWERCASE, false},
     {"whitespace", SPACES, false},
     {"emoji", "\\p{Emoji}", false},
     {"emojicomponent", "\\p{Emoji_Component}", false},
@@ -139,7 +144,6 @@ static const struct named_set properties[] = {
     {"unifiedideograph", "\\p{Unified_Ideograph}", false},
     {"math", "\\p{Math}", false},
     {"dash", "\\p{Dash}", false},
-    {"diacritic", "\\p{Diacritic}", false},
     {"hexdigit", "\\p{Hex_Digit}", false},
     {"asciihexdigit", HEX_DIGITS, false},
     {"idstart", "\\p{ID_Start}", false},
