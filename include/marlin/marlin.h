@@ -85,7 +85,8 @@ MARLIN_API marlin_status marlin_tokenize(const marlin_model *m, const char *text
 
 /* The text of n ids, special tokens left out or spelled out (with_special). *len: its bytes, also where
  * `capacity` of them do not suffice, which is MARLIN_ERR_LIMIT and leaves text as it was. No NUL is added;
- * the bytes may be invalid UTF-8 when the ids are. MARLIN_ERR_ARGUMENT for an id outside the vocabulary. */
+ * the bytes may be invalid UTF-8 when the ids are. Ids without a spelling, as the padding of a model's matrices has
+ * them, are no text; MARLIN_ERR_ARGUMENT for a negative one. */
 MARLIN_API marlin_status marlin_detokenize(const marlin_model *m, const int32_t *ids, size_t n,
                                            bool with_special, char *text, size_t capacity, size_t *len,
                                            struct marlin_error *err) MARLIN_MUST_CHECK;
@@ -96,7 +97,7 @@ struct marlin_session_options {
     size_t context;    /* most tokens of the timeline; 0 = the model's own, at most 4096 */
     float temperature; /* 0 = greedy */
     int top_k;         /* 0 = off */
-    float top_p;       /* 1 = off */
+    float top_p;       /* 1 = off; 0 keeps the most likely token */
     float min_p;       /* 0 = off */
     float repetition_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0 = off */
     uint64_t seed;

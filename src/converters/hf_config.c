@@ -6,6 +6,7 @@
 #include "converters/hf_config.h"
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "converters/gguf.h"
 #include "converters/hf_int.h"
@@ -235,6 +236,15 @@ struct source {
     size_t len;
 };
 
+/* generation_config.json, as far as it is JSON; *doc stays NULL where it is not. */
+static marlin_status parse_advice(const struct source *generation, struct ml_json_doc **doc,
+                                  struct marlin_error *err) {
+    const marlin_status st = parse_json(generation->text, generation->len, generation->where, doc, err);
+    if (st == MARLIN_OK || st == MARLIN_ERR_MEMORY) return st;
+    ml_log(ML_LOG_WARN, "%s: the file is left aside", err->text);
+    return MARLIN_OK;
+}
+
 static marlin_status parse(const struct source *config, const struct source *generation,
                            struct ml_config **out, struct marlin_error *err) {
     struct ml_json_doc *doc = NULL, *generation_doc = NULL;
@@ -248,8 +258,8 @@ static marlin_status parse(const struct source *config, const struct source *gen
     ML_TRY(read_config(&h, ml_json_root(doc)));
     if (generation->text) {
         h.where = generation->where;
-        ML_TRY(parse_json(generation->text, generation->len, h.where, &generation_doc, err));
-        st = ml_hf_generation(&h, ml_json_root(generation_doc));
+        ML_TRY(parse_advice(generation, &generation_doc, err));
+        if (generation_doc) ml_hf_generation(&h, ml_json_root(generation_doc));
     }
 out:
     ml_json_free(generation_doc);

@@ -41,7 +41,7 @@ struct ml_rope_config {
 enum ml_layer_kind { ML_LAYER_FULL, ML_LAYER_SLIDING };
 enum ml_activation { ML_ACT_SILU, ML_ACT_GELU_TANH };
 
-enum { ML_MAX_EOS = 16 };
+enum { ML_MAX_EOS = 256 };
 
 struct ml_config {
     char model_type[64]; /* of the text model: "qwen3" */
@@ -102,7 +102,7 @@ struct ml_config {
 const char *const *ml_config_supported(void);
 
 /* Reads dir/config.json and, when present, dir/generation_config.json (whose values win for eos and
- * sampling); `dir` may be a GGUF file, whose metadata says the same (converters/gguf.h). Unknown model_type: MARLIN_ERR_UNSUPPORTED with the list of the supported ones. */
+ * sampling; it is advice: what cannot be read of it is left aside with a warning); `dir` may be a GGUF file, whose metadata says the same (converters/gguf.h). Unknown model_type: MARLIN_ERR_UNSUPPORTED with the list of the supported ones. */
 marlin_status ml_config_load(const char *dir, struct ml_config **out,
                              struct marlin_error *err) MARLIN_MUST_CHECK;
 

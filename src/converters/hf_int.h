@@ -102,7 +102,7 @@ marlin_status ml_hf_rope(struct ml_hf *h) MARLIN_MUST_CHECK;    /* after dimensi
 marlin_status ml_hf_layers(struct ml_hf *h) MARLIN_MUST_CHECK;  /* layer_rope, then layer_kind */
 marlin_status ml_hf_experts(struct ml_hf *h) MARLIN_MUST_CHECK; /* num_experts and layer_moe */
 marlin_status ml_hf_tokens(struct ml_hf *h) MARLIN_MUST_CHECK;  /* bos, pad, eos of config.json */
-/* `generation` is the root of generation_config.json. */
-marlin_status ml_hf_generation(struct ml_hf *h, const struct ml_json *generation) MARLIN_MUST_CHECK;
+/* `generation` is the root of generation_config.json. Warns of what it cannot use. */
+void ml_hf_generation(const struct ml_hf *h, const struct ml_json *generation);
 
 #endif

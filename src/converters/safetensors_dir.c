@@ -192,6 +192,17 @@ static marlin_status open_all(struct ml_tensors *t, const char *dir, struct marl
     return st == MARLIN_OK ? ml_tensors_enter(t, NULL, err) : st;
 }
 
+/* What lies beside a single file is not read; a host that wants remarks is told. */
+static void note_others(const char *dir) {
+    DIR *d = opendir(dir);
+    if (!d) return;
+    for (const struct dirent *e; (e = readdir(d));) { /* NOLINT(concurrency-mt-unsafe): own stream */
+        if (part_of_model(e->d_name) && strcmp(e->d_name, single_name) != 0)
+            ml_log(ML_LOG_INFO, "%s/%.200s is not used: %s is the whole model", dir, e->d_name, single_name);
+    }
+    (void)closedir(d);
+}
+
 /* A link that leads nowhere counts: an index that cannot be read must not be taken for no index. */
 static bool present(const char *path) {
     struct stat info;
@@ -211,6 +222,7 @@ marlin_status ml_tensors_open_dir(const char *dir, struct ml_tensors **out, stru
     if (present(single)) {
         st = read_shard(t, dir, single_name, err);
         if (st == MARLIN_OK) st = ml_tensors_enter(t, NULL, err);
+        if (st == MARLIN_OK) note_others(dir);
     } else {
         st = present(index) ? open_index(t, dir, index, err) : open_all(t, dir, err);
     }

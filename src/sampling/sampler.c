@@ -61,7 +61,7 @@ marlin_status ml_sampling_check(const struct ml_sampling *s, size_t vocab, struc
     if (!(isfinite(s->temperature) && s->temperature >= 0))
         return bad(err, "temperature", s->temperature, "a finite number, 0 or more");
     if (s->top_k < 0) return bad(err, "top_k", s->top_k, "0 or more");
-    if (!(s->top_p > 0 && s->top_p <= 1)) return bad(err, "top_p", s->top_p, "above 0 and at most 1");
+    if (!(s->top_p >= 0 && s->top_p <= 1)) return bad(err, "top_p", s->top_p, "0 to 1");
     if (!(s->min_p >= 0 && s->min_p <= 1)) return bad(err, "min_p", s->min_p, "0 to 1");
     if (!(isfinite(s->repetition_penalty) && s->repetition_penalty > 0))
         return bad(err, "repetition_penalty", s->repetition_penalty, "a finite number above 0");

@@ -19,7 +19,7 @@ struct ml_bias {
 struct ml_sampling {
     float temperature;        /* 0 = greedy */
     int32_t top_k;            /* 0 = off */
-    float top_p;              /* 1 = off */
+    float top_p;              /* 1 = off; 0 keeps the most likely token */
     float min_p;              /* 0 = off */
     float repetition_penalty; /* 1 = off; divides positive, multiplies negative logits of seen tokens (CTRL,
                                  2019) */

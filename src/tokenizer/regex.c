@@ -40,34 +40,12 @@ static void pcre_release(void *p, void *user) {
     ml_free(p);
 }
 
-marlin_status ml_rewrite_refuse(const struct ml_rewriter *r, const char *what) {
-    return ml_fail(r->err, MARLIN_ERR_UNSUPPORTED, "regular expression: %s at offset %zu is not supported",
-                   what, r->at);
-}
-
-/* Letters that mean something to either of the two; any other letter behind a backslash is itself to Oniguruma
- * and an error to PCRE2. */
-static bool is_escape_letter(char c) {
-    return c && strchr("aefnrtvxuobBAzZGkg", c);
-}
-
-marlin_status ml_rewrite_char_escape(struct ml_rewriter *r, struct ml_buf *out) {
-    if (r->at + 1 >= r->len) return ml_rewrite_refuse(r, "a backslash at the end");
-    const char c = r->s[r->at + 1];
-    const char *text = r->s + r->at;
-    size_t n = 2;
-    if (c == 'u') {
-        if (r->at + 6 > r->len) return ml_rewrite_refuse(r, "a short \\u");
-        r->at += 6;
-        return ml_buf_addf(out, "\\x{%.4s}", text + 2);
-    }
-    if (c && strchr("KCRXQEOyYNvVMc", c)) return ml_rewrite_refuse(r, (const char[]){'\\', c, '\0'});
-    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    const char *close = c && strchr("xogk", c) ? memchr(text, '}', r->len - r->at) : NULL;
-    r->at += n;
-    if (letter && !is_escape_letter(c)) return ml_buf_add(out, &c, 1); /* \p without a brace is p */
-    if (close && r->s[r->at] == '{') r->at = (size_t)(close + 1 - r->s), n = (size_t)(close + 1 - text);
-    return ml_buf_add(out, text, n);
+/* A set that is one escape needs no class around it, which PCRE2 would match more slowly. */
+static marlin_status put_set(struct ml_rewriter *r, const struct ml_char_set *set) {
+    const char *text = set->text, *close = strchr(text, '}');
+    const bool single = !strcmp(text, "\\d") || (!strncmp(text, "\\p{", 3) && close && !close[1]);
+    if (!single) return ml_buf_addf(r->out, set->negated ? "[^%s]" : "[%s]", text);
+    return ml_buf_addf(r->out, "\\%c%s", set->negated ? text[1] - 'a' + 'A' : text[1], text + 2);
 }
 
 static marlin_status rewrite_escape(struct ml_rewriter *r) {
@@ -77,18 +55,13 @@ static marlin_status rewrite_escape(struct ml_rewriter *r) {
     if (st != MARLIN_OK) return st;
     if (set.text) {
         r->at += n;
-        return ml_buf_addf(r->out, set.negated ? "[^%s]" : "[%s]", set.text);
+        return put_set(r, &set);
     }
     const char c = r->at + 1 < r->len ? r->s[r->at + 1] : '\0';
     if (c != 'b' && c != 'B') return ml_rewrite_char_escape(r, r->out);
     r->at += 2;
     return ml_buf_adds(r->out, c == 'b' ? "(?:" WORD_LEFT NONE_RIGHT "|" NONE_LEFT WORD_RIGHT ")"
                                         : "(?:" WORD_LEFT WORD_RIGHT "|" NONE_LEFT NONE_RIGHT ")");
-}
-
-bool ml_rewrite_ahead(const struct ml_rewriter *r, const char *what) {
-    const size_t n = strlen(what);
-    return r->len - r->at >= n && !memcmp(r->s + r->at, what, n);
 }
 
 /* At "{": Oniguruma reads {,n} as an interval from 0, which PCRE2 takes for text, a + behind an interval as one

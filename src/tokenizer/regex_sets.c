@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sets of characters in Oniguruma's spelling. PCRE2 has neither classes inside classes nor intersections, so a
+ * Characters and sets of them in Oniguruma's spelling. PCRE2 has neither classes inside classes nor intersections, so a
  * class becomes a flat one where it can, and else alternatives and lookaheads that match one character each.
  */
 #include "tokenizer/regex_int.h"
@@ -16,6 +16,48 @@ enum { MAX_NESTING = 16, MAX_NAME = 40 };
     "\\x{0}-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"     \
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
 #define HEX_DIGITS "0-9a-fA-F"
+/* With characters that had the properties given after PCRE2 10.42 took its tables, and before Oniguruma took its. */
+#define ALPHABETIC                                                                                           \
+    "\\p{Alphabetic}\\x{363}-\\x{36f}\\x{c04}\\x{f82}\\x{f83}\\x{1dd3}-\\x{1de6}\\x{11080}\\x{11081}"
+#define LATE_LOWERCASE "\\x{10fc}\\x{a7f2}-\\x{a7f4}\\x{ab69}"
+#define LOWERCASE      "\\p{Lowercase}" LATE_LOWERCASE
+
+/* ---- reading ---- */
+
+bool ml_rewrite_ahead(const struct ml_rewriter *r, const char *what) {
+    const size_t n = strlen(what);
+    return r->len - r->at >= n && !memcmp(r->s + r->at, what, n);
+}
+
+marlin_status ml_rewrite_refuse(const struct ml_rewriter *r, const char *what) {
+    return ml_fail(r->err, MARLIN_ERR_UNSUPPORTED, "regular expression: %s at offset %zu is not supported",
+                   what, r->at);
+}
+
+/* Letters that mean something to either of the two; any other letter behind a backslash is itself to Oniguruma
+ * and an error to PCRE2. */
+static bool is_escape_letter(char c) {
+    return c && strchr("aefnrtvxuobBAzZGkg", c);
+}
+
+marlin_status ml_rewrite_char_escape(struct ml_rewriter *r, struct ml_buf *out) {
+    if (r->at + 1 >= r->len) return ml_rewrite_refuse(r, "a backslash at the end");
+    const char c = r->s[r->at + 1];
+    const char *text = r->s + r->at;
+    size_t n = 2;
+    if (c == 'u') {
+        if (r->at + 6 > r->len) return ml_rewrite_refuse(r, "a short \\u");
+        r->at += 6;
+        return ml_buf_addf(out, "\\x{%.4s}", text + 2);
+    }
+    if (c && strchr("KCRXQEOyYNvVMc", c)) return ml_rewrite_refuse(r, (const char[]){'\\', c, '\0'});
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    const char *close = c && strchr("xogk", c) ? memchr(text, '}', r->len - r->at) : NULL;
+    r->at += n;
+    if (letter && !is_escape_letter(c)) return ml_buf_add(out, &c, 1); /* \p without a brace is p */
+    if (close && r->s[r->at] == '{') r->at = (size_t)(close + 1 - r->s), n = (size_t)(close + 1 - text);
+    return ml_buf_add(out, text, n);
+}
 
 /* ---- names ---- */
 
@@ -27,14 +69,14 @@ struct named_set {
 
 /* POSIX names, in brackets or as properties; they differ in punct and in word. */
 static const struct named_set posix[] = {
-    {"alnum", "\\p{Alphabetic}\\p{Nd}", false},
-    {"alpha", "\\p{Alphabetic}", false},
+    {"alnum", ALPHABETIC "\\p{Nd}", false},
+    {"alpha", ALPHABETIC, false},
     {"ascii", "\\x{0}-\\x7f", false},
     {"blank", "\\p{Zs}\\x09", false},
     {"cntrl", "\\p{Cc}", false},
     {"digit", "\\p{Nd}", false},
     {"graph", SPACES "\\p{Cc}\\p{Cn}\\p{Cs}", true},
-    {"lower", "\\p{Lowercase}", false},
+    {"lower", LOWERCASE, false},
     {"print", "\\p{Cc}\\p{Cn}\\p{Cs}\\x{2028}\\x{2029}", true},
     {"punct", "\\p{P}\\p{S}", false},
     {"space", SPACES, false},
@@ -87,10 +129,10 @@ static const struct named_set properties[] = {
     {"surrogate", "\\p{Cs}", false},
     {"privateuse", "\\p{Co}", false},
     {"unassigned", "\\p{Cn}", false},
-    {"alphabetic", "\\p{Alphabetic}", false},
-    {"lowercase", "\\p{Lowercase}", false},
+    {"alphabetic", ALPHABETIC, false},
+    {"lowercase", LOWERCASE, false},
     {"uppercase", "\\p{Uppercase}", false},
-    {"cased", "\\p{Cased}", false},
+    {"cased", "\\p{Cased}" LATE_LOWERCASE, false},
     {"whitespace", SPACES, false},
     {"emoji", "\\p{Emoji}", false},
     {"emojicomponent", "\\p{Emoji_Component}", false},
@@ -102,7 +144,6 @@ static const struct named_set properties[] = {
     {"unifiedideograph", "\\p{Unified_Ideograph}", false},
     {"math", "\\p{Math}", false},
     {"dash", "\\p{Dash}", false},
-    {"diacritic", "\\p{Diacritic}", false},
     {"hexdigit", "\\p{Hex_Digit}", false},
     {"asciihexdigit", HEX_DIGITS, false},
     {"idstart", "\\p{ID_Start}", false},

@@ -4,6 +4,7 @@
  */
 #include "tokenizer/tokenizer.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "converters/gguf.h"
@@ -98,33 +99,48 @@ out:
     return st;
 }
 
-marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_tokenizer **out,
-                                struct marlin_error *err) {
-    char path[PATH_BYTES];
+static marlin_status load_file(const char *path, bool json, uint64_t vocab_rows,
+                               const struct ml_tok_outside *outside, struct ml_tokenizer **out,
+                               struct marlin_error *err) {
     char *text = NULL;
     size_t len = 0;
+    marlin_status st = ml_file_slurp(path, ML_TOK_MAX_FILE, &text, &len, err);
+    if (st != MARLIN_OK) return st;
+    const char *kind = json ? NULL : ml_sniff(text, len);
+    if (kind)
+        st = ml_fail(err, MARLIN_ERR_FORMAT, "not a tokenizer, but %s", kind);
+    else
+        st = json ? ml_tok_from_json(text, len, vocab_rows, outside, out, err)
+                  : ml_tok_from_sentencepiece(text, len, vocab_rows, outside, out, err);
+    ml_free(text);
+    return st == MARLIN_OK ? st : ml_fail_in(err, st, "%s", path);
+}
+
+marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_tokenizer **out,
+                                struct marlin_error *err) {
+    char json[PATH_BYTES], model[PATH_BYTES];
     struct ml_tokenizer *t = NULL;
     struct ml_tok_outside outside = {0};
+    struct marlin_error local = {.code = MARLIN_OK};
     marlin_status st;
     if (ml_gguf_is(dir)) return load_gguf(dir, vocab_rows, out, err);
-    ML_TRY(ml_path_join(path, sizeof path, dir, "tokenizer.json", err));
-    const bool json = ml_path_exists(path);
-    if (!json) ML_TRY(ml_path_join(path, sizeof path, dir, "tokenizer.model", err));
-    if (!ml_path_exists(path)) {
+    ML_TRY(ml_path_join(json, sizeof json, dir, "tokenizer.json", err));
+    ML_TRY(ml_path_join(model, sizeof model, dir, "tokenizer.model", err));
+    const bool has_json = ml_path_exists(json), has_model = ml_path_exists(model);
+    if (!has_json && !has_model) {
         st = no_tokenizer(dir, err);
         goto out;
     }
-    ML_TRY(ml_file_slurp(path, ML_TOK_MAX_FILE, &text, &len, err));
-    const char *kind = json ? NULL : ml_sniff(text, len);
-    if (kind) {
-        st = ml_fail(err, MARLIN_ERR_FORMAT, "%s: not a tokenizer, but %s", path, kind);
-        goto out;
-    }
     ML_TRY(ml_tok_outside_read(dir, &outside, err));
-    st = json ? ml_tok_from_json(text, len, vocab_rows, &outside, &t, err)
-              : ml_tok_from_sentencepiece(text, len, vocab_rows, &outside, &t, err);
-    if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s", path);
-    if (st == MARLIN_OK && outside.config) {
+    st = has_json ? load_file(json, true, vocab_rows, &outside, &t, &local)
+                  : load_file(model, false, vocab_rows, &outside, &t, &local);
+    /* The file that tokenizer.json was made of, usually. */
+    if (st == MARLIN_ERR_UNSUPPORTED && has_json && has_model) {
+        ml_log(ML_LOG_WARN, "%s: tokenizer.model is used instead", local.text);
+        st = load_file(model, false, vocab_rows, &outside, &t, &local);
+    }
+    if (st != MARLIN_OK) ML_TRY(ml_fail(err, st, "%s", local.text));
+    if (outside.config) {
         st = apply_config(t, outside.config, err);
         if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s/tokenizer_config.json", dir);
     }
@@ -133,7 +149,6 @@ marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_
     t = NULL;
 out:
     ml_tok_outside_free(&outside);
-    ml_free(text);
     ml_tokenizer_free(t);
     return st;
 }

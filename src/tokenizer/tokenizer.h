@@ -16,9 +16,10 @@
 
 struct ml_tokenizer;
 
-/* Loads dir/tokenizer.json, else dir/tokenizer.model; reads dir/tokenizer_config.json for add_bos_token /
- * bos_token when present; `dir` may be a GGUF file, whose metadata says the same. vocab_rows: rows of the embedding table, ids at or above it are refused; 0 =
- * unchecked. */
+/* `dir` is a GGUF file, or a directory: loads dir/tokenizer.json, else dir/tokenizer.model, which also stands in, with a warning, for a tokenizer.json with
+ * parts that are not supported. Reads tokenizer_config.json (add_bos_token, bos_token, added tokens),
+ * added_tokens.json and special_tokens_map.json when present. vocab_rows: rows of the embedding table; that tokens
+ * which text is made of lie behind its end is warned of; 0 = not known. */
 marlin_status ml_tokenizer_load(const char *dir, uint64_t vocab_rows, struct ml_tokenizer **out,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;
 

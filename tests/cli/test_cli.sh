@@ -221,7 +221,7 @@ expect 0 tokenize "$model"
 plain=$(wc -w <"$dir/out")
 expect 0 tokenize "$model" --special
 [ "$(wc -w <"$dir/out")" -lt "$plain" ] || fail "--special does not parse special tokens"
-for bad in '1 2 x' '[1,2' '[1,"2"]' '{"id":[1]}' '[-1]' '99999999999' '[1.5]' '4000000'; do
+for bad in '1 2 x' '[1,2' '[1,"2"]' '{"id":[1]}' '[-1]' '99999999999' '[1.5]'; do
     printf '%s' "$bad" >"$dir/in"
     expect 1 tokenize "$model" --decode
     err_has "marlin: "

@@ -48,6 +48,9 @@ fresh() { # a sound model to spoil
     cp "$fixture/config.json" "$fixture/model.safetensors" "$bad"
     chmod u+w "$bad"/*
 }
+shard() { # the file is one of several: a model.safetensors would be the whole model
+    mv "$bad/model.safetensors" "$bad/one.safetensors"
+}
 weights() { # the verbs that read weights; $1 is what they must name
     refused "$1" inspect "$bad"
     refused "$1" run "$bad" x -n 1
@@ -105,7 +108,7 @@ entry '{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,4]}'
 entry '{"dtype":"F32","shape":[4398046511105,4194304],"data_offsets":[0,4]}'
 entry '{"dtype":"U8","shape":[5],"data_offsets":[0,4]}'
 entry '{"dtype":"F16 ","shape":[2],"data_offsets":[0,4]}'
-entry '{"dtype":"F4","shape":[7],"data_offsets":[0,4]}'
+entry '{"dtype":"F-4","shape":[7],"data_offsets":[0,4]}'
 
 # --- 9: shorter than promised, no regular file
 entry '{"dtype":"U8","shape":[4000000000],"data_offsets":[0,4000000000]}'
@@ -116,6 +119,7 @@ weights model.safetensors
 for kind in fifo directory zero random loop nothing; do
     for file in model.safetensors config.json model.safetensors.index.json; do
         fresh
+        if [ $file = model.safetensors.index.json ]; then shard; fi
         rm -f "$bad/$file"
         case $kind in
         fifo) mkfifo "$bad/$file" ;;
@@ -137,17 +141,19 @@ for path in /dev/zero /dev/random "$dir/fifo" "$dir"; do
 done
 
 # --- 10: the index
-for shard in ../../etc/passwd /etc/passwd ../bad/model.safetensors none.safetensors .model.safetensors; do
+for name in ../../etc/passwd /etc/passwd ../bad/one.safetensors none.safetensors .one.safetensors; do
     fresh
-    printf '{"weight_map":{"model.norm.weight":"%s"}}' "$shard" >"$bad/model.safetensors.index.json"
-    weights "$shard"
+    shard
+    printf '{"weight_map":{"model.norm.weight":"%s"}}' "$name" >"$bad/model.safetensors.index.json"
+    weights "$name"
 done
 fresh
-printf '{"weight_map":{"model.norm.weight":"model.safetensors","x":"model.safetensors"}}' \
-    >"$bad/model.safetensors.index.json"
+shard
+printf '{"weight_map":{"model.norm.weight":7}}' >"$bad/model.safetensors.index.json"
 weights model.safetensors.index.json
 fresh
-cp "$bad/model.safetensors" "$bad/twice.safetensors"
+shard
+cp "$bad/one.safetensors" "$bad/twice.safetensors"
 weights .safetensors
 
 # --- 11 to 13: config.json
@@ -228,7 +234,6 @@ split 'a{1,1000000000}'
 split '(?<=a*)b'
 split '[z-a]'
 vocabulary '{"a":0}' '[]' '"added_tokens":[{"id":1,"content":""}],'
-vocabulary '{"a":0}' '[]' '"added_tokens":[{"id":1,"content":"x\u0000y"}],'
 fresh
 printf '{"pre_tokenizer":{"type":"Split","behavior":"Isolated","pattern":{"Regex":"(a|aa)+$"}},"model":{"type":"BPE",%s' \
     '"vocab":{"a":0},"merges":[]}}' >"$bad/tokenizer.json"

@@ -5,7 +5,7 @@
 # is; lines without control characters on a dumb one.
 set -eu
 marlin=$1 source=$2
-model=$source/models/marlin-12m
+model=$source/models/marlin-chat
 if ! command -v script >/dev/null || ! script -qec true /dev/null </dev/null >/dev/null 2>&1; then
     echo "no script(1) here that makes a terminal: bars are not tested"
     exit 77

@@ -20,7 +20,8 @@ static void check_tensor(const struct ml_tensor *t, uint64_t begin) {
     for (int i = 0; i < t->rank; i++) {
         require(!__builtin_mul_overflow(count, t->shape[i], &count));
     }
-    require(t->count == count && t->bytes == count * ml_dtype_size(t->dtype));
+    require(t->count == count && (t->foreign != NULL) == (t->dtype == ML_FOREIGN));
+    require(t->foreign || t->bytes == count * ml_dtype_size(t->dtype));
     require(t->offset == begin);
     require(t->name[0] && strlen(t->name) <= ML_SAFETENSORS_MAX_NAME);
     char text[128];

@@ -53,7 +53,7 @@ static inline void try_text(const struct ml_tokenizer *t, const void *text, size
 }
 
 static inline void try_ids(const struct ml_tokenizer *t) {
-    const int32_t size = (int32_t)ml_tokenizer_size(t), bad[] = {-1, size, INT32_MIN, INT32_MAX};
+    const int32_t size = (int32_t)ml_tokenizer_size(t), bad[] = {-1, INT32_MIN}, beyond[] = {size, INT32_MAX};
     struct ml_ids ids = {0};
     struct ml_buf out;
     struct marlin_error err = {0};
@@ -61,6 +61,10 @@ static inline void try_ids(const struct ml_tokenizer *t) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         require(ml_tokenizer_decode(t, &bad[i], 1, false, &out, &err) == MARLIN_ERR_ARGUMENT && err.text[0]);
         require(ml_tokenizer_piece(t, bad[i], NULL) == NULL);
+    }
+    for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) { /* padding of the model: no text */
+        require(ml_tokenizer_decode(t, &beyond[i], 1, false, &out, &err) == MARLIN_OK && out.len == 0);
+        require(ml_tokenizer_piece(t, beyond[i], NULL) == NULL);
     }
     ml_buf_free(&out);
     ids.n = size < 64 ? (size_t)size : 64;

@@ -3,9 +3,11 @@
  * config.json and generation_config.json that are wrong or mean harm: hostile inputs 11, 12, 13 and 16. Every
  * error names the file and the key.
  */
+#include "base/log.h"
 #include "converters/hf_config.h"
 #include "unit/converters/support.h"
 
+#include <math.h>
 #include <sys/stat.h>
 
 struct member {
@@ -200,7 +202,7 @@ static void rope_factors(void **state) {
             refuse_rope(text, "factor: is ");
         }
     }
-    refuse_rope("{\"type\":\"linear\",\"factor\":NaN}", "JSON: ");
+    refuse_rope("{\"type\":\"linear\",\"factor\":NaN}", "factor: is out of range");
     refuse_rope("{\"type\":\"linear\"}", "rope factor: is missing");
     refuse_all(CHANGES({"rope_scaling", "{\"type\":\"ntk9\",\"factor\":2}"}), MARLIN_ERR_UNSUPPORTED,
                "rope_type \"ntk9\" is not supported");
@@ -280,35 +282,75 @@ static void epsilon_and_window(void **state) {
 
 /* ---- tokens and sampling defaults ---- */
 
-static void refuse_generation(const char *generation, marlin_status code, const char *part) {
+static void keep_warning(void *user, enum ml_log_level level, const char *text) {
+    (void)level;
+    (void)snprintf(user, MARLIN_ERROR_TEXT, "%s", text);
+}
+
+static struct ml_config *with_generation(const char *generation, char warning[MARLIN_ERROR_TEXT]) {
     char text[2048];
     struct ml_config *c = NULL;
     struct marlin_error err = {0};
     compose(text, sizeof text, (const struct member[]){{NULL, NULL}});
+    warning[0] = '\0';
+    ml_log_set(keep_warning, warning, ML_LOG_WARN);
     const marlin_status st =
         ml_config_parse(text, strlen(text), generation, strlen(generation), "dir/config.json", &c, &err);
+    ml_log_set(NULL, NULL, ML_LOG_WARN);
+    if (st != MARLIN_OK) fail_msg("%s", err.text);
+    return c;
+}
+
+/* What cannot be used is said and left aside; what stands beside it counts. */
+static void left_aside(const char *generation, const char *part) {
+    char warning[MARLIN_ERROR_TEXT];
+    struct ml_config *c = with_generation(generation, warning);
+    assert_non_null(strstr(warning, "dir/config.json (generation config): "));
+    if (!strstr(warning, part) || !strstr(warning, "left aside")) fail_msg("%s: %s", generation, warning);
+    assert_true(isnan(c->temperature) && isnan(c->top_p) && isnan(c->min_p) && isnan(c->repetition_penalty));
+    assert_false(c->has_do_sample || c->do_sample);
+    assert_true(c->top_k == -1 || c->top_k == 7);
     ml_config_free(c);
-    assert_error(st, &err, code, part);
-    assert_non_null(strstr(err.text, "dir/config.json (generation config): "));
 }
 
 static void generation(void **state) {
     (void)state;
     refuse("bos_token_id", "-2", "an integer from -1 to ");
     refuse("bos_token_id", "\"<s>\"", "an integer from -1 to ");
-    refuse("eos_token_id", "-1", "is not a token number or an array of them");
+    refuse("eos_token_id", "-2", "is not a token number or an array of them");
     refuse("eos_token_id", "[1,\"2\"]", "is not a token number or an array of them");
-    refuse_all(CHANGES({"eos_token_id", "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]"}), MARLIN_ERR_LIMIT,
-               "eos_token_id: 17 tokens, more than the limit of 16");
-    refuse_generation("{\"top_p\":1.5}", MARLIN_ERR_FORMAT, "top_p: is not a number from 0 to 1");
-    refuse_generation("{\"min_p\":-0.1}", MARLIN_ERR_FORMAT, "min_p: is not a number from 0 to 1");
-    refuse_generation("{\"temperature\":-1}", MARLIN_ERR_FORMAT, "temperature: is not a number from 0 up");
-    refuse_generation("{\"temperature\":1e999}", MARLIN_ERR_FORMAT, "temperature: is not a number from 0 up");
-    refuse_generation("{\"repetition_penalty\":0}", MARLIN_ERR_FORMAT, "repetition_penalty: is 0");
-    refuse_generation("{\"top_k\":-5}", MARLIN_ERR_FORMAT, "top_k: is -5");
-    refuse_generation("{\"do_sample\":7}", MARLIN_ERR_FORMAT, "do_sample: is number");
-    refuse_generation("[]", MARLIN_ERR_FORMAT, "the root: is not an object");
-    refuse_generation("", MARLIN_ERR_FORMAT, "JSON: ");
+    char many[2 * 257 + 2] = "[0";
+    for (size_t i = 1; i <= 256; i++)
+        (void)snprintf(many + 2 * i, sizeof many - 2 * i, ",1");
+    (void)snprintf(many + 2 * 257, 2, "]");
+    refuse_all(CHANGES({"eos_token_id", many}), MARLIN_ERR_LIMIT,
+               "eos_token_id: 257 tokens, more than the limit of 256");
+    left_aside("{\"top_p\":1.5,\"top_k\":7}", "top_p: is not a number from 0 to 1");
+    left_aside("{\"min_p\":-0.1}", "min_p: is not a number from 0 to 1");
+    left_aside("{\"temperature\":-1}", "temperature: is not a number from 0 up");
+    left_aside("{\"temperature\":Infinity}", "temperature: is not a number from 0 up");
+    left_aside("{\"temperature\":1e999}", "temperature: is not a number from 0 up");
+    left_aside("{\"repetition_penalty\":0}", "repetition_penalty: is 0");
+    left_aside("{\"top_k\":-5}", "top_k: is -5");
+    left_aside("{\"do_sample\":7}", "do_sample: is number");
+    left_aside("{\"eos_token_id\":\"x\"}", "eos_token_id: is not a token number");
+    left_aside("[]", "the root: is not an object");
+    left_aside("", "JSON: ");
+    left_aside("<html>", "JSON: ");
+}
+
+/* -1 is no token, and other values that are no numbers stand where nobody looks. */
+static void generation_without_eos(void **state) {
+    char warning[MARLIN_ERROR_TEXT];
+    (void)state;
+    struct ml_config *c = with_generation("{\"eos_token_id\":-1,\"length_penalty\":Infinity}", warning);
+    assert_int_equal(c->n_eos, 0);
+    ml_config_free(c);
+    c = with_generation("{\"eos_token_id\":[3,-1,5],\"top_p\":0.0}", warning);
+    assert_int_equal(c->n_eos, 2);
+    assert_true(c->eos_ids[0] == 3 && c->eos_ids[1] == 5 && c->top_p == 0);
+    ml_config_free(c);
+    assert_string_equal(warning, "");
 }
 
 /* ---- text that is no JSON ---- */
@@ -330,7 +372,7 @@ static void broken_text(void **state) {
     refuse_text("{}x", 3, MARLIN_ERR_FORMAT, "(offset 2)");
     refuse_text("\xef\xbb\xbf{}", 5, MARLIN_ERR_FORMAT, "(offset 0)");
     refuse_text("{\0}\0", 4, MARLIN_ERR_FORMAT, "(offset 1)");
-    refuse_text("{\"a\":NaN}", 9, MARLIN_ERR_FORMAT, "(offset 5)");
+    refuse_text("{\"a\":Nan}", 9, MARLIN_ERR_FORMAT, "(offset 5)");
     refuse_text("{\"a\":1,\"a\":2}", 13, MARLIN_ERR_FORMAT, "duplicate key \"a\"");
     refuse_text("[]", 2, MARLIN_ERR_FORMAT, "the root: is not an object");
     refuse_text("null", 4, MARLIN_ERR_FORMAT, "the root: is not an object");
@@ -411,6 +453,7 @@ int main(void) {
         cmocka_unit_test(long_factors),
         cmocka_unit_test(epsilon_and_window),
         cmocka_unit_test(generation),
+        cmocka_unit_test(generation_without_eos),
         cmocka_unit_test(broken_text),
         cmocka_unit_test_teardown(a_gigabyte, clear_test_dir),
         cmocka_unit_test_teardown(many_keys, clear_test_dir),

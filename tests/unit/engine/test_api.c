@@ -195,7 +195,10 @@ static void text_becomes_ids_and_text_again(void **state) {
     assert_int_equal(n, 0); /* this model has no BOS */
     assert_int_equal(marlin_tokenize(m, text, 4, 128, plain, 64, &n, &err), MARLIN_ERR_ARGUMENT);
     assert_non_null(strstr(err.text, "flags 0x80"));
-    plain[0] = 1 << 30;
+    plain[0] = 1 << 30; /* no spelling */
+    assert_int_equal(marlin_detokenize(m, plain, 1, false, back, 64, &len, &err), MARLIN_OK);
+    assert_int_equal(len, 0);
+    plain[0] = -1;
     assert_int_equal(marlin_detokenize(m, plain, 1, false, back, 64, &len, &err), MARLIN_ERR_ARGUMENT);
     assert_int_equal(marlin_detokenize(m, NULL, 1, false, back, 64, &len, &err), MARLIN_ERR_ARGUMENT);
     marlin_model_close(m);
@@ -557,7 +560,7 @@ static void remove_copy(void) {
 }
 
 static void remember(void *user, enum marlin_log_level level, const char *text) {
-    assert_int_equal(level, MARLIN_LOG_WARN);
+    assert_int_equal(level, MARLIN_LOG_INFO);
     assert_null(strchr(text, '\n'));
     append(user, text, strlen(text));
 }
@@ -581,7 +584,7 @@ static void remarks_go_to_the_host(void **state) {
     marlin_log_set(remember, said, MARLIN_LOG_INFO);
     assert_int_equal(marlin_model_open(dir, NULL, &m, NULL), MARLIN_OK);
     marlin_model_close(m);
-    assert_non_null(strstr(said, "'stray'"));
+    assert_non_null(strstr(said, "stray.safetensors is not used"));
     said[0] = '\0';
     marlin_log_set(NULL, NULL, MARLIN_LOG_DEBUG);
     assert_int_equal(marlin_model_open(dir, NULL, &m, NULL), MARLIN_OK);

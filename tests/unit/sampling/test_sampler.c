@@ -360,6 +360,32 @@ static void penalty_window_forgets(void **state) {
     ml_sampler_free(sampler);
 }
 
+/* As in transformers: the one most likely token always stays. */
+static void a_nucleus_of_nothing_is_the_most_likely_token(void **state) {
+    enum { N = 40 };
+    (void)state;
+    for (int top_k = 0; top_k <= 20; top_k += 10) {
+        for (int equal = 0; equal < 2; equal++) {
+            struct ml_sampling s;
+            struct ml_sampler *sampler = NULL;
+            struct marlin_error err = {0};
+            ml_sampling_default(&s);
+            s.top_p = 0;
+            s.top_k = top_k;
+            assert_int_equal(ml_sampler_create(&s, N, 64, &sampler, &err), MARLIN_OK);
+            for (int draw = 0; draw < 50; draw++) {
+                float logits[N];
+                int32_t id = -1;
+                for (int i = 0; i < N; i++)
+                    logits[i] = equal ? 1.0f : (float)((i * 7 + 3) % N) / 8;
+                assert_int_equal(ml_sampler_next(sampler, logits, &id, &err), MARLIN_OK);
+                assert_true(equal ? id >= 0 && id < N : (id * 7 + 3) % N == N - 1);
+            }
+            ml_sampler_free(sampler);
+        }
+    }
+}
+
 static void settings_are_checked(void **state) {
     (void)state;
     struct ml_sampling good;
@@ -374,7 +400,7 @@ static void settings_are_checked(void **state) {
     bad[n] = good, bad[n++].temperature = NAN;
     bad[n] = good, bad[n++].temperature = INFINITY;
     bad[n] = good, bad[n++].top_k = -1;
-    bad[n] = good, bad[n++].top_p = 0;
+    bad[n] = good, bad[n++].top_p = -0.1f;
     bad[n] = good, bad[n++].top_p = 1.1f;
     bad[n] = good, bad[n++].min_p = -0.1f;
     bad[n] = good, bad[n++].min_p = NAN;
@@ -483,6 +509,7 @@ int main(void) {
         cmocka_unit_test(no_number_no_token),
         cmocka_unit_test(forbidden_is_never_chosen),
         cmocka_unit_test(penalty_window_forgets),
+        cmocka_unit_test(a_nucleus_of_nothing_is_the_most_likely_token),
         cmocka_unit_test(settings_are_checked),
         cmocka_unit_test(a_rewound_sampler_is_as_it_was),
         cmocka_unit_test(memory),

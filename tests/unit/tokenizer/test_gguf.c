@@ -153,8 +153,8 @@ static void byte_level(void **state) {
     static const char awkward[] =
         "<|im_start|>user\nIt's 12345 \xC3\xA9 e\xCC\x81 \xE4\xBD\xA0\xE5\xA5\xBD  \t\n\n x<|im_end|>\xFF!";
     struct marlin_error err = {0};
-    const char *path = convert(MARLIN_SOURCE_DIR "/models/marlin-12m/tokenizer.json");
-    struct ml_tokenizer *want = load(MARLIN_SOURCE_DIR "/models/marlin-12m");
+    const char *path = convert(MARLIN_SOURCE_DIR "/models/marlin-chat/tokenizer.json");
+    struct ml_tokenizer *want = load(MARLIN_SOURCE_DIR "/models/marlin-chat");
     struct ml_tokenizer *got = load(path);
     char *text = NULL;
     size_t len = 0;

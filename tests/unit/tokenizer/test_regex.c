@@ -104,6 +104,9 @@ static void classes_in_classes(void **state) {
 static void names_of_sets(void **state) {
     (void)state;
     assert_matches("[[:alpha:]]+", "Hello, x1", "<Hello>, <x>1");
+    assert_matches("\\p{Alpha}", "\xcd\xa3\xcc\x81",
+                   "<\xcd\xa3>\xcc\x81");                            /* U+0363, alphabetic since Unicode 16 */
+    assert_matches("[[:lower:]]", "\xe1\x83\xbc", "<\xe1\x83\xbc>"); /* U+10FC */
     assert_matches("[^[:alpha:][:space:]]+", "a1 !b", "a<1> <!>b");
     assert_matches("[[:^alpha:]]+", "a1!b", "a<1!>b");
     assert_matches("[[:punct:]]+", "a$!b", "a<$!>b"); /* with symbols in brackets, */
