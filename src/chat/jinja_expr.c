@@ -54,9 +54,9 @@ struct ml_jnode *ml_j_node(struct ml_jparser *p, enum ml_jkind kind, uint32_t at
 /* Doubles at powers of two; what it grows out of stays in the arena. */
 marlin_status ml_j_grow(struct ml_jparser *p, struct ml_jnode ***list, size_t *n, struct ml_jnode *item) {
     if ((*n & (*n - 1)) == 0) {
-        struct ml_jnode **grown = ml_arena_array(&p->t->arena, *n ? *n * 2 : 1, sizeof *grown);
+        struct ml_jnode **grown = ml_arena_array(&p->t->arena, *n ? *n * 2 : 1, sizeof(void *));
         if (!grown) return no_memory(p);
-        if (*n) memcpy(grown, *list, *n * sizeof *grown);
+        if (*n) memcpy(grown, *list, *n * sizeof(void *));
         *list = grown;
     }
     (*list)[(*n)++] = item;
