@@ -103,7 +103,7 @@ static marlin_status eval_args(struct ml_jrun *r, struct ml_jscope *s, const str
     if (x->star_star) ML_J_CALL(r, ml_j_eval(r, s, x->star_star, &star_star));
     if (star_star.type == ML_J_DICT) extra += star_star.m->n;
     ML_J_CALL(r, ml_j_alloc(r, x->n_named + extra, sizeof *a->named, (void **)&a->named));
-    ML_J_CALL(r, ml_j_alloc(r, x->n_named + extra, sizeof *a->names, (void **)&a->names));
+    ML_J_CALL(r, ml_j_alloc(r, x->n_named + extra, sizeof(void *), (void **)&a->names));
     for (; a->n_named < x->n_named; a->n_named++) {
         a->names[a->n_named] = x->names[a->n_named];
         ML_J_CALL(r, ml_j_eval(r, s, x->named[a->n_named], &a->named[a->n_named]));
@@ -148,12 +148,13 @@ marlin_status ml_j_filter_node(struct ml_jrun *r, struct ml_jscope *s, const str
     struct ml_jargs args;
     marlin_status st = ml_j_deeper(r);
     if (st == MARLIN_OK) {
-        if (!n->a)
-            v = *inner;
-        else if (inner && n->a->kind == ML_JN_FILTER)
-            st = ml_j_filter_node(r, s, n->a, inner, &v);
+        if (n->a)
+            st = inner && n->a->kind == ML_JN_FILTER ? ml_j_filter_node(r, s, n->a, inner, &v)
+                                                     : ml_j_eval(r, s, n->a, &v);
+        else if (inner)
+            v = *inner; /* what a filter block has captured */
         else
-            st = ml_j_eval(r, s, n->a, &v);
+            st = ml_j_fail(r, MARLIN_ERR_INTERNAL, "a filter of nothing");
     }
     if (st == MARLIN_OK) st = eval_args(r, s, n->args, 0, &args);
     if (st == MARLIN_OK) {

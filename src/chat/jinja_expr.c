@@ -54,9 +54,9 @@ struct ml_jnode *ml_j_node(struct ml_jparser *p, enum ml_jkind kind, uint32_t at
 /* Doubles at powers of two; what it grows out of stays in the arena. */
 marlin_status ml_j_grow(struct ml_jparser *p, struct ml_jnode ***list, size_t *n, struct ml_jnode *item) {
     if ((*n & (*n - 1)) == 0) {
-        struct ml_jnode **grown = ml_arena_array(&p->t->arena, *n ? *n * 2 : 1, sizeof *grown);
+        struct ml_jnode **grown = ml_arena_array(&p->t->arena, *n ? *n * 2 : 1, sizeof(void *));
         if (!grown) return no_memory(p);
-        if (*n) memcpy(grown, *list, *n * sizeof *grown);
+        if (*n) memcpy(grown, *list, *n * sizeof(void *));
         *list = grown;
     }
     (*list)[(*n)++] = item;
@@ -324,7 +324,8 @@ static marlin_status parse_slice(struct ml_jparser *p, struct ml_jnode *node, st
 
 /* x[a, b] has a tuple for its key, and so has x[]. */
 static marlin_status parse_subscript(struct ml_jparser *p, struct ml_jnode *node, struct ml_jnode **out) {
-    const uint32_t at = p->tok++->at;
+    const uint32_t at = p->tok->at;
+    p->tok++;
     struct ml_jnode *key = NULL, *tuple = NULL;
     bool single = false;
     ML_J_CALL(p, branch(p, ML_JN_TUPLE, at, NULL, NULL, &tuple));
@@ -347,7 +348,8 @@ static marlin_status parse_subscript(struct ml_jparser *p, struct ml_jnode *node
 }
 
 static marlin_status parse_dot(struct ml_jparser *p, struct ml_jnode *node, struct ml_jnode **out) {
-    const uint32_t at = p->tok++->at;
+    const uint32_t at = p->tok->at;
+    p->tok++;
     if (p->tok->kind == ML_JT_INT) {
         struct ml_jnode *key = NULL;
         ML_J_CALL(p, parse_number(p, &key));
@@ -472,7 +474,8 @@ static bool bare_argument(const struct ml_jparser *p) {
 }
 
 static marlin_status parse_test(struct ml_jparser *p, struct ml_jnode *node, struct ml_jnode **out) {
-    const uint32_t at = p->tok++->at;
+    const uint32_t at = p->tok->at;
+    p->tok++;
     const bool negated = skip_name(p, "not");
     struct ml_jnode *test = NULL, *arg = NULL;
     ML_J_CALL(p, branch(p, ML_JN_TEST, at, node, NULL, &test));
