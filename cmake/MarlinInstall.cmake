@@ -14,7 +14,7 @@ include(GNUInstallDirs)
 
 # Everything that the public headers need and nothing of the program. Objects, not archives: the linker would leave
 # out members that nothing asks for yet.
-set(libmarlin_folders base packing tokenizer converters device sampling kernels ops cache models quantization_matrix
+set(libmarlin_folders base packing tokenizer chat converters device sampling kernels ops cache models quantization_matrix
     engine engine_linear)
 set(objects "")
 foreach(folder IN LISTS libmarlin_folders)

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #if defined(MARLIN_LIBEDIT)
@@ -20,8 +19,6 @@ enum { HISTORY = 1000 };
 struct ml_line {
     bool terminal;
     const char *prompt;
-    char *plain; /* of getline */
-    size_t plain_size;
 #if defined(MARLIN_LIBEDIT)
     EditLine *edit; /* NULL: no terminal */
     History *history;
@@ -123,7 +120,6 @@ marlin_status ml_line_open(bool edit, struct ml_line **out, struct marlin_error 
 void ml_line_close(struct ml_line *l) {
     if (!l) return;
     close_edit(l);
-    free(l->plain); /* getline's, by the C library */
     ml_free(l);
 }
 
@@ -131,14 +127,15 @@ static enum ml_line_end read_plain(struct ml_line *l, struct ml_buf *text) {
     if (l->terminal) (void)fputs(l->prompt, stdout);
     (void)fflush(stdout);
     errno = 0;
-    ssize_t n = getline(&l->plain, &l->plain_size, stdin);
-    if (n < 0) {
-        const bool interrupted = errno == EINTR;
-        clearerr(stdin);
-        return interrupted ? ML_LINE_INTERRUPTED : ML_LINE_CLOSED;
+    int c;
+    while ((c = getc(stdin)) != EOF && c != '\n') {
+        const char byte = (char)c;
+        if (ml_buf_add(text, &byte, 1) != MARLIN_OK) return ML_LINE_CLOSED;
     }
-    if (n && l->plain[n - 1] == '\n') n--;
-    return ml_buf_add(text, l->plain, (size_t)n) == MARLIN_OK ? ML_LINE_READ : ML_LINE_CLOSED;
+    if (c != EOF || (text->len && errno != EINTR)) return ML_LINE_READ;
+    const bool interrupted = errno == EINTR;
+    clearerr(stdin);
+    return interrupted ? ML_LINE_INTERRUPTED : ML_LINE_CLOSED;
 }
 
 enum ml_line_end ml_line_read(struct ml_line *l, const char *prompt, struct ml_buf *text) {

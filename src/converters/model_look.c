@@ -106,7 +106,8 @@ static size_t read_beginning(const char *path, char bytes[ML_SNIFF_BYTES]) {
 static marlin_status look_at_file(const char *path, struct marlin_error *err) {
     char bytes[ML_SNIFF_BYTES], folder[PATH_MAX];
     const size_t n = read_beginning(path, bytes);
-    if (n >= 4 && memcmp(bytes, "GGUF", 4) == 0) return MARLIN_OK; /* for whoever reads these */
+    if (ends_with(path, ".gguf") || (n >= 4 && memcmp(bytes, "GGUF", 4) == 0))
+        return MARLIN_OK; /* for whoever reads these */
     const char *slash = strrchr(path, '/');
     (void)snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
     if (has(*folder ? folder : "/", "config.json"))

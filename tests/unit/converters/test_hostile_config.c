@@ -336,7 +336,7 @@ static void generation(void **state) {
     left_aside("{\"eos_token_id\":\"x\"}", "eos_token_id: is not a token number");
     left_aside("[]", "the root: is not an object");
     left_aside("", "JSON: ");
-    left_aside("<html>", "JSON: ");
+    left_aside("<html>", "not JSON");
 }
 
 /* -1 is no token, and other values that are no numbers stand where nobody looks. */

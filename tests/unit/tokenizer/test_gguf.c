@@ -122,7 +122,9 @@ static const char *convert(const char *path) {
     for (const struct ml_json *v = ml_json_first(ml_json_get(root, "added_tokens")); v; v = ml_json_next(v)) {
         assert_true(ml_json_i64(ml_json_get(v, "id"), &id) && id >= 0 && id < 8192);
         text[id] = ml_json_string(ml_json_get(v, "content"), NULL);
-        type[id] = 3;
+        bool special = false;
+        assert_true(ml_json_bool(ml_json_get(v, "special"), &special));
+        type[id] = special ? 3 : 4; /* control, or user defined: a token wherever its text stands */
         tokens = (size_t)id + 1 > tokens ? (size_t)id + 1 : tokens;
     }
     put_head(&m, 3, 0, 6);
@@ -134,11 +136,12 @@ static const char *convert(const char *path) {
     const struct ml_json *list = ml_json_get(model, "merges");
     for (const struct ml_json *v = ml_json_first(list); v; v = ml_json_next(v)) {
         const bool pair = ml_json_type(v) == ML_JSON_ARRAY;
-        static char joined[8192][64];
+        static char joined[8192][256];
         const char *a = ml_json_string(pair ? ml_json_first(v) : v, NULL);
         const char *b = pair ? ml_json_string(ml_json_next(ml_json_first(v)), NULL) : NULL;
         assert_true(merges < 8192);
-        assert_true(snprintf(joined[merges], 64, "%s%s%s", a, b ? " " : "", b ? b : "") < 64);
+        assert_true(snprintf(joined[merges], sizeof joined[0], "%s%s%s", a, b ? " " : "", b ? b : "") <
+                    (int)sizeof joined[0]);
         text[merges] = joined[merges];
         merges++;
     }
