@@ -2,6 +2,7 @@
  *
  * `marlin tokenize`: text to ids, and back.
  */
+#include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "cli/cli.h"
@@ -160,6 +161,16 @@ out:
     return st;
 }
 
+/* A folder that holds a tokenizer and no model will do. */
+static bool has_tokenizer(const char *dir) {
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
+    char path[ML_CLI_PATH];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (ml_path_join(path, sizeof path, dir, names[i], NULL) == MARLIN_OK && ml_path_exists(path))
+            return true;
+    return false;
+}
+
 int ml_cmd_tokenize(struct ml_cli *cli, const struct ml_args *args) {
     struct ml_tokenizer *t = NULL;
     struct ml_ids ids = {0};
@@ -169,7 +180,8 @@ int ml_cmd_tokenize(struct ml_cli *cli, const struct ml_args *args) {
     size_t len = 0;
     int rc = ML_EXIT_FAILED;
     ml_buf_init(&out, out_limit);
-    const char *dir = ml_cli_model_dir(cli, args);
+    const char *dir = ml_args_at(args, 0);
+    if (!dir || !has_tokenizer(dir)) dir = ml_cli_model_dir(cli, args);
     if (!dir) return rc;
     marlin_status st = MARLIN_OK;
     ML_TRY(ml_tokenizer_load(dir, 0, &t, &err));
