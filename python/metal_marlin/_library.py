@@ -72,6 +72,7 @@ class Request(Structure):
         ("special", c_bool),
         ("ids", POINTER(c_int32)),
         ("n_ids", c_size_t),
+        ("conversation", c_char_p),
         ("max_tokens", c_size_t),
         ("stop", POINTER(c_char_p)),
         ("n_stop", c_size_t),

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import os
 from ctypes import byref, c_void_p
-from typing import Any, Optional, Type, TypeVar, Union
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Optional, Type, TypeVar, Union
 
 from . import _library as _lib
 
-FloatArray = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
+else:
+    from ._numpy import np
+
 _Self = TypeVar("_Self", bound="MarlinLinear")
 
 

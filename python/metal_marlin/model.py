@@ -10,15 +10,19 @@ import secrets
 import threading
 from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_size_t, c_void_p
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Union
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional, Sequence, Union
 
 from . import _library as _lib
 
-IntArray = npt.NDArray[np.int32]
-Prompt = Union[str, Sequence[int], IntArray, None]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    IntArray = npt.NDArray[np.int32]
+    Prompt = Union[str, Sequence[int], IntArray, None]
+else:
+    from ._numpy import np
+
 _SPECIAL, _ADD_BOS = 1, 2
 _FINISH = ("length", "stop", "cancelled")
 
