@@ -237,7 +237,7 @@ static marlin_status take_prompt(marlin_session *s, const struct marlin_request 
             ml_tokenizer_encode(s->model->runtime.tokenizer, rq->prompt, strlen(rq->prompt), flags, ids, err);
     }
     if (st == MARLIN_OK && !rq->ids) {
-        o->prompt = ids->id + known;
+        o->prompt = known ? ids->id + known : ids->id; /* NULL where there is nothing to append */
         o->n_prompt = ids->n - known;
     }
     return st;
