@@ -63,7 +63,7 @@ struct marlin_model_options {
 /* Fills in the defaults. */
 MARLIN_API void marlin_model_options_default(struct marlin_model_options *o);
 
-/* Loads a Hugging Face directory. options may be NULL. Any thread. */
+/* Loads a directory in Hugging Face layout, or a GGUF file. options may be NULL. Any thread. */
 MARLIN_API marlin_status marlin_model_open(const char *dir, const struct marlin_model_options *options,
                                            marlin_model **out, struct marlin_error *err) MARLIN_MUST_CHECK;
 /* Every session on it must be closed first. NULL is fine. */

@@ -13,6 +13,7 @@
 #include "cli/guess.h"
 #include "cli/line.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -69,8 +70,10 @@ static bool take_text(void *user, const char *text, size_t len) {
     struct ml_chat_talk *t = user;
     ml_progress_end(&t->reading);
     marlin_status st = ml_buf_add(&t->answer, text, len);
-    if (st == MARLIN_OK && !t->cli->json && (fwrite(text, 1, len, stdout) != len || fflush(stdout) != 0))
+    if (st == MARLIN_OK && !t->cli->json && (fwrite(text, 1, len, stdout) != len || fflush(stdout) != 0)) {
+        t->write_error = errno;
         st = MARLIN_ERR_IO;
+    }
     t->text_status = st;
     return st == MARLIN_OK;
 }
@@ -94,8 +97,6 @@ static marlin_status prompt_ids(const struct ml_chat_talk *t, struct ml_ids *ids
     if (st != MARLIN_OK) (void)ml_fail(err, st, "chat: the tools do not fit into memory");
     if (st == MARLIN_OK) st = ml_conversation_request(t->conversation, variables.data, &request, err);
     if (st == MARLIN_OK) st = ml_runtime_chat_ids(&t->runtime, request.data, request.len, ids, err);
-    if (st == MARLIN_OK && ids->n == 0)
-        st = ml_fail(err, MARLIN_ERR_FORMAT, "chat: the template makes nothing of the conversation");
     ml_buf_free(&variables);
     ml_buf_free(&request);
     return st;
@@ -132,7 +133,10 @@ marlin_status ml_chat_answer(struct ml_chat_talk *t, struct marlin_error *err) {
     marlin_status st = prompt_ids(t, &ids, err);
     if (st == MARLIN_OK) st = generate(t, &ids, err);
     if (st == MARLIN_OK && t->text_status != MARLIN_OK)
-        st = ml_fail(err, t->text_status, "chat: writing the answer failed");
+        st = t->text_status == MARLIN_ERR_IO
+                 ? ml_fail(err, MARLIN_ERR_IO, "writing the answer to stdout failed: %s",
+                           strerror(t->write_error))
+                 : ml_fail(err, t->text_status, "chat: the answer does not fit into memory");
     if (st == MARLIN_OK)
         st = ml_conversation_add(t->conversation, "assistant", t->answer.data ? t->answer.data : "",
                                  t->answer.len, err);
@@ -174,7 +178,8 @@ static int answer_once(struct ml_chat_talk *t, const char *message, size_t len) 
     if (st != MARLIN_OK) return ml_cli_fail(t->cli, st, &err);
     if (t->cli->json) return print_json(t);
     if (fputs("\n", stdout) < 0 || fflush(stdout) != 0)
-        return ml_cli_failf(t->cli, MARLIN_ERR_IO, "writing the answer failed");
+        return ml_cli_failf(t->cli, MARLIN_ERR_IO, "writing the answer to stdout failed: %s",
+                            strerror(errno));
     print_end(t);
     if (!t->cli->quiet) ml_cli_print_speeds(&t->outcome, &t->sampling, t->runtime.load_seconds);
     return ML_EXIT_DONE;

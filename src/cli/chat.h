@@ -31,6 +31,7 @@ struct ml_chat_talk {
     struct ml_buf answer;
     struct ml_progress reading; /* of a long prompt */
     struct ml_outcome outcome;  /* of the last answer; zero before it */
+    int write_error;            /* errno of the write that failed */
     marlin_status text_status;  /* of showing the answer: the first failure ends it */
 };
 

@@ -223,8 +223,6 @@ static marlin_status take_prompt(marlin_session *s, const struct marlin_request 
     marlin_status st = MARLIN_OK;
     if (rq->conversation) {
         st = ml_runtime_chat_ids(&s->model->runtime, rq->conversation, strlen(rq->conversation), ids, err);
-        if (st == MARLIN_OK && ids->n == 0)
-            st = ml_fail(err, MARLIN_ERR_FORMAT, "chat: the template makes nothing of the conversation");
         if (st == MARLIN_OK && ids->n >= ml_timeline_context(s->timeline))
             st = ml_fail(err, MARLIN_ERR_LIMIT, "chat: the conversation has %zu tokens and the context %zu",
                          ids->n, ml_timeline_context(s->timeline));

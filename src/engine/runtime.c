@@ -155,6 +155,8 @@ marlin_status ml_runtime_chat_ids(const struct ml_runtime *r, const char *reques
     if (st == MARLIN_OK)
         st = ml_tokenizer_encode(r->tokenizer, prompt.data ? prompt.data : "", prompt.len, ML_ENCODE_SPECIAL,
                                  ids, err);
+    if (st == MARLIN_OK && ids->n == 0)
+        st = ml_fail(err, MARLIN_ERR_FORMAT, "chat: the template makes nothing of the conversation");
     ml_buf_free(&prompt);
     return st;
 }

@@ -48,7 +48,8 @@ marlin_status ml_runtime_random(const struct ml_config *config, const struct ml_
 void ml_runtime_close(struct ml_runtime *r);
 
 /* The ids of a conversation by the model's chat template. request: a JSON object of "messages" and other
- * variables of the template (chat/chat.h). Fails with the reason where the model has no template. */
+ * variables of the template (chat/chat.h). Fails with the reason where the model has no
+ * template; there is at least one id where it does not. */
 marlin_status ml_runtime_chat_ids(const struct ml_runtime *r, const char *request, size_t len,
                                   struct ml_ids *ids, struct marlin_error *err) MARLIN_MUST_CHECK;
 

@@ -247,25 +247,19 @@ struct ml_tok_sp_norm {
 
 struct ml_tokenizer {
     struct ml_arena arena;
-    enum ml_tok_model model;
 
     struct ml_tok_piece *piece; /* [size], holes have no flags */
     size_t size;
     struct ml_map ids;       /* model vocabulary: piece -> id */
     struct ml_map added_ids; /* added tokens: content -> id */
     int32_t *char_id;        /* [ML_CHAR_TABLE] ids of single characters, -1 = none */
-    int32_t byte_id[256];    /* <0xHH>, -1 = missing */
-    int32_t unk;             /* -1 = none */
-    const char
-        *unk_missing; /* with unk -1: why a text that needs it is refused; NULL: unknown characters vanish */
-    bool byte_fallback, fuse_unk, ignore_merges;
+    const char *unk_missing; /* with unk -1: why text that needs it is refused; NULL: it vanishes */
 
     struct ml_pairs merges; /* (left, right) -> rank << 32 | merged id */
     size_t merge_ids;       /* ids in merges are below this; SentencePiece has hidden ones above size */
     struct ml_map hidden;   /* SentencePiece: characters inside pieces that are no pieces themselves */
 
     struct ml_pairs trie; /* unigram: node << 8 | byte -> node << 32 | id + 1 */
-    float min_score, max_score;
     const double *scores; /* [size] of a unigram model in tokenizer.json, else NULL */
     double min_of_scores;
     struct ml_tok_sp_norm sp_norm;
@@ -280,19 +274,26 @@ struct ml_tokenizer {
     size_t n_norm;
     struct ml_tok_pre pre[ML_TOK_MAX_STEPS];
     size_t n_pre;
-    bool has_regex;
 
     struct ml_tok_dec dec[ML_TOK_MAX_STEPS];
     size_t n_dec;
-    bool join_with_space; /* no decoder at all */
-    size_t strip_start;   /* of the whole text, after Fuse */
-    char strip_char;
-    bool first_differs;        /* the first token decodes differently (Metaspace) */
+    size_t strip_start;        /* of the whole text, after Fuse */
     struct ml_dec_text *first; /* [size]: as the first token; NULL unless first_differs */
     size_t longest;            /* most bytes that one token adds to a text */
 
     int32_t *prefix, *suffix; /* ids that ML_ENCODE_BOS adds */
     size_t n_prefix, n_suffix;
+
+    /* What is smaller than a pointer, together. */
+    enum ml_tok_model model;
+    int32_t byte_id[256]; /* <0xHH>, -1 = missing */
+    int32_t unk;          /* -1 = none */
+    float min_score, max_score;
+    bool byte_fallback, fuse_unk, ignore_merges;
+    bool has_regex;
+    bool join_with_space; /* no decoder at all */
+    bool first_differs;   /* the first token decodes differently (Metaspace) */
+    char strip_char;
 };
 
 enum { ML_CHAR_TABLE = 0x800 };

@@ -117,6 +117,12 @@ for file in config.json generation_config.json model.safetensors tokenizer.json;
 done
 refused 1 "has no chat template" "$dir/base" hello
 
+if [ -c /dev/full ]; then
+    rc=0
+    "$marlin" chat "$model" hello >/dev/full 2>"$dir/err" </dev/null || rc=$?
+    [ "$rc" -eq 1 ] && grep -q "No space left" "$dir/err" || fail "a full disk: exit $rc: $(cat "$dir/err")"
+fi
+
 # `run` says that `chat` exists, and takes special tokens when asked to.
 "$marlin" run "$model" "Hello" -n 4 --greedy >"$dir/out" 2>"$dir/err" </dev/null || fail "run"
 grep -q "marlin chat" "$dir/err" || fail "run does not name chat: $(cat "$dir/err")"
