@@ -241,20 +241,32 @@ static void widen_rows(void *arg, size_t begin, size_t end, int worker) {
                   (uint8_t *)w->origin->data + r * to_bytes, to_bytes);
 }
 
+static marlin_status make_data(struct ml_gguf_origin *p, struct ml_tensor *to, struct ml_pool *pool,
+                               struct marlin_error *err) {
+    if (to->data) return MARLIN_OK;
+    if (!(p->data = ml_alloc_aligned((size_t)to->bytes)))
+        return ml_fail(err, MARLIN_ERR_MEMORY, "%s: tensor \"%.120s\": no memory for %llu bytes as %s",
+                       ml_file_path(to->file), to->name, (unsigned long long)to->bytes,
+                       ml_dtype_name(to->dtype));
+    struct widening w = {.origin = p, .to = to, .source = ml_file_data(to->file) + to->offset};
+    ml_pool_for(pool, (size_t)p->rows, ROWS_AT_ONCE, widen_rows, &w);
+    ml_file_drop(to->file, to->offset, to->stored_bytes);
+    to->data = p->data;
+    return MARLIN_OK;
+}
+
 marlin_status ml_tensors_load(struct ml_tensors *t, struct ml_pool *pool, struct marlin_error *err) {
     struct ml_safetensors_header *h = t->gguf ? &t->headers[0] : NULL;
     for (size_t i = 0; h && i < h->count; i++) {
-        struct ml_gguf_origin *p = &t->origins[i];
-        struct ml_tensor *to = &h->tensors[i];
-        if (to->data) continue;
-        if (!(p->data = ml_alloc_aligned((size_t)to->bytes)))
-            return ml_fail(err, MARLIN_ERR_MEMORY, "%s: tensor \"%.120s\": no memory for %llu bytes as %s",
-                           ml_file_path(to->file), to->name, (unsigned long long)to->bytes,
-                           ml_dtype_name(to->dtype));
-        struct widening w = {.origin = p, .to = to, .source = ml_file_data(to->file) + to->offset};
-        ml_pool_for(pool, (size_t)p->rows, ROWS_AT_ONCE, widen_rows, &w);
-        ml_file_drop(to->file, to->offset, to->stored_bytes);
-        to->data = p->data;
+        const marlin_status st = make_data(&t->origins[i], &h->tensors[i], pool, err);
+        if (st != MARLIN_OK) return st;
     }
     return ml_tensors_check(t, err);
+}
+
+marlin_status ml_tensors_load_one(struct ml_tensors *t, const struct ml_tensor *tensor, struct ml_pool *pool,
+                                  struct marlin_error *err) {
+    if (!t->gguf) return MARLIN_OK;
+    const size_t i = (size_t)(tensor - t->headers[0].tensors);
+    return make_data(&t->origins[i], &t->headers[0].tensors[i], pool, err);
 }

@@ -51,6 +51,9 @@ void ml_tensors_close(struct ml_tensors *t);
  * float32. The pool's threads help (NULL: none). Before the collection is shared; a second call does nothing. */
 marlin_status ml_tensors_load(struct ml_tensors *t, struct ml_pool *pool,
                               struct marlin_error *err) MARLIN_MUST_CHECK;
+/* The same for one tensor of t. */
+marlin_status ml_tensors_load_one(struct ml_tensors *t, const struct ml_tensor *tensor, struct ml_pool *pool,
+                                  struct marlin_error *err) MARLIN_MUST_CHECK;
 
 size_t ml_tensors_count(const struct ml_tensors *t);
 const struct ml_tensor *ml_tensors_at(const struct ml_tensors *t, size_t i);           /* in file order */

@@ -59,6 +59,8 @@ static marlin_status bind_weights(struct ml_model *m, struct ml_pool *pool, cons
     ML_TRY(ml_source_file(m, &b.source, err));
     m->headers_only = false;
     m->weight_bytes = m->parameters = 0;
+    for (const struct ml_origin *o = found->origin; o; o = o->next)
+        ML_TRY(ml_tensors_load_one(m->tensors, o->tensor, pool, err));
     if (ml_bind_has_linear(&b, found->name))
         ML_TRY(bind_again(&b, found, out, err));
     else if (is_readable(found))

@@ -339,10 +339,11 @@ static size_t compare_all(const char *dir) {
 
 static void linears_of_directories(void **state) {
     (void)state;
-    /* Plain, with biases, fused (phi3), experts; EXL3 with slices. */
+    /* Plain, with biases, fused (phi3), experts; EXL3 with slices; GGUF with rows put in order and stacked experts. */
     static const char *const dirs[] = {GOLDEN "fixtures/llama3",  GOLDEN "fixtures/qwen2",
                                        GOLDEN "fixtures/phi3",    GOLDEN "fixtures/qwen3_moe",
-                                       GOLDEN "exl3/dense-3inst", GOLDEN "exl3/dense-mul1"};
+                                       GOLDEN "exl3/dense-3inst", GOLDEN "exl3/dense-mul1",
+                                       GOLDEN "gguf/llama.gguf",  GOLDEN "gguf/mixtral.gguf"};
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++)
         assert_true(compare_all(dirs[i]) >= 4);
 }
