@@ -276,8 +276,11 @@ static marlin_status read_tools(struct ml_chat_talk *t, const char *path, struct
     struct ml_json_doc *doc = NULL;
     size_t len;
     marlin_status st = ml_file_slurp(path, TOOLS_LIMIT, &t->tools, &len, err);
-    if (st == MARLIN_OK) st = ml_json_parse(t->tools, len, NULL, &doc, err);
-    if (st == MARLIN_OK && ml_json_type(ml_json_root(doc)) != ML_JSON_ARRAY)
+    if (st != MARLIN_OK) return st;
+    st = ml_json_parse(t->tools, len, NULL, &doc, err);
+    if (st != MARLIN_OK)
+        (void)ml_fail_in(err, st, "%s", path);
+    else if (ml_json_type(ml_json_root(doc)) != ML_JSON_ARRAY)
         st = ml_fail(err, MARLIN_ERR_FORMAT, "%s: is no JSON array of tools", path);
     ml_json_free(doc);
     return st;

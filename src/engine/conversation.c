@@ -175,7 +175,9 @@ marlin_status ml_conversation_read(struct ml_conversation *c, const char *name, 
     struct ml_conversation *read = NULL;
     marlin_status st;
     ML_TRY(ml_conversation_create(&read, err));
-    ML_TRY(ml_json_parse(json, len, NULL, &doc, err));
+    st = ml_json_parse(json, len, NULL, &doc, err);
+    if (st != MARLIN_OK) (void)ml_fail_in(err, st, "%s", name);
+    if (st != MARLIN_OK) goto out;
     const struct ml_json *root = ml_json_root(doc);
     ML_TRY(read_messages(read, name,
                          ml_json_type(root) == ML_JSON_ARRAY ? root : ml_json_get(root, "messages"), err));

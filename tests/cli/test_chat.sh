@@ -110,6 +110,8 @@ refused() { # exit status, text of the message, arguments...
 }
 refused 2 "no message" "$model"
 refused 1 "no JSON array" "$model" --tools "$source/models/marlin-chat/config.json" hello
+echo "no JSON" >"$dir/no.json"
+refused 1 "$dir/no.json" "$model" --tools "$dir/no.json" hello
 refused 2 "--json wants a MESSAGE" "$model" --json -i
 mkdir "$dir/base"
 for file in config.json generation_config.json model.safetensors tokenizer.json; do
