@@ -60,7 +60,7 @@ check_tier() { # tier, processor
         [ -x "$test" ] && [ ! -d "$test" ] || continue
         case $test in *viterbi) continue ;; esac # minutes under emulation; the kernel check has small searches
         local start=$SECONDS sample=()
-        case $test in *kernels_check) sample=(--sample 37) ;; esac
+        case $test in *kernels_check) sample=(--sample 13) ;; esac
         if on "$cpu" "$test" "${sample[@]}" >"$log" 2>&1; then
             echo "$tier: $(basename "$test") passed on $cpu in $((SECONDS - start)) s"
         else
