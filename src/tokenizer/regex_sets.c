@@ -5,6 +5,7 @@
  */
 #include "tokenizer/regex_int.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_NESTING = 16, MAX_NAME = 40 };
@@ -198,11 +199,8 @@ static marlin_status property_set(const struct ml_rewriter *r, bool in_class, st
     for (size_t i = 0; i < len; i++)
         if ((unsigned char)name[i] < ' ' || strchr("\\{[]:", name[i]))
             return ml_rewrite_refuse(r, "a property of this name");
-    char *at = set->made;
-    memcpy(at, "\\p{", 3), at += 3;
-    if (len > 2 && !memchr(name, '&', len) && !memchr(name, '=', len)) memcpy(at, "sc:", 3), at += 3;
-    memcpy(at, name, len), at += len;
-    memcpy(at, "}", 2);
+    const bool script = len > 2 && !memchr(name, '&', len) && !memchr(name, '=', len);
+    (void)snprintf(set->made, sizeof set->made, "\\p{%s%.*s}", script ? "sc:" : "", (int)len, name);
     set->text = set->made;
     return MARLIN_OK;
 }

@@ -46,8 +46,12 @@ static marlin_status convert(struct ml_binder *b, const struct ml_tensor *t, str
     uint16_t *half = data;
     for (uint64_t i = 0; i < t->count; i += PIECE) {
         const size_t n = t->count - i < PIECE ? (size_t)(t->count - i) : (size_t)PIECE;
-        ml_dtype_to_f32(t->dtype, t->data + i * size, to == ML_F32 ? wide + i : piece, n);
-        for (size_t j = 0; j < n && to == ML_BF16; j++)
+        if (to == ML_F32) {
+            ml_dtype_to_f32(t->dtype, t->data + i * size, wide + i, n);
+            continue;
+        }
+        ml_dtype_to_f32(t->dtype, t->data + i * size, piece, n);
+        for (size_t j = 0; j < n; j++)
             half[i + j] = ml_f32_to_bf16(piece[j]);
     }
     out->data = data;
