@@ -44,9 +44,13 @@ struct ml_check {
     double bytes, operations;
     size_t bits;                /* the parameter of that name, else 0 */
     size_t walked, walked_bits; /* cases of the row so far, taken or left out; bits of the last one */
+    bool decided, taken;        /* whether it is known already that a sample has the case; and whether it has */
     enum ml_peak_kind kind;
     bool threads, streams;
 };
+
+/* Whether the case runs, or is one that a sample leaves out. Asked first after the parameter "bits" is known. */
+bool ml_check_is_taken(struct ml_check *c);
 
 void ml_check_end_row(struct ml_check *c);
 void ml_check_release(struct ml_check *c);
