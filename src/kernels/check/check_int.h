@@ -44,7 +44,7 @@ struct ml_check {
     double bytes, operations;
     size_t bits;                /* the parameter of that name, else 0 */
     size_t walked, walked_bits; /* cases of the row so far, taken or left out; bits of the last one */
-    bool decided, taken;        /* whether it is known already that a sample has the case; and whether it has */
+    bool decided, taken; /* whether it is known already that a sample has the case; and whether it has */
     enum ml_peak_kind kind;
     bool threads, streams;
 };
