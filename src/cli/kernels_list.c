@@ -29,6 +29,7 @@ static const struct entry entries[] = {
     {"rope interleaved", AT(rope_interleaved), false},
     {"silu glu", AT(silu_glu), false},
     {"gelu glu", AT(gelu_glu), false},
+    {"sigmoid glu", AT(sigmoid_glu), false},
     {"add", AT(add), false},
     {"axpy", AT(axpy), false},
     {"softcap", AT(softcap), false},

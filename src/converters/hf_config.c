@@ -18,7 +18,7 @@
 /* --- which model ---------------------------------------------------------------------------------------- */
 
 static marlin_status unsupported(const struct ml_hf *h, const char *name) {
-    char list[256] = "";
+    char list[512] = "";
     size_t at = 0;
     for (const char *const *s = ml_config_supported(); *s && at < sizeof list; s++) {
         at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", *s);
@@ -171,6 +171,36 @@ out:
     return st;
 }
 
+/* A switch that this program has no code for. */
+static marlin_status must_be_off(const struct ml_hf *h, const char *key) {
+    bool on;
+    const marlin_status st = ml_hf_bool(h, ml_hf_get(h->text, key), key, false, &on);
+    if (st != MARLIN_OK || !on) return st;
+    return ml_fail(h->err, MARLIN_ERR_UNSUPPORTED, "%s: %s: is not supported for %s: only false is", h->where,
+                   key, ml_hf_family_name(h->family));
+}
+
+/* Keys that few families have. */
+static marlin_status read_particular(struct ml_hf *h) {
+    struct ml_config *c = h->out;
+    const struct ml_hf_family *f = h->family;
+    marlin_status st = MARLIN_OK;
+    c->qk_factor = c->output_multiplier = 1;
+    c->post_norm_eps = c->rms_eps;
+    c->attention_gate = f->attention_gate;
+    if (f->post_norm_eps > 0)
+        ML_TRY(ml_hf_real(h, h->text, "post_norm_eps", 0, f->post_norm_eps, &c->post_norm_eps));
+    if (f->qk_factor > 0) ML_TRY(ml_hf_real(h, h->text, "qk_scale_factor", 0, f->qk_factor, &c->qk_factor));
+    if (f->output_multiplier > 0)
+        ML_TRY(ml_hf_real(h, h->text, "output_multiplier", 0, f->output_multiplier, &c->output_multiplier));
+    if (f->qk_norm_key)
+        ML_TRY(ml_hf_bool(h, ml_hf_get(h->text, "use_qk_norm"), "use_qk_norm", false, &c->qk_norm));
+    if (f->sequential_only) ML_TRY(must_be_off(h, "use_parallel_residual"));
+    if (f->sequential_only) ML_TRY(must_be_off(h, "qk_layernorm"));
+out:
+    return st;
+}
+
 static marlin_status read_dimensions(struct ml_hf *h) {
     struct ml_config *c = h->out;
     const struct ml_hf_family *f = h->family;
@@ -181,14 +211,16 @@ static marlin_status read_dimensions(struct ml_hf *h) {
     ML_TRY(ml_hf_int(h, t, "intermediate_size", 1, ML_HF_MAX_INNER, 0, &c->intermediate_size));
     ML_TRY(ml_hf_int(h, t, "num_hidden_layers", 1, ML_HF_MAX_LAYERS, 0, &c->num_layers));
     ML_TRY(ml_hf_int(h, t, "max_position_embeddings", 1, INT32_MAX, f->max_positions, &c->max_positions));
-    ML_TRY(ml_hf_real(h, t, "rms_norm_eps", 0, f->rms_eps, &c->rms_eps));
+    ML_TRY(ml_hf_real(h, t, f->eps_key ? f->eps_key : "rms_norm_eps", 0, f->rms_eps, &c->rms_eps));
     ML_TRY(read_heads(h));
     ML_TRY(read_activation(h));
     ML_TRY(ml_hf_bool(h, tie, "tie_word_embeddings", f->tie, &c->tie_embeddings));
     c->has_tie = tie != NULL;
-    ML_TRY(read_bias(h, f->attention_bias, "attention_bias", &c->attention_bias));
+    ML_TRY(read_bias(h, f->attention_bias, f->qkv_bias_key ? f->qkv_bias_key : "attention_bias",
+                     &c->attention_bias));
     ML_TRY(read_bias(h, f->mlp_bias, "mlp_bias", &c->mlp_bias));
-    st = read_softcaps(h);
+    ML_TRY(read_softcaps(h));
+    st = read_particular(h);
 out:
     return st;
 }

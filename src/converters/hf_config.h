@@ -34,12 +34,17 @@ struct ml_rope_config {
     double beta_fast, beta_slow, mscale, mscale_all_dim; /* yarn; mscale 0 when absent */
     double attention_factor;                             /* 0 when absent */
     bool truncate;                                       /* yarn, true by default */
+    double
+        temper; /* ministral3: q of position p grows by 1 + temper * ln(1 + floor(p / original_max)); 0 = not */
     double *short_factor, *long_factor; /* longrope, rotary_dim/2 each, in the config's arena */
     size_t n_short, n_long;
 };
 
 enum ml_layer_kind { ML_LAYER_FULL, ML_LAYER_SLIDING };
 enum ml_activation { ML_ACT_SILU, ML_ACT_GELU_TANH };
+
+/* How a router's logits become scores: softmax over all experts, or each by itself. */
+enum ml_router_score { ML_SCORE_SOFTMAX, ML_SCORE_SIGMOID };
 
 enum { ML_MAX_EOS = 256 };
 
@@ -49,11 +54,14 @@ struct ml_config {
     int64_t vocab_size, hidden_size, intermediate_size, num_layers;
     int64_t num_heads, num_kv_heads, head_dim;
     int64_t max_positions;
-    double rms_eps;
+    double rms_eps;       /* of LayerNorm too where the family has it */
+    double post_norm_eps; /* of the norms on a branch's output; equals rms_eps in most families */
     enum ml_activation activation;
     bool tie_embeddings;
     bool has_tie; /* the key was present */
     bool attention_bias, mlp_bias;
+    bool qk_norm;                     /* glm4_moe: q and k have norms */
+    bool attention_gate;              /* what the heads gave is gated */
     struct ml_rope_config rope;       /* of full-attention layers */
     struct ml_rope_config rope_local; /* of sliding layers (gemma3); equals rope elsewhere */
     int64_t sliding_window;           /* 0 = none */
@@ -62,10 +70,17 @@ struct ml_config {
     bool *layer_rope; /* [num_layers]: false for NoPE layers (smollm3) */
     double query_pre_attn_scalar;       /* 0 when absent */
     double attn_softcap, final_softcap; /* 0 = none */
+    double qk_factor;                   /* on scores, beside their usual scale; 1 = none */
+    double output_multiplier;           /* on logits before the cap; 1 = none */
     /* mixture of experts; num_experts 0 = dense */
     int64_t num_experts, experts_per_token, moe_intermediate_size;
     bool norm_topk_prob;
-    bool *layer_moe; /* [num_layers] */
+    enum ml_router_score router_score;
+    int64_t router_groups,
+        router_top_groups; /* experts are chosen from the best groups alone; 1, 1 = from all */
+    double routed_scale;   /* on the chosen weights; 1 = none */
+    int64_t shared_width;  /* of the expert that every token goes through; 0 = none */
+    bool *layer_moe;       /* [num_layers] */
     /* tokens */
     int64_t bos_id, pad_id; /* -1 when absent */
     int64_t eos_ids[ML_MAX_EOS];
@@ -96,7 +111,15 @@ struct ml_config {
     X(olmo2)                                                                                                 \
     X(smollm3)                                                                                               \
     X(gemma2)                                                                                                \
-    X(gemma3_text)
+    X(gemma3_text)                                                                                           \
+    X(ministral3)                                                                                            \
+    X(olmo3)                                                                                                 \
+    X(glm4)                                                                                                  \
+    X(stablelm)                                                                                              \
+    X(hunyuan_v1_dense)                                                                                      \
+    X(muse_glimmer_text)                                                                                     \
+    X(minimax_m2)                                                                                            \
+    X(glm4_moe)
 
 /* Their model_type values, NULL-terminated. */
 const char *const *ml_config_supported(void);

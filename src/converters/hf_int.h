@@ -21,6 +21,7 @@ enum {
     ML_HF_MAX_HEADS = 1 << 16,
     ML_HF_MAX_HEAD_DIM = 1 << 16,
     ML_HF_MAX_EXPERTS = 1 << 16,
+    ML_HF_MAX_GROUPS = 256,
     ML_HF_MAX_VOCAB = 1 << 26
 };
 
@@ -49,6 +50,11 @@ struct ml_hf_family {
     double rms_eps;
     double theta, theta_local; /* theta_local 0 = sliding layers rotate as the full ones */
     double query_scalar, attn_softcap, final_softcap; /* 0 = head_dim, none, none */
+    double partial;                                   /* partial_rotary_factor; 0 = 1 */
+    double qk_factor, output_multiplier;              /* 0 = the family has no such key */
+    double post_norm_eps;                             /* 0 = rms_eps, and no key */
+    double routed_scale;                              /* 0 = the family has no such key */
+    int64_t pattern;                                  /* sliding_window_pattern; 0 = 6 */
     enum ml_activation activation;
     enum ml_hf_bias attention_bias, mlp_bias;
     enum ml_hf_sliding sliding;
@@ -59,6 +65,18 @@ struct ml_hf_family {
     bool softcaps;              /* the family reads these three keys */
     bool moe, own_expert_width; /* moe_intermediate_size, mlp_only_layers, decoder_sparse_step are read */
     bool norm_topk;             /* always, when the experts have no width of their own */
+    const char *eps_key;        /* NULL = rms_norm_eps */
+    const char *qkv_bias_key;   /* NULL = attention_bias */
+    bool plain_local;           /* sliding layers rotate without the scaling of the full ones */
+    bool nope_full;             /* full layers do not rotate, or layer_rope_theta says which */
+    bool rope_alpha;            /* dynamic rope with alpha: a base that does not change with the length */
+    bool rotary_dim;            /* rotary_dim instead of partial_rotary_factor */
+    bool sequential_only;       /* use_parallel_residual and qk_layernorm must be false */
+    bool tempers;               /* llama_4_scaling_beta */
+    bool qk_norm_key;           /* use_qk_norm */
+    bool attention_gate;
+    bool deepseek_router; /* sigmoid scores with groups, shared experts, first layers dense */
+    enum ml_router_score score;
 };
 
 /* NULL when not supported. */

@@ -106,7 +106,8 @@ static marlin_status rule_kinds(const struct ml_hf *h, int64_t window) {
         ml_hf_get(h->text, "sliding_window_pattern") ? "sliding_window_pattern" : "_sliding_window_pattern";
     marlin_status st;
     ML_TRY(ml_hf_int(h, h->text, "max_window_layers", 0, INT32_MAX, 28, &k.late));
-    ML_TRY(ml_hf_int(h, h->text, pattern, 1, INT32_MAX, 6, &k.pattern));
+    ML_TRY(ml_hf_int(h, h->text, pattern, 1, INT32_MAX, h->family->pattern ? h->family->pattern : 6,
+                     &k.pattern));
     for (int64_t i = 0; i < c->num_layers; i++) {
         c->layer_kind[i] = slides(h, &k, window, i) ? ML_LAYER_SLIDING : ML_LAYER_FULL;
     }
@@ -165,6 +166,28 @@ out:
     return st;
 }
 
+/* layer_rope_theta: 0 for a layer that does not rotate; others must share one base. Absent: full layers do not. */
+static marlin_status read_rope_thetas(const struct ml_hf *h) {
+    static const char key[] = "layer_rope_theta";
+    struct ml_config *c = h->out;
+    const struct ml_json *list = ml_hf_get(h->text, key);
+    double shared = 0;
+    for (int64_t i = 0; i < c->num_layers; i++)
+        c->layer_rope[i] = c->layer_kind[i] == ML_LAYER_SLIDING;
+    marlin_status st = list ? per_layer(h, list, key) : MARLIN_OK;
+    int64_t i = 0;
+    for (const struct ml_json *v = ml_json_first(list); v && st == MARLIN_OK; v = ml_json_next(v), i++) {
+        double theta;
+        if (!ml_json_double(v, &theta) || theta < 0)
+            return ml_hf_bad(h, key, "an entry is not a number of at least 0");
+        if (theta > 0 && shared > 0 && theta != shared)
+            return ml_hf_bad(h, key, "layers of different bases are not supported");
+        if (theta > 0) shared = theta;
+        c->layer_rope[i] = theta > 0;
+    }
+    return st;
+}
+
 marlin_status ml_hf_layers(struct ml_hf *h) {
     struct ml_config *c = h->out;
     const size_t n = (size_t)c->num_layers;
@@ -172,8 +195,12 @@ marlin_status ml_hf_layers(struct ml_hf *h) {
     c->layer_rope = ml_arena_array(h->arena, n, sizeof *c->layer_rope);
     c->layer_moe = ml_arena_array(h->arena, n, sizeof *c->layer_moe);
     if (!c->layer_kind || !c->layer_rope || !c->layer_moe) return no_memory(h);
-    const marlin_status st = read_rope_layers(h);
-    return st == MARLIN_OK ? read_kinds(h) : st;
+    marlin_status st;
+    ML_TRY(read_rope_layers(h));
+    ML_TRY(read_kinds(h));
+    if (h->family->nope_full) ML_TRY(read_rope_thetas(h));
+out:
+    return st;
 }
 
 /* --- experts ------------------------------------------------------------------------------------------- */
@@ -198,11 +225,45 @@ static marlin_status dense_layers(const struct ml_hf *h) {
     return MARLIN_OK;
 }
 
+/* DeepSeek's spelling: groups of experts, an expert for all tokens, the first layers dense. */
+static marlin_status deepseek_router(const struct ml_hf *h) {
+    struct ml_config *c = h->out;
+    const struct ml_json *t = h->text;
+    int64_t shared, dense;
+    marlin_status st;
+    ML_TRY(ml_hf_int(h, t, "n_group", 1, ML_HF_MAX_GROUPS, 1, &c->router_groups));
+    ML_TRY(ml_hf_int(h, t, "topk_group", 1, c->router_groups, 1, &c->router_top_groups));
+    ML_TRY(ml_hf_int(h, t, "n_shared_experts", 0, ML_HF_MAX_EXPERTS, 1, &shared));
+    ML_TRY(ml_hf_int(h, t, "first_k_dense_replace", 0, c->num_layers, 1, &dense));
+    ML_TRY(ml_hf_real(h, t, "routed_scaling_factor", 0, h->family->routed_scale, &c->routed_scale));
+    if (c->num_experts % c->router_groups) {
+        st = ml_hf_bad(h, "n_group", "does not divide the number of experts");
+        goto out;
+    }
+    const int64_t most = c->num_experts / c->router_groups * c->router_top_groups;
+    if (c->num_experts / c->router_groups < 2 && c->router_groups > 1)
+        st = ml_hf_bad(h, "n_group", "leaves fewer than two experts a group");
+    else if (c->experts_per_token > most)
+        st = ml_hf_bad(h, "topk_group", "leaves fewer experts than num_experts_per_tok");
+    c->shared_width = shared * c->moe_intermediate_size;
+    memset(c->layer_moe, false, (size_t)dense * sizeof *c->layer_moe);
+out:
+    return st;
+}
+
+static const char *experts_key(const struct ml_hf *h) {
+    if (h->family->deepseek_router) return "n_routed_experts";
+    return ml_hf_get(h->text, "num_local_experts") ? "num_local_experts" : "num_experts";
+}
+
 marlin_status ml_hf_experts(struct ml_hf *h) {
     struct ml_config *c = h->out;
     const struct ml_hf_family *f = h->family;
-    const char *count = ml_hf_get(h->text, "num_local_experts") ? "num_local_experts" : "num_experts";
+    const char *count = experts_key(h);
     marlin_status st = MARLIN_OK;
+    c->router_groups = c->router_top_groups = 1;
+    c->routed_scale = 1;
+    c->router_score = f->score;
     if (!f->moe) return MARLIN_OK;
     ML_TRY(ml_hf_int(h, h->text, count, 1, ML_HF_MAX_EXPERTS, f->experts, &c->num_experts));
     ML_TRY(ml_hf_int(h, h->text, "num_experts_per_tok", 1, c->num_experts, f->top_k, &c->experts_per_token));
@@ -214,7 +275,7 @@ marlin_status ml_hf_experts(struct ml_hf *h) {
                      &c->moe_intermediate_size));
     ML_TRY(ml_hf_bool(h, ml_hf_get(h->text, "norm_topk_prob"), "norm_topk_prob", f->norm_topk,
                       &c->norm_topk_prob));
-    st = dense_layers(h);
+    st = f->deepseek_router ? deepseek_router(h) : dense_layers(h);
 out:
     return st;
 }

@@ -100,6 +100,7 @@ static marlin_status read_original(const struct ml_hf *h, const struct ml_json *
 static marlin_status read_factor(const struct ml_hf *h, const struct ml_json *obj, struct ml_rope_config *r) {
     const bool needed = r->kind == ML_ROPE_LINEAR || r->kind == ML_ROPE_DYNAMIC || r->kind == ML_ROPE_LLAMA3;
     r->has_factor = ml_hf_get(obj, "factor") != NULL;
+    if (r->kind == ML_ROPE_DYNAMIC && h->family->rope_alpha && ml_hf_get(obj, "alpha")) return MARLIN_OK;
     if (needed && !r->has_factor) return ml_hf_bad(h, "rope factor", "is missing");
     return ml_hf_real(h, obj, "factor", 0, 1, &r->factor);
 }
@@ -108,7 +109,15 @@ static marlin_status read_factor(const struct ml_hf *h, const struct ml_json *ob
 static marlin_status read_rotary(const struct ml_hf *h, const struct ml_json *obj, struct ml_rope_config *r,
                                  int64_t *rotary) {
     const struct ml_json *from = ml_hf_get(obj, "partial_rotary_factor") ? obj : h->text;
-    const marlin_status st = ml_hf_real(h, from, "partial_rotary_factor", 0, 1, &r->partial);
+    double absent = h->family->partial > 0 ? h->family->partial : 1;
+    marlin_status st = MARLIN_OK;
+    if (h->family->rotary_dim && ml_hf_get(h->text, "rotary_dim")) {
+        int64_t dims;
+        st = ml_hf_int(h, h->text, "rotary_dim", 2, h->out->head_dim, 0, &dims);
+        if (st != MARLIN_OK) return st;
+        absent = (double)dims / (double)h->out->head_dim;
+    }
+    st = ml_hf_real(h, from, "partial_rotary_factor", 0, absent, &r->partial);
     if (st != MARLIN_OK) return st;
     if (r->partial > 1) return ml_hf_bad(h, "partial_rotary_factor", "is above 1");
     *rotary = (int64_t)((double)h->out->head_dim * r->partial);
@@ -116,6 +125,19 @@ static marlin_status read_rotary(const struct ml_hf *h, const struct ml_json *ob
         return ml_fail(h->err, MARLIN_ERR_FORMAT,
                        "%s: head_dim: %lld gives %lld rotary dimensions: an even number is needed", h->where,
                        (long long)h->out->head_dim, (long long)*rotary);
+    return MARLIN_OK;
+}
+
+/* Hunyuan: "dynamic" with alpha is a greater base, whatever the length. */
+static marlin_status read_alpha(const struct ml_hf *h, const struct ml_json *obj, int64_t rotary,
+                                struct ml_rope_config *r) {
+    double alpha;
+    const marlin_status st = ml_hf_real(h, obj, "alpha", 0, 1, &alpha);
+    if (st != MARLIN_OK) return st;
+    if (rotary < 4) return ml_hf_bad(h, "head_dim", "rope with alpha needs more than 2 rotary dimensions");
+    r->kind = ML_ROPE_DEFAULT;
+    r->factor = 1;
+    r->theta *= pow(alpha, (double)rotary / (double)(rotary - 2));
     return MARLIN_OK;
 }
 
@@ -138,6 +160,9 @@ static marlin_status read_rope(const struct ml_hf *h, const struct ml_json *obj,
     ML_TRY(ml_hf_real(h, obj, "attention_factor", 0, 0, &r->attention_factor));
     if (r->kind == ML_ROPE_LLAMA3) ML_TRY(read_llama3(h, obj, r));
     if (r->kind == ML_ROPE_YARN) ML_TRY(read_yarn(h, obj, r));
+    if (h->family->tempers) ML_TRY(ml_hf_real(h, obj, "llama_4_scaling_beta", -1, 0, &r->temper));
+    if (r->kind == ML_ROPE_DYNAMIC && h->family->rope_alpha && ml_hf_get(obj, "alpha"))
+        ML_TRY(read_alpha(h, obj, rotary, r));
     if (r->kind == ML_ROPE_DYNAMIC && rotary < 4)
         st = ml_hf_bad(h, "head_dim", "dynamic rope needs more than 2 rotary dimensions");
     if (r->kind == ML_ROPE_LONGROPE) {
@@ -167,6 +192,8 @@ marlin_status ml_hf_rope(struct ml_hf *h) {
     ML_TRY(read_rope(h, scaling ? scaling : nested ? full : all, theta, &c->rope));
     if (split || local)
         ML_TRY(read_rope(h, local, split ? theta_local : theta, &c->rope_local));
+    else if (h->family->plain_local)
+        ML_TRY(read_rope(h, NULL, c->rope.theta, &c->rope_local));
     else
         c->rope_local = c->rope;
 out:

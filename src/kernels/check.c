@@ -58,6 +58,16 @@ bool ml_check_begin(struct ml_check *c, const char *entry, const char *variant, 
     return true;
 }
 
+/* A sample takes the first case of a row and of each number of bits in it, and every so many of the row. */
+bool ml_check_is_taken(struct ml_check *c) {
+    if (c->decided) return c->taken;
+    const size_t i = c->walked++, before = c->walked_bits;
+    c->walked_bits = c->bits;
+    c->decided = true;
+    c->taken = c->options->sample == 0 || i % c->options->sample == 0 || c->bits != before;
+    return c->taken;
+}
+
 void ml_check_param_text(struct ml_check *c, const char *name, const char *value) {
     const size_t used = strlen(c->params);
     (void)snprintf(c->params + used, sizeof c->params - used, "%s%s=%s", used ? " " : "", name, value);

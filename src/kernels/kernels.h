@@ -155,7 +155,7 @@ struct ml_kernels {
     ml_attention_join_fn *attention_join;
     ml_rmsnorm_fn *rmsnorm;
     ml_rope_fn *rope_half, *rope_interleaved;
-    ml_glu_fn *silu_glu, *gelu_glu; /* gelu: tanh approximation */
+    ml_glu_fn *silu_glu, *gelu_glu, *sigmoid_glu; /* gelu: tanh approximation */
     ml_add_fn *add;
     ml_axpy_fn *axpy;
     ml_softcap_fn *softcap;

@@ -94,9 +94,25 @@ marlin_status ml_bind_norm(struct ml_binder *b, const char *name, size_t n, stru
                            struct marlin_error *err) {
     char tensor[ML_BIND_NAME];
     const struct ml_tensor *t = NULL;
+    marlin_status st;
     ml_names_join(name, ml_form_plain()->weights.suffix, tensor);
     *norm = (struct ml_norm){.n = n, .offset = b->m->arch->norm_offset, .eps = (float)b->m->config->rms_eps};
-    return ml_bind_vector(b, tensor, n, &norm->w, &t, err);
+    ML_TRY(ml_bind_vector(b, tensor, n, &norm->w, &t, err));
+    if (!b->m->arch->layer_norm) goto out;
+    ml_names_join(name, "bias", tensor);
+    ML_TRY(ml_bind_vector(b, tensor, n, &norm->bias, &t, err));
+out:
+    return st;
+}
+
+marlin_status ml_bind_weightless_norm(struct ml_binder *b, size_t n, struct ml_norm *norm,
+                                      struct marlin_error *err) {
+    float *w = ml_arena_array(&b->m->arena, n, sizeof *w);
+    if (!w) return ml_fail(err, MARLIN_ERR_MEMORY, "norm of %zu: out of memory", n);
+    for (size_t i = 0; i < n; i++)
+        w[i] = 1;
+    *norm = (struct ml_norm){.w = w, .n = n, .eps = (float)b->m->config->rms_eps};
+    return MARLIN_OK;
 }
 
 marlin_status ml_bind_embedding(struct ml_binder *b, struct marlin_error *err) {

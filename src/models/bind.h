@@ -35,6 +35,10 @@ marlin_status ml_bind_rows(struct ml_binder *b, const char *name, size_t in, con
 /* "NAME.weight" [n] widened to float32. */
 marlin_status ml_bind_norm(struct ml_binder *b, const char *name, size_t n, struct ml_norm *norm,
                            struct marlin_error *err) MARLIN_MUST_CHECK;
+/* A norm that has no weights in the file. */
+marlin_status ml_bind_weightless_norm(struct ml_binder *b, size_t n, struct ml_norm *norm,
+                                      struct marlin_error *err) MARLIN_MUST_CHECK;
+
 /* ---- blocks.c: what most architectures share; LAYER is "model.layers.N." ---- */
 
 /* Appends `n` linears to the layer's sites (copied). The blocks below do so for theirs. */
@@ -48,6 +52,9 @@ marlin_status ml_bind_layer_norm(struct ml_binder *b, const struct ml_layer *l, 
 /* self_attn.{q,k,v,o}_proj, or a fused qkv_proj; scale, window, rope. */
 marlin_status ml_bind_attention(struct ml_binder *b, struct ml_layer *l, bool qkv_bias, bool o_bias,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;
+/* self_attn.gate_proj: what the heads gave is multiplied by its sigmoid. */
+marlin_status ml_bind_attention_gate(struct ml_binder *b, struct ml_layer *l,
+                                     struct marlin_error *err) MARLIN_MUST_CHECK;
 /* self_attn.{q,k}_norm of these widths. */
 marlin_status ml_bind_qk_norm(struct ml_binder *b, struct ml_layer *l, size_t q, size_t k,
                               struct marlin_error *err) MARLIN_MUST_CHECK;
@@ -59,6 +66,8 @@ marlin_status ml_bind_mlp(struct ml_binder *b, struct ml_layer *l, bool bias,
 struct ml_moe_names {
     const char *block; /* "mlp." */
     const char *gate, *up, *down;
+    const char *bias;   /* what is added to scores for the choice, behind the block; NULL = none */
+    const char *shared; /* the expert of every token, behind the block: "shared_experts."; NULL = none */
 };
 /* <block>gate and <block>experts.E.{gate,up,down}, or fused <block>experts.{gate_up,down}_proj. */
 marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,

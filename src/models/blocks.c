@@ -80,11 +80,13 @@ static marlin_status attention_sites(struct ml_binder *b, struct ml_layer *l, st
 
 static marlin_status moe_sites(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
     struct ml_moe *moe = &l->ffn.moe;
-    struct ml_site *to = more_sites(b, l, 1 + 3 * moe->choose.experts, err);
+    const size_t shared = moe->shared.gate.out ? 3 : 0;
+    struct ml_site *to = more_sites(b, l, 1 + 3 * moe->choose.experts + shared, err);
     if (!to) return MARLIN_ERR_MEMORY;
     *to = (struct ml_site){&moe->router, ML_ROLE_ROUTER, ML_INPUT_FFN, ML_NO_EXPERT};
     for (size_t e = 0; e < moe->choose.experts; e++)
         set_mlp_sites(&moe->experts[e], (int)e, to + 1 + 3 * e);
+    if (shared) set_mlp_sites(&moe->shared, ML_NO_EXPERT, to + 1 + 3 * moe->choose.experts);
     return MARLIN_OK;
 }
 
@@ -96,7 +98,7 @@ static void set_attention(const struct ml_model *m, struct ml_layer *l) {
     const bool sliding = c->layer_kind[l->index] == ML_LAYER_SLIDING;
     const double width = c->query_pre_attn_scalar > 0 ? c->query_pre_attn_scalar : (double)c->head_dim;
     l->mixer.kind = ML_MIXER_ATTENTION;
-    w->scale = (float)(1.0 / sqrt(width));
+    w->scale = (float)(c->qk_factor / sqrt(width));
     w->softcap = (float)c->attn_softcap;
     w->window = sliding ? (size_t)c->sliding_window : 0;
     w->rope = !c->layer_rope[l->index] ? NULL : sliding ? &m->rope_local : &m->rope;
@@ -141,6 +143,14 @@ marlin_status ml_bind_qk_norm(struct ml_binder *b, struct ml_layer *l, size_t q,
     struct ml_attention_weights *w = &l->mixer.attention;
     const marlin_status st = ml_bind_layer_norm(b, l, "self_attn.q_norm", q, &w->q_norm, err);
     return st != MARLIN_OK ? st : ml_bind_layer_norm(b, l, "self_attn.k_norm", k, &w->k_norm, err);
+}
+
+marlin_status ml_bind_attention_gate(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
+    struct ml_attention_weights *w = &l->mixer.attention;
+    const struct ml_site site = {&w->gate, ML_ROLE_ATTENTION_GATE, ML_INPUT_ATTENTION, ML_NO_EXPERT};
+    const marlin_status st =
+        layer_linear(b, l, "self_attn.gate_proj", w->q.out, w->q.in, false, &w->gate, err);
+    return st != MARLIN_OK ? st : ml_bind_sites(b, l, &site, 1, err);
 }
 
 /* ---- feed-forward ---- */
@@ -263,6 +273,42 @@ static marlin_status bind_router(struct ml_binder *b, struct ml_layer *l, const 
     return ml_fail(err, MARLIN_ERR_MEMORY, "layer %zu: no memory for %zu experts", l->index, s->experts);
 }
 
+static marlin_status bind_shared(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
+                                 struct marlin_error *err) {
+    const struct ml_config *c = b->m->config;
+    const size_t hidden = (size_t)c->hidden_size, ff = (size_t)c->shared_width;
+    struct ml_mlp *x = &l->ffn.moe.shared;
+    char suffix[128];
+    marlin_status st;
+    (void)snprintf(suffix, sizeof(suffix), "%s%s%s", names->block, names->shared, names->gate);
+    ML_TRY(layer_linear(b, l, suffix, ff, hidden, false, &x->gate, err));
+    (void)snprintf(suffix, sizeof(suffix), "%s%s%s", names->block, names->shared, names->up);
+    ML_TRY(layer_linear(b, l, suffix, ff, hidden, false, &x->up, err));
+    (void)snprintf(suffix, sizeof(suffix), "%s%s%s", names->block, names->shared, names->down);
+    ML_TRY(layer_linear(b, l, suffix, hidden, ff, false, &x->down, err));
+out:
+    return st;
+}
+
+/* What config.json says of the choice, and the bias of the scores. */
+static marlin_status bind_choice(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
+                                 bool normalise, struct marlin_error *err) {
+    const struct ml_config *c = b->m->config;
+    struct ml_router *r = &l->ffn.moe.choose;
+    const struct ml_tensor *t = NULL;
+    char suffix[128], name[ML_BIND_NAME];
+    r->top_k = (size_t)c->experts_per_token;
+    r->normalise = normalise;
+    r->sigmoid = c->router_score == ML_SCORE_SIGMOID;
+    r->groups = (size_t)c->router_groups;
+    r->top_groups = (size_t)c->router_top_groups;
+    r->scale = (float)c->routed_scale;
+    if (!names->bias) return MARLIN_OK;
+    (void)snprintf(suffix, sizeof(suffix), "%s%s", names->block, names->bias);
+    ml_layer_name(l, suffix, name);
+    return ml_bind_vector(b, name, r->experts, &r->bias, &t, err);
+}
+
 marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
                           bool normalise, struct marlin_error *err) {
     const struct ml_config *c = b->m->config;
@@ -272,14 +318,14 @@ marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct 
     marlin_status st;
 
     l->ffn.kind = ML_FFN_MOE;
-    l->ffn.moe.choose.top_k = (size_t)c->experts_per_token;
-    l->ffn.moe.choose.normalise = normalise;
     ML_TRY(bind_router(b, l, names, &shape, err));
+    ML_TRY(bind_choice(b, l, names, normalise, err));
     (void)snprintf(suffix, sizeof(suffix), "%sexperts.gate_up_proj", names->block);
     const bool fused = layer_has(b, l, suffix);
     if (fused) ML_TRY(bind_fused_experts(b, l, names, &shape, err));
     for (size_t e = 0; !fused && e < shape.experts; e++)
         ML_TRY(bind_expert(b, l, names, &shape, e, err));
+    if (names->shared && c->shared_width > 0) ML_TRY(bind_shared(b, l, names, err));
     ML_TRY(moe_sites(b, l, err));
 out:
     return st;

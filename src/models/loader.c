@@ -31,7 +31,7 @@ const struct ml_arch *ml_arch_find(const char *model_type) {
 /* ---- what the config decides ---- */
 
 static marlin_status unknown_arch(const char *model_type, struct marlin_error *err) {
-    char list[256] = "";
+    char list[512] = "";
     size_t at = 0;
     for (const char *const *s = ml_config_supported(); *s; s++) {
         const int n = snprintf(list + at, sizeof(list) - at, "%s%s", at ? ", " : "", *s);
@@ -228,6 +228,19 @@ static marlin_status bind_layers(struct ml_binder *b, struct marlin_error *err) 
     return MARLIN_OK;
 }
 
+/* A factor on logits is one on what the head reads. */
+static marlin_status bind_last_norm(struct ml_binder *b, size_t hidden, struct marlin_error *err) {
+    struct ml_norm *norm = &b->m->norm;
+    const float by = (float)b->m->config->output_multiplier;
+    const marlin_status st = ml_bind_norm(b, "model.norm", hidden, norm, err);
+    if (st != MARLIN_OK) return st;
+    if (b->m->arch->plain_last_norm) norm->offset = 0;
+    float *w = (float *)(uintptr_t)norm->w; /* the model's own copy */
+    for (size_t i = 0; by != 1 && !b->m->headers_only && i < hidden; i++)
+        w[i] = (w[i] + norm->offset) * by - norm->offset;
+    return MARLIN_OK;
+}
+
 marlin_status ml_model_bind(struct ml_model *m, struct ml_source *source, struct ml_pool *pool,
                             struct marlin_error *err) {
     struct ml_binder binder = {.m = m, .source = source, .pool = pool}, *b = &binder;
@@ -236,8 +249,9 @@ marlin_status ml_model_bind(struct ml_model *m, struct ml_source *source, struct
 
     ML_TRY(ml_bind_embedding(b, err));
     m->embedding_scale = embedding_scale(m);
+    if (m->arch->norm_embedding) ML_TRY(ml_bind_weightless_norm(b, hidden, &m->embedding_norm, err));
     ML_TRY(bind_layers(b, err));
-    ML_TRY(ml_bind_norm(b, "model.norm", hidden, &m->norm, err));
+    ML_TRY(bind_last_norm(b, hidden, err));
     ML_TRY(bind_head(b, err));
     ml_bind_arrange(b);
     ML_TRY(count_groups(m, err));

@@ -18,7 +18,9 @@
 
 struct ml_attention_weights {
     struct ml_linear q, k, v, o;
+    struct ml_linear gate;         /* what the heads gave is multiplied by its sigmoid; out 0 = none */
     struct ml_norm q_norm, k_norm; /* over a head when n == head_dim, else over the whole row */
+    bool norm_last;                /* they come after the rotation */
     float scale;
     float softcap;              /* 0 = none */
     size_t window;              /* 0 = all keys */
@@ -74,9 +76,13 @@ struct ml_arch {
     marlin_status (*bind)(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err);
     /* x [n, H] -> x after the layer, in place, for the rows of the running pass. */
     void (*layer)(struct ml_step *s, const struct ml_layer *l, float *x);
-    float norm_offset;    /* 1: zero-centred norm weights */
-    bool scale_embedding; /* embedding * sqrt(H), the factor rounded to the embedding's type */
-    bool has_backward;    /* the layer is one that quantization/signal/backward.c can differentiate */
+    float norm_offset;     /* 1: zero-centred norm weights */
+    bool plain_last_norm;  /* the weights of the norm before the head are not zero-centred */
+    bool layer_norm;       /* LayerNorm with biases instead of RMSNorm */
+    bool scale_embedding;  /* embedding * sqrt(H), the factor rounded to the embedding's type */
+    bool norm_embedding;   /* embedding rows go through an RMSNorm without weights */
+    bool rope_interleaved; /* pairs (2i, 2i + 1) rotate */
+    bool has_backward;     /* the layer is one that quantization/signal/backward.c can differentiate */
 };
 
 /* NULL for an unknown model_type. */
@@ -108,8 +114,9 @@ struct ml_model {
     struct ml_quant_matrix *embedding_rows; /* [vocab, H] as int8, or NULL */
     const struct ml_tensor *embedding_from; /* of its weights */
     float embedding_scale;
-    struct ml_embedding embed; /* the same, where the first device reads it */
-    struct ml_layer *layers;   /* [num_layers] */
+    struct ml_norm embedding_norm; /* of rows of token ids; w NULL = none */
+    struct ml_embedding embed;     /* the same, where the first device reads it */
+    struct ml_layer *layers;       /* [num_layers] */
     struct ml_norm norm;
     struct ml_linear head; /* [vocab, H]; the embedding when tied */
     uint64_t weight_bytes, bytes_per_token, products_per_token, parameters;

@@ -86,7 +86,8 @@ out:
 }
 
 static marlin_status place_norm(struct placing *p, struct ml_norm *norm, struct marlin_error *err) {
-    return place_floats(p, &norm->w, norm->n, err);
+    const marlin_status st = place_floats(p, &norm->w, norm->n, err);
+    return st != MARLIN_OK ? st : place_floats(p, &norm->bias, norm->n, err);
 }
 
 static marlin_status place_layer(struct placing *p, struct ml_layer *l, struct marlin_error *err) {
@@ -99,6 +100,8 @@ static marlin_status place_layer(struct placing *p, struct ml_layer *l, struct m
     marlin_status st;
     for (size_t i = 0; i < sizeof norms / sizeof norms[0]; i++)
         ML_TRY(place_norm(p, norms[i], err));
+    if (l->ffn.kind == ML_FFN_MOE)
+        ML_TRY(place_floats(p, &l->ffn.moe.choose.bias, l->ffn.moe.choose.experts, err));
     for (size_t i = 0; i < l->n_sites; i++)
         ML_TRY(place_linear(p, l->sites[i].linear, err));
 out:
@@ -118,6 +121,7 @@ static marlin_status place_ends(struct placing *p, size_t d, struct marlin_error
     } else if (d == 0) {
         ML_TRY(place_plain(p, &m->embed.plain, err));
     }
+    if (d == 0) ML_TRY(place_norm(p, &m->embed.norm, err));
     if (d + 1 < m->n_devices) goto out;
     ML_TRY(place_norm(p, &m->norm, err));
     ML_TRY(place_linear(p, &m->head, err));
@@ -142,6 +146,7 @@ out:
 marlin_status ml_model_place(struct ml_model *m, struct marlin_error *err) {
     m->embed = (struct ml_embedding){.plain = m->embedding,
                                      .rows = m->embedding_rows,
+                                     .norm = m->embedding_norm,
                                      .scale = m->arch->scale_embedding ? m->embedding_scale : 1.0f};
     for (size_t i = 0; i < (size_t)m->config->num_layers; i++)
         m->layers[i].device = ml_device_of_layer(i, (size_t)m->config->num_layers, m->n_devices);

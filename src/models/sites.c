@@ -5,10 +5,16 @@
 #include "models/model_int.h"
 
 const char *ml_role_name(enum ml_role r) {
-    static const char *const names[ML_ROLES] = {
-        [ML_ROLE_Q] = "q",       [ML_ROLE_K] = "k",           [ML_ROLE_V] = "v",
-        [ML_ROLE_O] = "o",       [ML_ROLE_GATE] = "gate",     [ML_ROLE_UP] = "up",
-        [ML_ROLE_DOWN] = "down", [ML_ROLE_ROUTER] = "router", [ML_ROLE_HEAD] = "head"};
+    static const char *const names[ML_ROLES] = {[ML_ROLE_Q] = "q",
+                                                [ML_ROLE_K] = "k",
+                                                [ML_ROLE_V] = "v",
+                                                [ML_ROLE_O] = "o",
+                                                [ML_ROLE_ATTENTION_GATE] = "attention gate",
+                                                [ML_ROLE_GATE] = "gate",
+                                                [ML_ROLE_UP] = "up",
+                                                [ML_ROLE_DOWN] = "down",
+                                                [ML_ROLE_ROUTER] = "router",
+                                                [ML_ROLE_HEAD] = "head"};
     return names[r];
 }
 

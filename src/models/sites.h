@@ -17,6 +17,7 @@ enum ml_role {
     ML_ROLE_K,
     ML_ROLE_V,
     ML_ROLE_O,
+    ML_ROLE_ATTENTION_GATE,
     ML_ROLE_GATE,
     ML_ROLE_UP,
     ML_ROLE_DOWN,
@@ -29,10 +30,10 @@ const char *ml_role_name(enum ml_role r); /* "down" */
 /* What a linear reads. Linears of one layer with the same input are given the very same rows, and share one
  * Hessian; only an expert's own input differs from expert to expert. */
 enum ml_input {
-    ML_INPUT_ATTENTION,     /* q, k, v */
+    ML_INPUT_ATTENTION,     /* q, k, v, gate of attention */
     ML_INPUT_ATTENTION_OUT, /* o: what the heads gave */
     ML_INPUT_FFN,           /* router, gate, up; an expert reads the rows that the router sends to it */
-    ML_INPUT_HIDDEN,        /* down of a dense layer: the gated activation */
+    ML_INPUT_HIDDEN,        /* down of a dense layer or a shared expert: the gated activation */
     ML_INPUT_EXPERT_HIDDEN, /* down of an expert: that expert's gated activation */
     ML_INPUTS
 };

@@ -36,8 +36,10 @@ struct ml_step {
 
     float *x, *normed, *branch; /* [R, H] */
     float *q, *attn;            /* [R, heads * head_dim] */
+    float *attn_gate;           /* the same, where attention has a gate; else NULL */
     float *k, *v;               /* [R, kv_heads * head_dim] */
-    float *gate, *up;           /* [R, widest intermediate of a dense layer] */
+    float *gate, *up;           /* [R, widest intermediate of a dense layer or a shared expert] */
+    float *shared;              /* [R, H] of a shared expert; NULL where there is none */
     float *router;              /* [R, experts] */
     float *pair_x, *pair_y;     /* [R * top_k, H] */
     float *pair_gate, *pair_up; /* [R * top_k, moe_intermediate] */

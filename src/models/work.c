@@ -12,9 +12,14 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+/* Of a dense layer or a shared expert. */
+static size_t dense_width(const struct ml_config *c) {
+    return larger((size_t)c->intermediate_size, (size_t)c->shared_width);
+}
+
 size_t ml_config_max_cols(const struct ml_config *c) {
     const size_t heads = (size_t)c->num_heads * (size_t)c->head_dim;
-    const size_t ff = larger((size_t)c->intermediate_size, (size_t)c->moe_intermediate_size);
+    const size_t ff = larger(dense_width(c), (size_t)c->moe_intermediate_size);
     return larger(larger((size_t)c->hidden_size, heads), ff);
 }
 
@@ -68,10 +73,12 @@ static void lay_out_step(struct layout *l, const struct ml_config *c, size_t row
     s->picked = part(l, rows, hidden, sizeof(float));
     s->q = part(l, rows, heads * dim, sizeof(float));
     s->attn = part(l, rows, heads * dim, sizeof(float));
+    s->attn_gate = c->attention_gate ? part(l, rows, heads * dim, sizeof(float)) : NULL;
     s->k = part(l, rows, kv_heads * dim, sizeof(float));
     s->v = part(l, rows, kv_heads * dim, sizeof(float));
-    s->gate = part(l, rows, (size_t)c->intermediate_size, sizeof(float));
-    s->up = part(l, rows, (size_t)c->intermediate_size, sizeof(float));
+    s->gate = part(l, rows, dense_width(c), sizeof(float));
+    s->up = part(l, rows, dense_width(c), sizeof(float));
+    s->shared = c->shared_width > 0 ? part(l, rows, hidden, sizeof(float)) : NULL;
     s->global.cos = part(l, rows, half, sizeof(float));
     s->global.sin = part(l, rows, half, sizeof(float));
     s->local.cos = part(l, rows, half, sizeof(float));

@@ -187,7 +187,9 @@ static void visit_weights(const struct ml_visitor *v, struct ml_linear *l) {
 }
 
 static void visit_norm_weights(const struct ml_visitor *v, const struct ml_norm *norm) {
-    if (norm) OWN(struct ml_norm, norm)->w = see_floats(v, norm->w, norm->n, ML_OPERAND_IN);
+    if (!norm) return;
+    OWN(struct ml_norm, norm)->w = see_floats(v, norm->w, norm->n, ML_OPERAND_IN);
+    OWN(struct ml_norm, norm)->bias = see_floats(v, norm->bias, norm->n, ML_OPERAND_IN);
 }
 
 static void visit_pass(const struct ml_visitor *v, const struct ml_pass *pass) {
@@ -230,6 +232,7 @@ static void visit_embed(void *clone, const struct ml_visitor *v) {
         visit_quant(v, OWN(struct ml_quant_matrix, e->rows));
     else
         visit_matrix(v, &e->plain);
+    visit_norm_weights(v, &e->norm);
     a->x = see_floats(v, a->x, a->pass->n * a->width, ML_OPERAND_INOUT);
 }
 
@@ -310,6 +313,7 @@ static void visit_route(void *clone, const struct ml_visitor *v) {
     struct ml_route_op *a = clone;
     const size_t experts = a->router.experts;
     a->logits = see_floats(v, a->logits, a->n * experts, ML_OPERAND_INOUT);
+    a->router.bias = see_floats(v, a->router.bias, experts, ML_OPERAND_IN);
     visit_plan(v, &a->plan, a->n * a->router.top_k, ML_OPERAND_OUT);
     a->plan.start = see_ints(v, a->plan.start, experts + 1, ML_OPERAND_OUT);
 }

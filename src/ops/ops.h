@@ -125,6 +125,9 @@ struct ml_rope_store_op {
     const float *cos, *sin;                /* [n, rotary / 2] */
     size_t rotary;                         /* leading dimensions of a head that rotate; 0 = none */
     bool interleaved;                      /* pairs (2i, 2i + 1) instead of (i, i + rotary / 2) */
+    bool norm_last;                        /* the norms come after the rotation */
+    float temper; /* q of position p times 1 + temper * ln(1 + floor(p / temper_length)) */
+    size_t temper_length;
 };
 
 struct ml_attention_op {

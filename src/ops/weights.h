@@ -48,9 +48,11 @@ struct ml_linear {
     const struct ml_origin *origin; /* the tensors that it was made from (models/model_int.h) */
 };
 
-/* RMSNorm: x * rsqrt(mean(x^2) + eps) * (w + offset). w == NULL: the layer has no such norm. */
+/* RMSNorm: x * rsqrt(mean(x^2) + eps) * (w + offset); with a bias LayerNorm, the same of x - mean(x), plus the bias.
+ * w == NULL: the layer has no such norm. */
 struct ml_norm {
     const float *w;
+    const float *bias; /* [n] or NULL */
     size_t n;
     float offset, eps;
 };
@@ -60,25 +62,41 @@ struct ml_embedding {
     struct ml_matrix plain;             /* [vocab, H]; unset when `rows` */
     const struct ml_quant_matrix *rows; /* [vocab, H] as int8, or NULL */
     float scale;                        /* on every element; 1 = none */
+    struct ml_norm norm;                /* over each row; w NULL = none */
 };
 
 struct ml_mlp {
     struct ml_linear gate, up, down;
 };
 
-/* What stands before a gated feed-forward block's product. */
-enum ml_glu { ML_GLU_SILU, ML_GLU_GELU_TANH };
+/* What stands before a gated block's product. */
+enum ml_glu { ML_GLU_SILU, ML_GLU_GELU_TANH, ML_GLU_SIGMOID };
 
-/* How a router's scores become experts and weights: p = softmax(logits), the top_k greatest, ties to the lowest
- * number; a NaN never wins while a number is left. */
+/* How a router's logits become experts and weights.
+ *
+ *   s = softmax(logits), or sigmoid of each
+ *   c = s + bias                                          decides, and does not weigh
+ *   a group's score = the sum of its two greatest c       the best top_groups of `groups` equal runs stay
+ *   the top_k greatest c of what stays                    ties to the lowest number
+ *   weight = s of the chosen, / their sum, * scale
+ *
+ * A NaN never wins while a number is left. Sources: Switch Transformers (arXiv 2101.03961), DeepSeek-V3
+ * (arXiv 2412.19437, section 2.1.2). */
+enum { ML_ROUTER_GROUPS = 256 }; /* most of them */
+
 struct ml_router {
     size_t experts, top_k;
     bool normalise; /* divide the chosen weights by their sum */
+    bool sigmoid;
+    const float *bias;         /* [experts] or NULL */
+    size_t groups, top_groups; /* 0 or 1: all experts are one group */
+    float scale;               /* 0 or 1: none */
 };
 
 struct ml_moe {
     struct ml_linear router; /* [experts, H] */
     struct ml_mlp *experts;  /* [choose.experts] */
+    struct ml_mlp shared;    /* the expert of every token, unweighted; gate.out 0 = none */
     struct ml_router choose;
 };
 

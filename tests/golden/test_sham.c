@@ -4,6 +4,7 @@
  * logits bit for bit, with every operation falling back one at a time, and with layers dealt out over several
  * devices. Nothing but operations and copies touches device memory, then.
  */
+#include "fixtures.h"
 #include "golden.h"
 
 #include "guard.h"
@@ -12,17 +13,7 @@
 
 #include <stdbool.h>
 
-static const char *const fixtures[] = {"gemma2",    "gemma3_text", "llama2_mha", "llama3", "mistral_swa",
-                                       "mixtral",   "olmo2",       "phi3",       "qwen2",  "qwen3",
-                                       "qwen3_moe", "qwen3_yarn",  "smollm3"};
-
-enum {
-    N_FIXTURES = sizeof(fixtures) / sizeof(fixtures[0]),
-    CHUNK = 20,
-    MOST_DEVICES = 3,
-    PREFIX = 20,
-    SEED = 5
-};
+enum { CHUNK = 20, MOST_DEVICES = 3, PREFIX = 20, SEED = 5 };
 
 /* One fixture, or a random model of its shape. */
 struct subject {

@@ -124,6 +124,10 @@ static ml_check_entry *get_gelu(const struct ml_check_tables *t, int variant) {
     (void)variant;
     return (ml_check_entry *)t->k.gelu_glu;
 }
+static ml_check_entry *get_sigmoid(const struct ml_check_tables *t, int variant) {
+    (void)variant;
+    return (ml_check_entry *)t->k.sigmoid_glu;
+}
 static ml_check_entry *get_add(const struct ml_check_tables *t, int variant) {
     (void)variant;
     return (ml_check_entry *)t->k.add;
@@ -148,6 +152,10 @@ static void call_silu(const struct ml_check_tables *t, void *arg) {
 static void call_gelu(const struct ml_check_tables *t, void *arg) {
     const struct call *a = arg;
     t->k.gelu_glu(a->y, a->x, a->w, a->n);
+}
+static void call_sigmoid(const struct ml_check_tables *t, void *arg) {
+    const struct call *a = arg;
+    t->k.sigmoid_glu(a->y, a->x, a->w, a->n);
 }
 static void call_add(const struct ml_check_tables *t, void *arg) {
     const struct call *a = arg;
@@ -179,6 +187,7 @@ static const struct operation {
 } operations[] = {
     {"silu glu", get_silu, call_silu, 6 * 0x1p-23, 1e-33, 0, true, false, false},
     {"gelu glu", get_gelu, call_gelu, 24 * 0x1p-23, 1e-33, 0, true, false, false},
+    {"sigmoid glu", get_sigmoid, call_sigmoid, 6 * 0x1p-23, 1e-33, 0, true, false, false},
     {"add", get_add, call_add, 0x1p-24, 0, 0, false, true, true},
     {"axpy", get_axpy, call_axpy, 0x1p-23, 0x1p-148, 0, false, true, true},
     {"softcap", get_softcap, call_softcap, 8 * 0x1p-23, 0x1p-147, 0, false, true, false},

@@ -101,6 +101,13 @@ static void gelu_glu(float *y, const float *gate, const float *up, size_t n) {
     }
 }
 
+static void sigmoid_glu(float *y, const float *gate, const float *up, size_t n) {
+    for (size_t i = 0; i < n; i += VL) {
+        const size_t left = v_left(i, n);
+        v_storen(y + i, v_gated(v_loadn(up + i, left), v_loadn(gate + i, left)), left);
+    }
+}
+
 static void add(float *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i += VL) {
         const size_t left = v_left(i, n);

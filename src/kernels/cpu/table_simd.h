@@ -24,6 +24,7 @@ void TIER_TABLE_INIT(struct ml_kernels *k) {
     k->rope_interleaved = rope_interleaved;
     k->silu_glu = silu_glu;
     k->gelu_glu = gelu_glu;
+    k->sigmoid_glu = sigmoid_glu;
     k->add = add;
     k->axpy = axpy;
     k->softcap = softcap;

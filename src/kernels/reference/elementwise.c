@@ -55,6 +55,11 @@ static void gelu_glu(float *y, const float *gate, const float *up, size_t n) {
     }
 }
 
+static void sigmoid_glu(float *y, const float *gate, const float *up, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)(up[i] / (1 + exp(-(double)gate[i])));
+}
+
 static void add(float *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++)
         y[i] += x[i];
@@ -86,6 +91,7 @@ void ml_reference_elementwise(struct ml_kernels *k) {
     k->rope_interleaved = rope_interleaved;
     k->silu_glu = silu_glu;
     k->gelu_glu = gelu_glu;
+    k->sigmoid_glu = sigmoid_glu;
     k->add = add;
     k->axpy = axpy;
     k->softcap = softcap;

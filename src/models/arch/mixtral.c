@@ -8,10 +8,14 @@
 #include <stdio.h>
 
 static const char *const blocks[] = {"block_sparse_moe.", "mlp."};
+#define NAMES(b, g, u, d)                                                                                    \
+    { .block = (b), .gate = (g), .up = (u), .down = (d) }
 static const struct ml_moe_names spellings[2][2] = {
-    {{"block_sparse_moe.", "w1", "w3", "w2"}, {"block_sparse_moe.", "gate_proj", "up_proj", "down_proj"}},
-    {{"mlp.", "w1", "w3", "w2"}, {"mlp.", "gate_proj", "up_proj", "down_proj"}},
+    {NAMES("block_sparse_moe.", "w1", "w3", "w2"),
+     NAMES("block_sparse_moe.", "gate_proj", "up_proj", "down_proj")},
+    {NAMES("mlp.", "gate_proj", "up_proj", "down_proj"), NAMES("mlp.", "w1", "w3", "w2")},
 };
+#undef NAMES
 
 static bool has_part(const struct ml_binder *b, const struct ml_layer *l, const struct ml_moe_names *names) {
     char suffix[64], name[ML_BIND_NAME];

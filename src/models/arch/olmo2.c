@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * OLMo 2: norms after the branches instead of before, and on the whole rows of q and k before rotation.
+ * OLMo 2 and 3: norms after the branches instead of before, and on the whole rows of q and k before rotation. In
+ * OLMo 3 most layers slide, and only full ones have a scaled rotation (config.rope_local).
  *
  *   x += rmsnorm(attention(x))
  *   x += rmsnorm(mlp(x))
@@ -35,3 +36,5 @@ static void layer(struct ml_step *s, const struct ml_layer *l, float *x) {
 
 const struct ml_arch ml_arch_olmo2 = {
     .model_type = "olmo2", .bind = bind, .layer = layer, .has_backward = true};
+const struct ml_arch ml_arch_olmo3 = {
+    .model_type = "olmo3", .bind = bind, .layer = layer, .has_backward = true};

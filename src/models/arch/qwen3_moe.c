@@ -5,7 +5,8 @@
  */
 #include "models/arch/arch.h"
 
-static const struct ml_moe_names names = {"mlp.", "gate_proj", "up_proj", "down_proj"};
+static const struct ml_moe_names names = {
+    .block = "mlp.", .gate = "gate_proj", .up = "up_proj", .down = "down_proj"};
 
 static marlin_status bind(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
     const struct ml_config *c = b->m->config;

@@ -14,6 +14,7 @@ static void prepare(struct ml_step *s, const struct ml_layer *l) {
     const struct ml_attention_weights *w = &l->mixer.attention;
     const struct ml_memory_place *place = place_of(s, l);
     const struct ml_angles *angles = w->rope == &s->model->rope_local ? &s->local : &s->global;
+    const struct ml_rope_config *rope = &s->model->config->rope;
     s->ops->rope_store(&s->stream, &(struct ml_rope_store_op){.pass = &s->pass,
                                                               .pages = s->pages[place->group],
                                                               .layout = place->layout,
@@ -25,7 +26,11 @@ static void prepare(struct ml_step *s, const struct ml_layer *l) {
                                                               .k_norm = &w->k_norm,
                                                               .cos = angles->cos,
                                                               .sin = angles->sin,
-                                                              .rotary = w->rope ? w->rope->rotary : 0});
+                                                              .rotary = w->rope ? w->rope->rotary : 0,
+                                                              .interleaved = s->model->arch->rope_interleaved,
+                                                              .norm_last = w->norm_last,
+                                                              .temper = (float)rope->temper,
+                                                              .temper_length = (size_t)rope->original_max});
 }
 
 static void attend(struct ml_step *s, const struct ml_layer *l) {
@@ -58,17 +63,26 @@ uint64_t ml_attention_bytes(const struct ml_kv_layout *layout, size_t window, si
     return (uint64_t)(seen < most ? seen : most) * layout->kv_heads * ml_kv_slot_bytes(layout);
 }
 
+static void gate_heads(struct ml_step *s, const struct ml_attention_weights *w) {
+    s->ops->glu(
+        &s->stream,
+        &(struct ml_glu_op){
+            .act = ML_GLU_SIGMOID, .gate = s->attn_gate, .up = s->attn, .n = s->n, .width = w->gate.out});
+}
+
 void ml_attention_forward(struct ml_step *s, const struct ml_layer *l, const float *x, float *y) {
     const struct ml_attention_weights *w = &l->mixer.attention;
-    const struct ml_linear_job qkv[] = {ml_linear_job(&w->q, s->q, x, s->n),
-                                        ml_linear_job(&w->k, s->k, x, s->n),
-                                        ml_linear_job(&w->v, s->v, x, s->n)};
-    const struct ml_linear_job out = ml_linear_job(&w->o, y, s->attn, s->n);
-    ml_linear_forward(s, qkv, 3);
-    ml_stage_linears(s, ML_STAGE_QKV, qkv, 3);
+    const struct ml_linear_job qkv[] = {
+        ml_linear_job(&w->q, s->q, x, s->n), ml_linear_job(&w->k, s->k, x, s->n),
+        ml_linear_job(&w->v, s->v, x, s->n), ml_linear_job(&w->gate, s->attn_gate, x, s->n)};
+    const size_t n_jobs = w->gate.out ? 4 : 3;
+    const struct ml_linear_job out = ml_linear_job(&w->o, y, w->gate.out ? s->attn_gate : s->attn, s->n);
+    ml_linear_forward(s, qkv, n_jobs);
+    ml_stage_linears(s, ML_STAGE_QKV, qkv, n_jobs);
     prepare(s, l);
     ml_stage_done(s, ML_STAGE_ROPE);
     attend(s, l);
+    if (w->gate.out) gate_heads(s, w);
     if (s->profile) ml_profile_mark(s->profile, ML_STAGE_ATTENTION, seen_bytes(s, l));
     ml_linear_forward(s, &out, 1);
     ml_stage_linears(s, ML_STAGE_OUT, &out, 1);

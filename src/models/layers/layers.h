@@ -52,7 +52,7 @@ enum ml_glu ml_model_glu(const struct ml_model *m);
 
 /* ---- moe.c ---- */
 
-/* y [n, H] = sum over a token's experts of weight * expert(x). */
+/* y [n, H] = sum over a token's experts of weight * expert(x), plus the shared one's. */
 void ml_moe_forward(struct ml_step *s, const struct ml_moe *moe, const float *x, float *y);
 /* Fills s->plan for n rows from logits [n, experts], which become probabilities. */
 void ml_route_forward(struct ml_step *s, const struct ml_router *router, float *logits, size_t n);

@@ -56,4 +56,7 @@ void ml_moe_forward(struct ml_step *s, const struct ml_moe *moe, const float *x,
                                                         .pair_up = s->pair_up});
     if (s->observe) show_experts(s, moe, x);
     if (s->profile) ml_profile_mark(s->profile, ML_STAGE_EXPERTS, expert_bytes(s, moe));
+    if (!moe->shared.gate.out) return;
+    ml_mlp_forward(s, &moe->shared, x, s->shared);
+    s->ops->add(&s->stream, &(struct ml_add_op){.x = y, .y = s->shared, .n = s->n, .width = moe->router.in});
 }

@@ -57,6 +57,20 @@ static void store(const struct store_rows *a, char *page, size_t at, size_t scal
     }
 }
 
+/* Ministral 3: longer contexts make attention sharper. */
+static void temper(const struct ml_rope_store_op *op, float *q, size_t t) {
+    if (op->temper == 0) return;
+    const size_t steps = (size_t)op->pass->position[3 * t] / op->temper_length;
+    const float by = 1.0f + op->temper * logf(1.0f + (float)steps);
+    for (size_t i = 0; i < op->q_width; i++)
+        q[i] *= by;
+}
+
+static void norms(const struct store_rows *a, float *q, float *k, size_t k_width) {
+    norm_row(a->k, a->op->q_norm, q, a->op->q_width);
+    norm_row(a->k, a->op->k_norm, k, k_width);
+}
+
 static void store_rows(void *arg, size_t begin, size_t end, int worker) {
     const struct store_rows *a = arg;
     const struct ml_rope_store_op *op = a->op;
@@ -69,10 +83,11 @@ static void store_rows(void *arg, size_t begin, size_t end, int worker) {
         const size_t slot = (size_t)run->slot0 + t - (size_t)run->first;
         char *page = (char *)(uintptr_t)op->pages.table[r * op->pages.stride + slot / ML_PAGE_KEYS];
         float *q = op->q + t * op->q_width, *k = op->k + t * k_width;
-        norm_row(a->k, op->q_norm, q, op->q_width);
-        norm_row(a->k, op->k_norm, k, k_width);
+        if (!op->norm_last) norms(a, q, k, k_width);
         rotate(a, q, op->q_width, t);
         rotate(a, k, k_width, t);
+        if (op->norm_last) norms(a, q, k, k_width);
+        temper(op, q, t);
         store(a, page, l->k_at, l->k_scales_at, k, l->k_dim, slot % ML_PAGE_KEYS);
         if (l->v_at != l->k_at)
             store(a, page, l->v_at, l->v_scales_at, op->v + t * v_width, l->v_dim, slot % ML_PAGE_KEYS);

@@ -8,35 +8,99 @@
  */
 #include "ops/cpu/cpu_int.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- routing ---- */
 
-/* The best expert that has not been taken (taken ones are marked -1). A probability is >= 0; a NaN compares
- * false with everything, so that it is taken only when nothing else is left. */
-static size_t best_of(const float *p, size_t experts) {
-    size_t best = experts, spare = experts;
-    for (size_t e = 0; e < experts; e++) {
-        if (p[e] == -1.0f) continue;
-        if (spare == experts) spare = e;
-        if (p[e] >= 0.0f && (best == experts || p[e] > p[best])) best = e;
+/* An expert that is taken, or in a group that was left out. Scores are at least 0. */
+static const float TAKEN = -1.0f;
+
+static float deciding(const struct ml_router *r, const float *s, size_t e) {
+    return r->bias ? s[e] + r->bias[e] : s[e];
+}
+
+/* The best expert that has not been taken. A NaN compares false with everything, so that it is taken only when
+ * nothing else is left. */
+static size_t best_of(const struct ml_router *r, const float *s) {
+    size_t best = r->experts, spare = r->experts;
+    float most = 0;
+    for (size_t e = 0; e < r->experts; e++) {
+        if (s[e] == TAKEN) continue;
+        if (spare == r->experts) spare = e;
+        const float c = deciding(r, s, e);
+        if (c >= -INFINITY && (best == r->experts || c > most)) {
+            best = e;
+            most = c;
+        }
     }
-    return best < experts ? best : spare;
+    return best < r->experts ? best : spare;
+}
+
+/* The sum of a group's two greatest; a NaN among all of them counts for nothing. */
+static float group_score(const struct ml_router *r, const float *s, size_t group) {
+    const size_t n = r->experts / r->groups;
+    float first = -INFINITY, second = -INFINITY;
+    for (size_t e = group * n; e < (group + 1) * n; e++) {
+        const float c = deciding(r, s, e);
+        if (c > first) {
+            second = first;
+            first = c;
+        } else if (c > second) {
+            second = c;
+        }
+    }
+    return first + second;
+}
+
+/* Groups are few: how many beat this one is counted for each. */
+static bool is_left_out(const struct ml_router *r, const float *s, size_t group) {
+    const float own = group_score(r, s, group);
+    size_t better = 0;
+    for (size_t g = 0; g < r->groups; g++) {
+        const float other = group_score(r, s, g);
+        better += other > own || (other == own && g < group);
+    }
+    return better >= r->top_groups;
+}
+
+/* `out` [groups] says who is left out, before any score is marked. */
+static void leave_groups_out(const struct ml_router *r, float *s) {
+    const size_t n = r->groups > 1 ? r->experts / r->groups : 0;
+    uint64_t out[(ML_ROUTER_GROUPS + 63) / 64] = {0};
+    for (size_t g = 0; g < r->groups && n > 0; g++)
+        if (is_left_out(r, s, g)) out[g / 64] |= (uint64_t)1 << (g % 64);
+    for (size_t e = 0; e < r->experts && n > 0; e++)
+        if (out[e / n / 64] >> (e / n % 64) & 1) s[e] = TAKEN;
+}
+
+static void score(const struct ml_kernels *k, const struct ml_router *r, float *s) {
+    if (!r->sigmoid) {
+        k->softmax(s, s, r->experts);
+        return;
+    }
+    for (size_t e = 0; e < r->experts; e++)
+        s[e] = (float)(1 / (1 + exp(-(double)s[e])));
 }
 
 static void choose_experts(const struct ml_kernels *k, const struct ml_route_op *op, size_t t) {
-    const size_t experts = op->router.experts, top_k = op->router.top_k;
-    float *p = op->logits + t * experts, *weight = op->plan.weight + t * top_k, sum = 0;
-    k->softmax(p, p, experts);
+    const struct ml_router *r = &op->router;
+    const size_t top_k = r->top_k;
+    float *s = op->logits + t * r->experts, *weight = op->plan.weight + t * top_k, sum = 0;
+    score(k, r, s);
+    leave_groups_out(r, s);
     for (size_t c = 0; c < top_k; c++) {
-        const size_t e = best_of(p, experts);
+        const size_t e = best_of(r, s);
         op->plan.expert[t * top_k + c] = (int32_t)e;
-        weight[c] = p[e];
-        sum += p[e];
-        p[e] = -1.0f;
+        weight[c] = s[e];
+        sum += s[e];
+        s[e] = TAKEN;
     }
-    for (size_t c = 0; op->router.normalise && c < top_k; c++)
+    if (r->sigmoid) sum += 1e-20f; /* all of them may be 0 */
+    for (size_t c = 0; r->normalise && c < top_k; c++)
         weight[c] /= sum;
+    for (size_t c = 0; r->scale > 0 && r->scale != 1 && c < top_k; c++)
+        weight[c] *= r->scale;
 }
 
 /* Counting sort, stable: row, token and start from expert. */

@@ -28,6 +28,7 @@ void ml_cpu_embed(struct ml_stream *s, const struct ml_embed_op *op) {
                                m->cols);
         for (size_t i = 0; e->scale != 1.0f && i < op->width; i++)
             row[i] *= e->scale;
+        if (e->norm.w) k->rmsnorm(row, row, e->norm.w, e->norm.offset, e->norm.eps, op->width);
     }
 }
 
@@ -38,13 +39,29 @@ struct norm_rows {
     const struct ml_norm_op *op;
 };
 
+/* LayerNorm is RMSNorm of what is left without the mean. */
+static const float *centre(float *y, const float *x, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += x[i];
+    const float mean = (float)(sum / (double)n);
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] - mean;
+    return y;
+}
+
 static void norm_rows(void *arg, size_t begin, size_t end, int worker) {
     const struct norm_rows *a = arg;
     const struct ml_norm *norm = a->op->norm;
     const size_t n = norm->n;
     (void)worker;
-    for (size_t t = begin; t < end; t++)
-        a->k->rmsnorm(a->op->y + t * n, a->op->x + t * n, norm->w, norm->offset, norm->eps, n);
+    for (size_t t = begin; t < end; t++) {
+        float *y = a->op->y + t * n;
+        const float *x = a->op->x + t * n;
+        if (norm->bias) x = centre(y, x, n);
+        a->k->rmsnorm(y, x, norm->w, norm->offset, norm->eps, n);
+        if (norm->bias) a->k->add(y, norm->bias, n);
+    }
 }
 
 void ml_cpu_norm(struct ml_stream *s, const struct ml_norm_op *op) {
@@ -106,7 +123,9 @@ static void glu_rows(void *arg, size_t begin, size_t end, int worker) {
 
 void ml_cpu_glu(struct ml_stream *s, const struct ml_glu_op *op) {
     const struct ml_kernels *k = ml_cpu_work(s)->exec.k;
-    struct glu_rows a = {op->act == ML_GLU_GELU_TANH ? k->gelu_glu : k->silu_glu, op};
+    ml_glu_fn *const glu[] = {
+        [ML_GLU_SILU] = k->silu_glu, [ML_GLU_GELU_TANH] = k->gelu_glu, [ML_GLU_SIGMOID] = k->sigmoid_glu};
+    struct glu_rows a = {glu[op->act], op};
     ml_cpu_rows(ml_cpu_work(s), op->n, GLU_GRAIN, glu_rows, &a);
 }
 

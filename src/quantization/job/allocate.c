@@ -12,8 +12,14 @@
 /* Loss of one role at 3 bits in nats of KL divergence a million weights, on a 12 M model: k and v deserve
  * more, o and down next. Only ratios matter. */
 static const double sensitivity[ML_ROLES] = {
-    [ML_ROLE_Q] = 0.016,    [ML_ROLE_K] = 0.041,  [ML_ROLE_V] = 0.103,    [ML_ROLE_O] = 0.027,
-    [ML_ROLE_GATE] = 0.021, [ML_ROLE_UP] = 0.016, [ML_ROLE_DOWN] = 0.027,
+    [ML_ROLE_Q] = 0.016,
+    [ML_ROLE_K] = 0.041,
+    [ML_ROLE_V] = 0.103,
+    [ML_ROLE_O] = 0.027,
+    [ML_ROLE_ATTENTION_GATE] = 0.016,
+    [ML_ROLE_GATE] = 0.021,
+    [ML_ROLE_UP] = 0.016,
+    [ML_ROLE_DOWN] = 0.027,
 };
 
 double ml_bits_distortion(int bits) {

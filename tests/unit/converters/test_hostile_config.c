@@ -76,6 +76,48 @@ static void accept(const struct member *changes) {
     assert_ok(parse(changes, &err), &err);
 }
 
+/* ---- families ---- */
+
+static void choices_of_experts_that_cannot_be(void **state) {
+    (void)state;
+#define GLM(...)                                                                                             \
+    CHANGES({"model_type", "\"glm4_moe\""}, {"n_routed_experts", "8"}, {"num_experts_per_tok", "2"},         \
+            {"moe_intermediate_size", "32"}, __VA_ARGS__)
+    accept(GLM({"n_group", "4"}, {"topk_group", "2"}));
+    refuse_all(GLM({"n_group", "3"}), MARLIN_ERR_FORMAT, "n_group: does not divide");
+    refuse_all(GLM({"n_group", "8"}, {"topk_group", "2"}), MARLIN_ERR_FORMAT,
+               "n_group: leaves fewer than two");
+    refuse_all(GLM({"n_group", "0"}), MARLIN_ERR_FORMAT, "n_group");
+    refuse_all(GLM({"n_group", "100000"}), MARLIN_ERR_FORMAT, "n_group");
+    refuse_all(GLM({"n_group", "2"}, {"topk_group", "3"}), MARLIN_ERR_FORMAT, "topk_group");
+    refuse_all(GLM({"first_k_dense_replace", "5"}), MARLIN_ERR_FORMAT, "first_k_dense_replace");
+    refuse_all(GLM({"n_shared_experts", "-1"}), MARLIN_ERR_FORMAT, "n_shared_experts");
+    refuse_all(GLM({"routed_scaling_factor", "0"}), MARLIN_ERR_FORMAT, "routed_scaling_factor");
+    refuse_all(
+        CHANGES({"model_type", "\"glm4_moe\""}, {"n_routed_experts", "8"}, {"num_experts_per_tok", "9"}),
+        MARLIN_ERR_FORMAT, "num_experts_per_tok");
+    refuse_all(CHANGES({"model_type", "\"glm4_moe\""}, {"n_routed_experts", "8"}, {"n_group", "4"},
+                       {"topk_group", "1"}, {"num_experts_per_tok", "3"}),
+               MARLIN_ERR_FORMAT, "topk_group: leaves fewer experts");
+#undef GLM
+}
+
+static void graphs_of_no_code_are_named(void **state) {
+    (void)state;
+    accept(CHANGES({"model_type", "\"stablelm\""}, {"use_parallel_residual", "false"}));
+    refuse_all(CHANGES({"model_type", "\"stablelm\""}, {"use_parallel_residual", "true"}),
+               MARLIN_ERR_UNSUPPORTED, "use_parallel_residual");
+    refuse_all(CHANGES({"model_type", "\"stablelm\""}, {"qk_layernorm", "true"}), MARLIN_ERR_UNSUPPORTED,
+               "qk_layernorm");
+    accept(CHANGES({"model_type", "\"muse_glimmer_text\""}, {"layer_rope_theta", "[0, 5e5, 5e5, 0]"}));
+    refuse_all(CHANGES({"model_type", "\"muse_glimmer_text\""}, {"layer_rope_theta", "[0, 5e5, 1e4, 0]"}),
+               MARLIN_ERR_FORMAT, "layer_rope_theta: layers of different bases");
+    refuse_all(CHANGES({"model_type", "\"muse_glimmer_text\""}, {"layer_rope_theta", "[0, 5e5]"}),
+               MARLIN_ERR_FORMAT, "layer_rope_theta");
+    refuse_all(CHANGES({"model_type", "\"minimax_m2\""}, {"rotary_dim", "999"}, {"num_local_experts", "8"}),
+               MARLIN_ERR_FORMAT, "rotary_dim");
+}
+
 /* ---- 11: dimensions ---- */
 
 static void sizes(void **state) {
@@ -443,6 +485,8 @@ static void missing_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(choices_of_experts_that_cannot_be),
+        cmocka_unit_test(graphs_of_no_code_are_named),
         cmocka_unit_test(sizes),
         cmocka_unit_test(heads),
         cmocka_unit_test(experts),

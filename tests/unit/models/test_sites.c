@@ -2,14 +2,11 @@
  *
  * A layer's list of linears against the layer itself, and what it says of inputs against a forward pass.
  */
+#include "fixtures.h"
 #include "make_model.h"
 #include "models/step.h"
 
 enum { MOST = 1024 };
-
-static const char *const fixtures[] = {"gemma2",    "gemma3_text", "llama2_mha", "llama3", "mistral_swa",
-                                       "mixtral",   "olmo2",       "phi3",       "qwen2",  "qwen3",
-                                       "qwen3_moe", "qwen3_yarn",  "smollm3"};
 
 static struct ml_model *load(const char *name) {
     char dir[MAKE_PATH];
@@ -38,7 +35,7 @@ static void assert_mlp(const struct ml_site s[3], const struct ml_mlp *mlp, int 
 /* Written out by hand, as the walks were that the list stands for. */
 static void the_list_is_the_layer(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof(fixtures) / sizeof(fixtures[0]); i++) {
+    for (size_t i = 0; i < N_FIXTURES; i++) {
         struct ml_model *m = load(fixtures[i]);
         for (size_t k = 0; k < (size_t)m->config->num_layers; k++) {
             const struct ml_layer *l = &m->layers[k];
@@ -49,17 +46,23 @@ static void the_list_is_the_layer(void **state) {
             assert_site(&s[1], &a->k, ML_ROLE_K, ML_INPUT_ATTENTION, ML_NO_EXPERT);
             assert_site(&s[2], &a->v, ML_ROLE_V, ML_INPUT_ATTENTION, ML_NO_EXPERT);
             assert_site(&s[3], &a->o, ML_ROLE_O, ML_INPUT_ATTENTION_OUT, ML_NO_EXPERT);
+            s += 4;
+            if (a->gate.out)
+                assert_site(s++, &a->gate, ML_ROLE_ATTENTION_GATE, ML_INPUT_ATTENTION, ML_NO_EXPERT);
+            const size_t mixer = (size_t)(s - l->sites);
             assert_int_equal(l->ffn.kind, m->config->layer_moe[k] ? ML_FFN_MOE : ML_FFN_MLP);
             if (l->ffn.kind == ML_FFN_MLP) {
-                assert_int_equal(l->n_sites, 7);
-                assert_mlp(s + 4, &l->ffn.mlp, ML_NO_EXPERT);
+                assert_int_equal(l->n_sites, mixer + 3);
+                assert_mlp(s, &l->ffn.mlp, ML_NO_EXPERT);
                 continue;
             }
             const struct ml_moe *moe = &l->ffn.moe;
-            assert_int_equal(l->n_sites, 5 + 3 * moe->choose.experts);
-            assert_site(&s[4], &moe->router, ML_ROLE_ROUTER, ML_INPUT_FFN, ML_NO_EXPERT);
+            const size_t routed = 1 + 3 * moe->choose.experts, shared = moe->shared.gate.out ? 3 : 0;
+            assert_int_equal(l->n_sites, mixer + routed + shared);
+            assert_site(s, &moe->router, ML_ROLE_ROUTER, ML_INPUT_FFN, ML_NO_EXPERT);
             for (size_t e = 0; e < moe->choose.experts; e++)
-                assert_mlp(s + 5 + 3 * e, &moe->experts[e], (int)e);
+                assert_mlp(s + 1 + 3 * e, &moe->experts[e], (int)e);
+            if (shared) assert_mlp(s + routed, &moe->shared, ML_NO_EXPERT);
         }
         ml_model_free(m);
     }
@@ -146,7 +149,7 @@ static size_t compare(const struct ml_model *m, const struct seen *s, size_t i, 
 /* Layer by layer, every linear that multiplies is in the list and reads what the list says. */
 static void inputs_are_what_is_read(void **state) {
     (void)state;
-    for (size_t fixture = 0; fixture < sizeof(fixtures) / sizeof(fixtures[0]); fixture++) {
+    for (size_t fixture = 0; fixture < N_FIXTURES; fixture++) {
         struct ml_model *m = load(fixtures[fixture]);
         struct seen *s = calloc(1, sizeof(*s));
         struct feed f;

@@ -24,7 +24,7 @@ enum { TOKENS = 13 };
 
 static const char *const fixtures[] = {"gemma2",    "gemma3_text", "llama2_mha", "llama3", "mistral_swa",
                                        "mixtral",   "olmo2",       "phi3",       "qwen2",  "qwen3",
-                                       "qwen3_moe", "qwen3_yarn",  "smollm3"};
+                                       "qwen3_moe", "qwen3_yarn",  "smollm3",    "olmo3"};
 
 struct fixture {
     struct ml_model *model;
