@@ -193,6 +193,8 @@ static marlin_status read_particular(struct ml_hf *h) {
     if (f->qk_factor > 0) ML_TRY(ml_hf_real(h, h->text, "qk_scale_factor", 0, f->qk_factor, &c->qk_factor));
     if (f->output_multiplier > 0)
         ML_TRY(ml_hf_real(h, h->text, "output_multiplier", 0, f->output_multiplier, &c->output_multiplier));
+    if (f->glu_limit > 0) ML_TRY(ml_hf_real(h, h->text, "swiglu_limit", 0, f->glu_limit, &c->glu_limit));
+    if (f->glu_alpha > 0) ML_TRY(ml_hf_real(h, h->text, "swiglu_alpha", 0, f->glu_alpha, &c->glu_alpha));
     if (f->qk_norm_key)
         ML_TRY(ml_hf_bool(h, ml_hf_get(h->text, "use_qk_norm"), "use_qk_norm", false, &c->qk_norm));
     if (f->sequential_only) ML_TRY(must_be_off(h, "use_parallel_residual"));

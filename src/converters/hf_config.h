@@ -57,6 +57,7 @@ struct ml_config {
     double rms_eps;       /* of LayerNorm too where the family has it */
     double post_norm_eps; /* of the norms on a branch's output; equals rms_eps in most families */
     enum ml_activation activation;
+    double glu_limit, glu_alpha; /* of a clamped gate (ops/weights.h); 0 = none */
     bool tie_embeddings;
     bool has_tie; /* the key was present */
     bool attention_bias, mlp_bias;
@@ -119,7 +120,8 @@ struct ml_config {
     X(hunyuan_v1_dense)                                                                                      \
     X(muse_glimmer_text)                                                                                     \
     X(minimax_m2)                                                                                            \
-    X(glm4_moe)
+    X(glm4_moe)                                                                                              \
+    X(gpt_oss)
 
 /* Their model_type values, NULL-terminated. */
 const char *const *ml_config_supported(void);

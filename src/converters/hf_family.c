@@ -193,6 +193,22 @@ static const struct ml_hf_family families[FAMILIES] = {
                          .routed_scale = 1,
                          .deepseek_router = true,
                          .score = ML_SCORE_SIGMOID},
+    [FAMILY_gpt_oss] = {.num_heads = 64,
+                        .num_kv_heads = 8,
+                        .head_dim = 64,
+                        .max_positions = 131072,
+                        .rms_eps = 1e-5,
+                        .attention_bias = ML_HF_BIAS_YES,
+                        .theta = 150000,
+                        .sliding = ML_HF_SLIDE_ALTERNATE,
+                        .window = 128,
+                        .uses_layer_types = true,
+                        .glu_limit = 7,
+                        .glu_alpha = 1.702,
+                        .moe = true,
+                        .experts = 128,
+                        .top_k = 4,
+                        .norm_topk = true},
 };
 
 const char *const *ml_config_supported(void) {

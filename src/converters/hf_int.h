@@ -54,6 +54,7 @@ struct ml_hf_family {
     double qk_factor, output_multiplier;              /* 0 = the family has no such key */
     double post_norm_eps;                             /* 0 = rms_eps, and no key */
     double routed_scale;                              /* 0 = the family has no such key */
+    double glu_limit, glu_alpha;                      /* swiglu_limit, swiglu_alpha; 0 = no such key */
     int64_t pattern;                                  /* sliding_window_pattern; 0 = 6 */
     enum ml_activation activation;
     enum ml_hf_bias attention_bias, mlp_bias;

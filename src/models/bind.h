@@ -64,7 +64,8 @@ marlin_status ml_bind_mlp(struct ml_binder *b, struct ml_layer *l, bool bias,
 
 /* How a family names the parts of its experts. */
 struct ml_moe_names {
-    const char *block; /* "mlp." */
+    const char *block;  /* "mlp." */
+    const char *router; /* NULL = "gate" */
     const char *gate, *up, *down;
     const char *bias;   /* what is added to scores for the choice, behind the block; NULL = none */
     const char *shared; /* the expert of every token, behind the block: "shared_experts."; NULL = none */
@@ -72,6 +73,14 @@ struct ml_moe_names {
 /* <block>gate and <block>experts.E.{gate,up,down}, or fused <block>experts.{gate_up,down}_proj. */
 marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
                           bool normalise, struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Its parts, for families whose experts are stored in a way of their own: router, rules, and memory for the experts;
+ * every expert's linears; the sites of all of them. */
+marlin_status ml_bind_choice(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
+                             bool normalise, struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_bind_experts(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
+                              struct marlin_error *err) MARLIN_MUST_CHECK;
+marlin_status ml_bind_moe_sites(struct ml_binder *b, struct ml_layer *l,
+                                struct marlin_error *err) MARLIN_MUST_CHECK;
 
 /* ---- place.c ---- */
 

@@ -78,7 +78,7 @@ static marlin_status attention_sites(struct ml_binder *b, struct ml_layer *l, st
     return ml_bind_sites(b, l, sites, sizeof(sites) / sizeof(sites[0]), err);
 }
 
-static marlin_status moe_sites(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
+marlin_status ml_bind_moe_sites(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
     struct ml_moe *moe = &l->ffn.moe;
     const size_t shared = moe->shared.gate.out ? 3 : 0;
     struct ml_site *to = more_sites(b, l, 1 + 3 * moe->choose.experts + shared, err);
@@ -263,9 +263,10 @@ static marlin_status bind_router(struct ml_binder *b, struct ml_layer *l, const 
     char suffix[128], name[ML_BIND_NAME];
     struct ml_moe *moe = &l->ffn.moe;
 
-    (void)snprintf(suffix, sizeof(suffix), "%sgate", names->block);
+    (void)snprintf(suffix, sizeof(suffix), "%s%s", names->block, names->router ? names->router : "gate");
     ml_layer_name(l, suffix, name);
-    const marlin_status st = ml_bind_plain(b, name, s->experts, s->hidden, false, &moe->router, err);
+    const marlin_status st =
+        ml_bind_plain(b, name, s->experts, s->hidden, names->router != NULL, &moe->router, err);
     if (st != MARLIN_OK) return st;
     moe->choose.experts = s->experts;
     moe->experts = ml_arena_array(&b->m->arena, s->experts, sizeof(*moe->experts));
@@ -290,13 +291,21 @@ out:
     return st;
 }
 
-/* What config.json says of the choice, and the bias of the scores. */
-static marlin_status bind_choice(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
-                                 bool normalise, struct marlin_error *err) {
+static struct moe_shape moe_shape(const struct ml_config *c) {
+    return (struct moe_shape){(size_t)c->num_experts, (size_t)c->hidden_size,
+                              (size_t)c->moe_intermediate_size};
+}
+
+marlin_status ml_bind_choice(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
+                             bool normalise, struct marlin_error *err) {
     const struct ml_config *c = b->m->config;
+    const struct moe_shape shape = moe_shape(c);
     struct ml_router *r = &l->ffn.moe.choose;
     const struct ml_tensor *t = NULL;
     char suffix[128], name[ML_BIND_NAME];
+    l->ffn.kind = ML_FFN_MOE;
+    const marlin_status st = bind_router(b, l, names, &shape, err);
+    if (st != MARLIN_OK) return st;
     r->top_k = (size_t)c->experts_per_token;
     r->normalise = normalise;
     r->sigmoid = c->router_score == ML_SCORE_SIGMOID;
@@ -309,24 +318,25 @@ static marlin_status bind_choice(struct ml_binder *b, struct ml_layer *l, const 
     return ml_bind_vector(b, name, r->experts, &r->bias, &t, err);
 }
 
+marlin_status ml_bind_experts(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
+                              struct marlin_error *err) {
+    const struct moe_shape shape = moe_shape(b->m->config);
+    char suffix[128];
+    marlin_status st = MARLIN_OK;
+    (void)snprintf(suffix, sizeof(suffix), "%sexperts.gate_up_proj", names->block);
+    if (layer_has(b, l, suffix)) return bind_fused_experts(b, l, names, &shape, err);
+    for (size_t e = 0; e < shape.experts && st == MARLIN_OK; e++)
+        st = bind_expert(b, l, names, &shape, e, err);
+    return st;
+}
+
 marlin_status ml_bind_moe(struct ml_binder *b, struct ml_layer *l, const struct ml_moe_names *names,
                           bool normalise, struct marlin_error *err) {
-    const struct ml_config *c = b->m->config;
-    const struct moe_shape shape = {(size_t)c->num_experts, (size_t)c->hidden_size,
-                                    (size_t)c->moe_intermediate_size};
-    char suffix[128];
     marlin_status st;
-
-    l->ffn.kind = ML_FFN_MOE;
-    ML_TRY(bind_router(b, l, names, &shape, err));
-    ML_TRY(bind_choice(b, l, names, normalise, err));
-    (void)snprintf(suffix, sizeof(suffix), "%sexperts.gate_up_proj", names->block);
-    const bool fused = layer_has(b, l, suffix);
-    if (fused) ML_TRY(bind_fused_experts(b, l, names, &shape, err));
-    for (size_t e = 0; !fused && e < shape.experts; e++)
-        ML_TRY(bind_expert(b, l, names, &shape, e, err));
-    if (names->shared && c->shared_width > 0) ML_TRY(bind_shared(b, l, names, err));
-    ML_TRY(moe_sites(b, l, err));
+    ML_TRY(ml_bind_choice(b, l, names, normalise, err));
+    ML_TRY(ml_bind_experts(b, l, names, err));
+    if (names->shared && b->m->config->shared_width > 0) ML_TRY(bind_shared(b, l, names, err));
+    ML_TRY(ml_bind_moe_sites(b, l, err));
 out:
     return st;
 }

@@ -272,14 +272,13 @@ static bool is_one_of(const char *s, const char *const *list, size_t n) {
 }
 
 static marlin_status check_quantization(const struct ml_config *c, struct marlin_error *err) {
-    static const char *const methods[] = {"", "fp8", "marlin", "exl3"};
+    static const char *const methods[] = {"", "fp8", "mxfp4", "marlin", "exl3"};
     enum ml_exl3_codebook codebook;
     if (!is_one_of(c->quant_method, methods, sizeof(methods) / sizeof(methods[0]))) {
-        return ml_fail(
-            err, MARLIN_ERR_UNSUPPORTED,
-            "config.json: quantization method '%s' is not supported: supported are marlin, exl3 and "
-            "fp8: use the unquantized model",
-            c->quant_method);
+        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                       "config.json: quantization method '%s' is not supported: supported are marlin, exl3, "
+                       "mxfp4 and fp8: use the unquantized model",
+                       c->quant_method);
     }
     if (c->quant_version > QUANT_VERSION) {
         return ml_fail(

@@ -21,6 +21,7 @@ struct ml_attention_weights {
     struct ml_linear gate;         /* what the heads gave is multiplied by its sigmoid; out 0 = none */
     struct ml_norm q_norm, k_norm; /* over a head when n == head_dim, else over the whole row */
     bool norm_last;                /* they come after the rotation */
+    const float *sinks;            /* [heads] scores that take weight and give no value; NULL = none */
     float scale;
     float softcap;              /* 0 = none */
     size_t window;              /* 0 = all keys */

@@ -100,6 +100,7 @@ static marlin_status place_layer(struct placing *p, struct ml_layer *l, struct m
     marlin_status st;
     for (size_t i = 0; i < sizeof norms / sizeof norms[0]; i++)
         ML_TRY(place_norm(p, norms[i], err));
+    ML_TRY(place_floats(p, &l->mixer.attention.sinks, (size_t)p->m->config->num_heads, err));
     if (l->ffn.kind == ML_FFN_MOE)
         ML_TRY(place_floats(p, &l->ffn.moe.choose.bias, l->ffn.moe.choose.experts, err));
     for (size_t i = 0; i < l->n_sites; i++)

@@ -21,7 +21,7 @@ struct ml_want {
     enum ml_dtype dtype; /* the type it must have */
     unsigned also;       /* other types that will do: bits 1 << type, or ML_WANT_ANY */
     int rank;            /* 0: any */
-    uint64_t shape[3];   /* 0: any size; all sizes are checked when none is 0 */
+    uint64_t shape[4];   /* 0: any size; all sizes are checked when none is 0 */
     size_t rows, cols;   /* the matrix that it belongs to, without padding; 0: none */
 };
 

@@ -143,7 +143,7 @@ struct ml_attention_op {
 
 /* gate[t] = act(gate[t]) * up[t] for n rows of `width`. */
 struct ml_glu_op {
-    enum ml_glu act;
+    struct ml_activation_rule act;
     float *gate;
     const float *up;
     size_t n, width;
@@ -173,7 +173,7 @@ struct ml_route_op {
 struct ml_experts_op {
     const struct ml_moe *moe;
     enum ml_quant_mode mode;
-    enum ml_glu act;
+    struct ml_activation_rule act;
     const float *x; /* [n, H] */
     size_t n;
     float *y; /* [n, H] */

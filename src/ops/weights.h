@@ -72,6 +72,13 @@ struct ml_mlp {
 /* What stands before a gated block's product. */
 enum ml_glu { ML_GLU_SILU, ML_GLU_GELU_TANH, ML_GLU_SIGMOID };
 
+/* An activation, and what limits it. With a limit, gate becomes min(gate, limit) and up is clamped to [-limit, limit]
+ * first. With an alpha too: (up + 1) * gate / (1 + exp(-alpha gate)), whatever the kind (gpt-oss). */
+struct ml_activation_rule {
+    enum ml_glu kind;
+    float limit, alpha; /* 0 = none */
+};
+
 /* How a router's logits become experts and weights.
  *
  *   s = softmax(logits), or sigmoid of each

@@ -116,7 +116,7 @@ marlin_status ml_form_matrix(struct ml_binder *b, const char *tensor, size_t dep
     want.rows = all_rows;
     if (depth) {
         want.rank = 3;
-        memcpy(want.shape, (const uint64_t[3]){depth, rows, cols}, sizeof(want.shape));
+        memcpy(want.shape, (const uint64_t[3]){depth, rows, cols}, 3 * sizeof(want.shape[0]));
     }
     *out = (struct ml_matrix){.rows = all_rows, .cols = cols, .stride = cols};
     ML_TRY(b->source->ops->tensor(b->source, &want, from, err));

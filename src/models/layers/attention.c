@@ -44,7 +44,8 @@ static void attend(struct ml_step *s, const struct ml_layer *l) {
                                                             .heads = w->q.out / place->layout.k_dim,
                                                             .window = w->window,
                                                             .scale = w->scale,
-                                                            .softcap = w->softcap});
+                                                            .softcap = w->softcap,
+                                                            .sinks = w->sinks});
 }
 
 /* Keys and values that all runs see, each counted once. */
@@ -64,10 +65,11 @@ uint64_t ml_attention_bytes(const struct ml_kv_layout *layout, size_t window, si
 }
 
 static void gate_heads(struct ml_step *s, const struct ml_attention_weights *w) {
-    s->ops->glu(
-        &s->stream,
-        &(struct ml_glu_op){
-            .act = ML_GLU_SIGMOID, .gate = s->attn_gate, .up = s->attn, .n = s->n, .width = w->gate.out});
+    s->ops->glu(&s->stream, &(struct ml_glu_op){.act = {.kind = ML_GLU_SIGMOID},
+                                                .gate = s->attn_gate,
+                                                .up = s->attn,
+                                                .n = s->n,
+                                                .width = w->gate.out});
 }
 
 void ml_attention_forward(struct ml_step *s, const struct ml_layer *l, const float *x, float *y) {

@@ -48,7 +48,7 @@ void ml_mlp_forward(struct ml_step *s, const struct ml_mlp *mlp, const float *x,
 /* act(gate) * up over n rows of `width`, into gate. */
 void ml_glu_forward(struct ml_step *s, float *gate, const float *up, size_t n, size_t width);
 /* The activation of the model's feed-forward blocks. */
-enum ml_glu ml_model_glu(const struct ml_model *m);
+struct ml_activation_rule ml_model_glu(const struct ml_model *m);
 
 /* ---- moe.c ---- */
 

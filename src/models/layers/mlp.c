@@ -4,8 +4,12 @@
  */
 #include "models/layers/layers.h"
 
-enum ml_glu ml_model_glu(const struct ml_model *m) {
-    return m->config->activation == ML_ACT_GELU_TANH ? ML_GLU_GELU_TANH : ML_GLU_SILU;
+struct ml_activation_rule ml_model_glu(const struct ml_model *m) {
+    const struct ml_config *c = m->config;
+    return (struct ml_activation_rule){.kind =
+                                           c->activation == ML_ACT_GELU_TANH ? ML_GLU_GELU_TANH : ML_GLU_SILU,
+                                       .limit = (float)c->glu_limit,
+                                       .alpha = (float)c->glu_alpha};
 }
 
 void ml_glu_forward(struct ml_step *s, float *gate, const float *up, size_t n, size_t width) {

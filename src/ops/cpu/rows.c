@@ -113,19 +113,48 @@ struct glu_rows {
     const struct ml_glu_op *op;
 };
 
+enum { CLAMPED = 256 }; /* elements at a time */
+
+/* A limited gate, and what is multiplied by it, as operands of a kernel without limits. */
+static void clamp(const struct ml_activation_rule *act, const float *gate, const float *up, size_t n,
+                  float *g, float *u) {
+    const float limit = act->limit, alpha = act->alpha;
+    for (size_t i = 0; i < n; i++) {
+        g[i] = gate[i] > limit ? limit : gate[i];
+        u[i] = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
+    }
+    for (size_t i = 0; alpha > 0 && i < n; i++) {
+        u[i] = (u[i] + 1) * g[i];
+        g[i] *= alpha;
+    }
+}
+
+static void clamped_row(const struct glu_rows *a, float *gate, const float *up, size_t n) {
+    float g[CLAMPED], u[CLAMPED];
+    for (size_t i = 0; i < n; i += CLAMPED) {
+        const size_t m = n - i < CLAMPED ? n - i : (size_t)CLAMPED;
+        clamp(&a->op->act, gate + i, up + i, m, g, u);
+        a->glu(gate + i, g, u, m);
+    }
+}
+
 static void glu_rows(void *arg, size_t begin, size_t end, int worker) {
     const struct glu_rows *a = arg;
     const size_t width = a->op->width;
     float *gate = a->op->gate + begin * width;
+    const float *up = a->op->up + begin * width;
     (void)worker;
-    a->glu(gate, gate, a->op->up + begin * width, (end - begin) * width);
+    if (a->op->act.limit > 0)
+        clamped_row(a, gate, up, (end - begin) * width);
+    else
+        a->glu(gate, gate, up, (end - begin) * width);
 }
 
 void ml_cpu_glu(struct ml_stream *s, const struct ml_glu_op *op) {
     const struct ml_kernels *k = ml_cpu_work(s)->exec.k;
     ml_glu_fn *const glu[] = {
         [ML_GLU_SILU] = k->silu_glu, [ML_GLU_GELU_TANH] = k->gelu_glu, [ML_GLU_SIGMOID] = k->sigmoid_glu};
-    struct glu_rows a = {glu[op->act], op};
+    struct glu_rows a = {op->act.alpha > 0 ? k->sigmoid_glu : glu[op->act.kind], op};
     ml_cpu_rows(ml_cpu_work(s), op->n, GLU_GRAIN, glu_rows, &a);
 }
 

@@ -370,6 +370,7 @@ static inline void case_embed(struct place *p) {
     const size_t width = pick(p, 1, 70), vocab = 20;
     struct ml_quant_matrix rows;
     struct ml_embedding e = {.scale = pick(p, 0, 1) ? 1.0f : 3.5f};
+    if (pick(p, 0, 1)) e.norm = random_norm(p, width);
     random_pass(p, &r);
     if (pick(p, 0, 1)) {
         rows = random_quant(p, ML_QUANT_INT8, vocab, width);
@@ -389,6 +390,7 @@ static inline void case_embed(struct place *p) {
 static inline void case_norm(struct place *p) {
     const size_t n = pick(p, 0, 40), width = pick(p, 1, 200);
     struct ml_norm norm = random_norm(p, width);
+    if (norm.w && pick(p, 0, 1)) norm.bias = floats(p, width);
     float *y = out_floats(p, n * width + 1), *x = pick(p, 0, 1) ? y : floats(p, n * width);
     struct ml_norm_op a = {.norm = &norm, .x = x, .y = y, .n = n};
     CALL(p, norm, &a);
@@ -463,7 +465,10 @@ static inline void case_rope_store(struct place *p) {
                                  .cos = rotary ? floats(p, n * rotary / 2) : NULL,
                                  .sin = rotary ? floats(p, n * rotary / 2) : NULL,
                                  .rotary = rotary,
-                                 .interleaved = pick(p, 0, 1)};
+                                 .interleaved = pick(p, 0, 1),
+                                 .norm_last = pick(p, 0, 1),
+                                 .temper = pick(p, 0, 1) ? 0.1f : 0,
+                                 .temper_length = 3};
     CALL(p, rope_store, &a);
     spoil(&a, sizeof a);
     spoil(&q_norm, sizeof q_norm);
@@ -491,9 +496,15 @@ static inline void case_attention(struct place *p) {
     spoil(&r, sizeof r);
 }
 
+static inline struct ml_activation_rule random_activation(struct place *p) {
+    return (struct ml_activation_rule){.kind = (enum ml_glu)pick(p, 0, ML_GLU_SIGMOID),
+                                       .limit = pick(p, 0, 1) ? 0.5f : 0,
+                                       .alpha = pick(p, 0, 1) ? 1.7f : 0};
+}
+
 static inline void case_glu(struct place *p) {
     const size_t n = pick(p, 0, 20), width = pick(p, 1, 200);
-    struct ml_glu_op a = {.act = pick(p, 0, 1) ? ML_GLU_GELU_TANH : ML_GLU_SILU,
+    struct ml_glu_op a = {.act = random_activation(p),
                           .gate = out_floats(p, n * width + 1),
                           .up = floats(p, n * width),
                           .n = n,
@@ -504,7 +515,12 @@ static inline void case_glu(struct place *p) {
 
 static inline void case_route(struct place *p) {
     const size_t n = pick(p, 1, MAX_ROWS), experts = pick(p, 1, EXPERTS), top_k = pick(p, 1, experts);
-    struct ml_route_op a = {.router = {.experts = experts, .top_k = top_k, .normalise = pick(p, 0, 1)},
+    struct ml_route_op a = {.router = {.experts = experts,
+                                       .top_k = top_k,
+                                       .normalise = pick(p, 0, 1),
+                                       .sigmoid = pick(p, 0, 1),
+                                       .bias = pick(p, 0, 1) ? floats(p, experts) : NULL,
+                                       .scale = 2.5f},
                             .logits = floats(p, n * experts),
                             .n = n,
                             .plan = {.expert = out_ints(p, n * top_k),
@@ -567,7 +583,7 @@ static inline void case_experts(struct place *p) {
         experts[e] = random_expert(p, hidden, width, chosen[e]);
     struct ml_experts_op a = {.moe = &moe,
                               .mode = random_mode(p),
-                              .act = pick(p, 0, 1) ? ML_GLU_GELU_TANH : ML_GLU_SILU,
+                              .act = random_activation(p),
                               .x = floats(p, n * hidden),
                               .n = n,
                               .y = out_floats(p, n * hidden),

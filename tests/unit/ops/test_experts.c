@@ -102,7 +102,7 @@ struct mixture {
     struct ml_moe moe;
     struct ml_mlp experts[EXPERTS];
     enum ml_quant_mode mode;
-    enum ml_glu act;
+    struct ml_activation_rule act;
     size_t n, hidden, width;
     float *x, *y;
     struct ml_moe_plan plan;
@@ -150,7 +150,9 @@ static void make_mixture(struct place *p, struct mixture *m, enum weights weight
                          size_t top_k) {
     *m = (struct mixture){.n = n, .hidden = pick(p, 2, WIDEST), .width = pick(p, 2, WIDEST)};
     m->mode = random_mode(p);
-    m->act = pick(p, 0, 1) ? ML_GLU_GELU_TANH : ML_GLU_SILU;
+    m->act.kind = pick(p, 0, 1) ? ML_GLU_GELU_TANH : ML_GLU_SILU;
+    m->act.limit = pick(p, 0, 1) ? 0.5f : 0;
+    m->act.alpha = pick(p, 0, 1) ? 1.7f : 0;
     m->moe = (struct ml_moe){.experts = m->experts};
     m->moe.router.in = m->hidden;
     m->moe.choose = (struct ml_router){.experts = EXPERTS, .top_k = top_k, .normalise = pick(p, 0, 1)};
