@@ -180,31 +180,41 @@ out:
 }
 
 /* The biases of all experts as one list, in the file's order. */
+struct biases {
+    const struct ml_tensor *from;
+    float *list;
+};
+
 static marlin_status bias_list(struct ml_binder *b, const struct ml_layer *l, const char *part,
-                               size_t experts, size_t rows, float **out, struct marlin_error *err) {
+                               size_t experts, size_t rows, struct biases *out, struct marlin_error *err) {
     char inner[128], name[ML_BIND_NAME];
     const struct ml_want want = {
         .name = name, .dtype = ML_BF16, .also = ML_WANT_ANY, .rank = 2, .shape = {experts, rows}};
-    const struct ml_tensor *t = NULL;
     marlin_status st;
     (void)snprintf(inner, sizeof inner, "mlp.experts.%s_bias", part);
     ml_layer_name(l, inner, name);
-    ML_TRY(b->source->ops->tensor(b->source, &want, &t, err));
-    *out = ml_arena_array(&b->m->arena, experts * rows, sizeof **out);
-    if (!*out) {
+    ML_TRY(b->source->ops->tensor(b->source, &want, &out->from, err));
+    out->list = ml_arena_array(&b->m->arena, experts * rows, sizeof *out->list);
+    if (!out->list) {
         st = ml_fail(err, MARLIN_ERR_MEMORY, "tensor '%s': out of memory", name);
         goto out;
     }
     b->m->parameters += experts * rows;
-    b->m->weight_bytes += experts * rows * sizeof **out;
-    if (!b->m->headers_only) st = ml_tensor_to_f32(t, *out, experts * rows, err);
+    b->m->weight_bytes += experts * rows * sizeof *out->list;
+    if (!b->m->headers_only) st = ml_tensor_to_f32(out->from, out->list, experts * rows, err);
 out:
     return st;
 }
 
+static marlin_status set_bias(struct ml_binder *b, struct ml_linear *l, const float *bias,
+                              const struct ml_tensor *from, struct marlin_error *err) {
+    l->bias = bias;
+    return ml_bind_note(b, l, from, true, err);
+}
+
 static marlin_status bind_biases(struct ml_binder *b, struct ml_layer *l, size_t experts, size_t hidden,
                                  size_t ff, struct marlin_error *err) {
-    float *by_turns = NULL, *down = NULL;
+    struct biases by_turns = {0}, down = {0};
     marlin_status st;
     ML_TRY(bias_list(b, l, "gate_up_proj", experts, 2 * ff, &by_turns, err));
     ML_TRY(bias_list(b, l, "down_proj", experts, hidden, &down, err));
@@ -217,12 +227,12 @@ static marlin_status bind_biases(struct ml_binder *b, struct ml_layer *l, size_t
         struct ml_mlp *x = &l->ffn.moe.experts[e];
         float *gate = sorted + e * 2 * ff, *up = gate + ff;
         for (size_t i = 0; i < ff; i++) {
-            gate[i] = by_turns[(e * ff + i) * 2];
-            up[i] = by_turns[(e * ff + i) * 2 + 1];
+            gate[i] = by_turns.list[(e * ff + i) * 2];
+            up[i] = by_turns.list[(e * ff + i) * 2 + 1];
         }
-        x->gate.bias = gate;
-        x->up.bias = up;
-        x->down.bias = down + e * hidden;
+        ML_TRY(set_bias(b, &x->gate, gate, by_turns.from, err));
+        ML_TRY(set_bias(b, &x->up, up, by_turns.from, err));
+        ML_TRY(set_bias(b, &x->down, down.list + e * hidden, down.from, err));
     }
 out:
     return st;
