@@ -118,6 +118,30 @@ out:
     return st;
 }
 
+/* null means that queries have no low rank. */
+static marlin_status read_latent(struct ml_hf *h) {
+    struct ml_config *c = h->out;
+    const struct ml_hf_family *f = h->family;
+    const struct ml_json *interleave = ml_hf_get(h->text, "rope_interleave");
+    const bool null = ml_json_get(h->text, "q_lora_rank") != NULL;
+    bool pairs;
+    marlin_status st;
+    ML_TRY(ml_hf_int(h, h->text, "num_attention_heads", 1, ML_HF_MAX_HEADS, f->num_heads, &c->num_heads));
+    c->num_kv_heads = c->num_heads;
+    ML_TRY(ml_hf_int(h, h->text, "kv_lora_rank", 1, ML_HF_MAX_WIDTH, f->kv_lora, &c->kv_lora_rank));
+    c->q_lora_rank = 0;
+    if (ml_hf_get(h->text, "q_lora_rank") || !null)
+        ML_TRY(ml_hf_int(h, h->text, "q_lora_rank", 1, ML_HF_MAX_WIDTH, f->q_lora, &c->q_lora_rank));
+    ML_TRY(ml_hf_int(h, h->text, "qk_nope_head_dim", 1, ML_HF_MAX_HEAD_DIM, f->nope_dim, &c->qk_nope_dim));
+    ML_TRY(ml_hf_int(h, h->text, "qk_rope_head_dim", 2, ML_HF_MAX_HEAD_DIM, f->rotated, &c->head_dim));
+    ML_TRY(ml_hf_int(h, h->text, "v_head_dim", 1, ML_HF_MAX_HEAD_DIM, f->v_dim, &c->v_head_dim));
+    ML_TRY(ml_hf_bool(h, interleave, "rope_interleave", true, &pairs));
+    if (!pairs)
+        st = ml_fail(h->err, MARLIN_ERR_UNSUPPORTED, "%s: rope_interleave: only true is supported", h->where);
+out:
+    return st;
+}
+
 static marlin_status read_activation(struct ml_hf *h) {
     static const struct {
         const char *name;
@@ -214,7 +238,7 @@ static marlin_status read_dimensions(struct ml_hf *h) {
     ML_TRY(ml_hf_int(h, t, "num_hidden_layers", 1, ML_HF_MAX_LAYERS, 0, &c->num_layers));
     ML_TRY(ml_hf_int(h, t, "max_position_embeddings", 1, INT32_MAX, f->max_positions, &c->max_positions));
     ML_TRY(ml_hf_real(h, t, f->eps_key ? f->eps_key : "rms_norm_eps", 0, f->rms_eps, &c->rms_eps));
-    ML_TRY(read_heads(h));
+    ML_TRY(f->kv_lora ? read_latent(h) : read_heads(h));
     ML_TRY(read_activation(h));
     ML_TRY(ml_hf_bool(h, tie, "tie_word_embeddings", f->tie, &c->tie_embeddings));
     c->has_tie = tie != NULL;

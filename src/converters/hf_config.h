@@ -53,6 +53,8 @@ struct ml_config {
     char architecture[128];
     int64_t vocab_size, hidden_size, intermediate_size, num_layers;
     int64_t num_heads, num_kv_heads, head_dim;
+    /* latent attention, whose head_dim is that of the rotated part; kv_lora_rank 0 = none, q_lora_rank 0 = no low rank */
+    int64_t kv_lora_rank, q_lora_rank, qk_nope_dim, v_head_dim;
     int64_t max_positions;
     double rms_eps;       /* of LayerNorm too where the family has it */
     double post_norm_eps; /* of the norms on a branch's output; equals rms_eps in most families */
@@ -121,7 +123,9 @@ struct ml_config {
     X(muse_glimmer_text)                                                                                     \
     X(minimax_m2)                                                                                            \
     X(glm4_moe)                                                                                              \
-    X(gpt_oss)
+    X(gpt_oss)                                                                                               \
+    X(deepseek_v3)                                                                                           \
+    X(glm4_moe_lite)
 
 /* Their model_type values, NULL-terminated. */
 const char *const *ml_config_supported(void);

@@ -225,16 +225,36 @@ static marlin_status dense_layers(const struct ml_hf *h) {
     return MARLIN_OK;
 }
 
+static int64_t or_one(int64_t absent) {
+    return absent ? absent : 1;
+}
+
+/* mlp_layer_types wins over first_k_dense_replace. */
+static marlin_status listed_ffn(const struct ml_hf *h) {
+    static const char key[] = "mlp_layer_types";
+    const struct ml_json *list = ml_hf_get(h->text, key);
+    marlin_status st = list ? per_layer(h, list, key) : MARLIN_OK;
+    bool *moe = h->out->layer_moe;
+    for (const struct ml_json *v = ml_json_first(list); v && st == MARLIN_OK; v = ml_json_next(v)) {
+        const char *name = ml_json_string(v, NULL);
+        if (!name || (strcmp(name, "dense") != 0 && strcmp(name, "sparse") != 0))
+            return ml_hf_bad(h, key, "an entry is neither dense nor sparse");
+        *moe++ = strcmp(name, "sparse") == 0;
+    }
+    return st;
+}
+
 /* DeepSeek's spelling: groups of experts, an expert for all tokens, the first layers dense. */
 static marlin_status deepseek_router(const struct ml_hf *h) {
     struct ml_config *c = h->out;
     const struct ml_json *t = h->text;
     int64_t shared, dense;
     marlin_status st;
-    ML_TRY(ml_hf_int(h, t, "n_group", 1, ML_HF_MAX_GROUPS, 1, &c->router_groups));
-    ML_TRY(ml_hf_int(h, t, "topk_group", 1, c->router_groups, 1, &c->router_top_groups));
+    ML_TRY(ml_hf_int(h, t, "n_group", 1, ML_HF_MAX_GROUPS, or_one(h->family->groups), &c->router_groups));
+    ML_TRY(ml_hf_int(h, t, "topk_group", 1, c->router_groups, or_one(h->family->top_groups),
+                     &c->router_top_groups));
     ML_TRY(ml_hf_int(h, t, "n_shared_experts", 0, ML_HF_MAX_EXPERTS, 1, &shared));
-    ML_TRY(ml_hf_int(h, t, "first_k_dense_replace", 0, c->num_layers, 1, &dense));
+    ML_TRY(ml_hf_int(h, t, "first_k_dense_replace", 0, c->num_layers, or_one(h->family->dense), &dense));
     ML_TRY(ml_hf_real(h, t, "routed_scaling_factor", 0, h->family->routed_scale, &c->routed_scale));
     if (c->num_experts % c->router_groups) {
         st = ml_hf_bad(h, "n_group", "does not divide the number of experts");
@@ -247,6 +267,7 @@ static marlin_status deepseek_router(const struct ml_hf *h) {
         st = ml_hf_bad(h, "topk_group", "leaves fewer experts than num_experts_per_tok");
     c->shared_width = shared * c->moe_intermediate_size;
     memset(c->layer_moe, false, (size_t)dense * sizeof *c->layer_moe);
+    if (st == MARLIN_OK) st = listed_ffn(h);
 out:
     return st;
 }

@@ -52,6 +52,10 @@ marlin_status ml_bind_layer_norm(struct ml_binder *b, const struct ml_layer *l, 
 /* self_attn.{q,k,v,o}_proj, or a fused qkv_proj; scale, window, rope. */
 marlin_status ml_bind_attention(struct ml_binder *b, struct ml_layer *l, bool qkv_bias, bool o_bias,
                                 struct marlin_error *err) MARLIN_MUST_CHECK;
+/* Latent attention: self_attn.{q_a,q_b}_proj or q_proj, kv_a_proj_with_mqa, kv_b_proj (never quantized), o_proj
+ * (blocks_mla.c). */
+marlin_status ml_bind_mla(struct ml_binder *b, struct ml_layer *l,
+                          struct marlin_error *err) MARLIN_MUST_CHECK;
 /* self_attn.gate_proj: what the heads gave is multiplied by its sigmoid. */
 marlin_status ml_bind_attention_gate(struct ml_binder *b, struct ml_layer *l,
                                      struct marlin_error *err) MARLIN_MUST_CHECK;

@@ -65,6 +65,10 @@ out:
     return st;
 }
 
+static size_t window_of(const struct ml_layer *l) {
+    return l->mixer.kind == ML_MIXER_ATTENTION ? l->mixer.attention.window : 0;
+}
+
 uint64_t ml_model_cache_bytes(const struct ml_model *m, enum ml_dtype kv_dtype, size_t pos0, size_t n) {
     const size_t layers = (size_t)m->config->num_layers;
     struct ml_memory_layout layout;
@@ -73,7 +77,7 @@ uint64_t ml_model_cache_bytes(const struct ml_model *m, enum ml_dtype kv_dtype, 
     ml_arena_init(&arena, 0);
     if (ml_config_layout(m->config, 0, layers, 1, kv_dtype, &arena, &layout, NULL) == MARLIN_OK)
         for (size_t i = 0; i < layers; i++)
-            sum += ml_attention_bytes(&layout.layers[i].layout, m->layers[i].mixer.attention.window, pos0, n);
+            sum += ml_attention_bytes(&layout.layers[i].layout, window_of(&m->layers[i]), pos0, n);
     ml_arena_free(&arena);
     return sum;
 }

@@ -28,12 +28,23 @@ struct ml_attention_weights {
     const struct ml_rope *rope; /* NULL: no position */
 };
 
+/* Multi-head latent attention (layers/mla.c). */
+struct ml_mla_weights {
+    struct ml_linear q_a, q_b;       /* q_a.out 0: q_b reads the layer's input */
+    struct ml_linear kv_a, kv_b, o;  /* kv_b is not multiplied by itself, but as keys and values: */
+    struct ml_linear *keys, *values; /* [heads] [latent, nope], the transpose; [v_dim, latent] */
+    struct ml_norm q_norm, kv_norm;
+    size_t heads, nope, rotary, latent, v_dim;
+    float scale;
+};
+
 /* What mixes the tokens of a sequence. */
-enum ml_mixer_kind { ML_MIXER_ATTENTION };
+enum ml_mixer_kind { ML_MIXER_ATTENTION, ML_MIXER_MLA };
 struct ml_mixer {
     enum ml_mixer_kind kind;
     union {
         struct ml_attention_weights attention;
+        struct ml_mla_weights mla;
     };
 };
 

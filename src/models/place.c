@@ -90,17 +90,37 @@ static marlin_status place_norm(struct placing *p, struct ml_norm *norm, struct 
     return st != MARLIN_OK ? st : place_floats(p, &norm->bias, norm->n, err);
 }
 
+static marlin_status place_attention(struct placing *p, struct ml_attention_weights *w,
+                                     struct marlin_error *err) {
+    marlin_status st;
+    ML_TRY(place_norm(p, &w->q_norm, err));
+    ML_TRY(place_norm(p, &w->k_norm, err));
+    ML_TRY(place_floats(p, &w->sinks, (size_t)p->m->config->num_heads, err));
+out:
+    return st;
+}
+
+static marlin_status place_mla(struct placing *p, struct ml_mla_weights *w, struct marlin_error *err) {
+    marlin_status st;
+    ML_TRY(place_norm(p, &w->q_norm, err));
+    ML_TRY(place_norm(p, &w->kv_norm, err));
+    for (size_t h = 0; h < w->heads; h++) {
+        ML_TRY(place_linear(p, &w->keys[h], err));
+        ML_TRY(place_linear(p, &w->values[h], err));
+    }
+out:
+    return st;
+}
+
 static marlin_status place_layer(struct placing *p, struct ml_layer *l, struct marlin_error *err) {
-    struct ml_norm *const norms[] = {&l->attn_in,
-                                     &l->attn_out,
-                                     &l->mlp_in,
-                                     &l->mlp_out,
-                                     &l->mixer.attention.q_norm,
-                                     &l->mixer.attention.k_norm};
+    struct ml_norm *const norms[] = {&l->attn_in, &l->attn_out, &l->mlp_in, &l->mlp_out};
     marlin_status st;
     for (size_t i = 0; i < sizeof norms / sizeof norms[0]; i++)
         ML_TRY(place_norm(p, norms[i], err));
-    ML_TRY(place_floats(p, &l->mixer.attention.sinks, (size_t)p->m->config->num_heads, err));
+    if (l->mixer.kind == ML_MIXER_MLA)
+        ML_TRY(place_mla(p, &l->mixer.mla, err));
+    else
+        ML_TRY(place_attention(p, &l->mixer.attention, err));
     if (l->ffn.kind == ML_FFN_MOE)
         ML_TRY(place_floats(p, &l->ffn.moe.choose.bias, l->ffn.moe.choose.experts, err));
     for (size_t i = 0; i < l->n_sites; i++)

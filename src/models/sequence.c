@@ -12,6 +12,12 @@
 /* ---- what layers remember ---- */
 
 struct ml_layer_memory ml_config_memory(const struct ml_config *c, size_t layer, size_t device) {
+    if (c->kv_lora_rank > 0)
+        return (struct ml_layer_memory){.kind = ML_MEMORY_LATENT,
+                                        .kv_heads = 1,
+                                        .k_dim = (size_t)(c->kv_lora_rank + c->head_dim),
+                                        .v_dim = (size_t)c->kv_lora_rank,
+                                        .device = device};
     const bool slides = c->layer_kind[layer] == ML_LAYER_SLIDING && c->sliding_window > 0;
     return (struct ml_layer_memory){.kind = slides ? ML_MEMORY_WINDOW : ML_MEMORY_FULL,
                                     .kv_heads = (size_t)c->num_kv_heads,

@@ -8,6 +8,8 @@
 
 #include <stddef.h>
 
+#include <stdbool.h>
+
 struct ml_linear;
 struct ml_layer;
 
@@ -18,6 +20,9 @@ enum ml_role {
     ML_ROLE_V,
     ML_ROLE_O,
     ML_ROLE_ATTENTION_GATE,
+    ML_ROLE_Q_LOW,  /* latent attention: down to the low rank of queries, */
+    ML_ROLE_KV_LOW, /* of keys and values, */
+    ML_ROLE_KV,     /* and up again: never quantized */
     ML_ROLE_GATE,
     ML_ROLE_UP,
     ML_ROLE_DOWN,
@@ -26,11 +31,15 @@ enum ml_role {
     ML_ROLES
 };
 const char *ml_role_name(enum ml_role r); /* "down" */
+/* Whether linears of the role are never quantized. */
+bool ml_role_is_plain(enum ml_role r);
 
 /* What a linear reads. Linears of one layer with the same input are given the very same rows, and share one
  * Hessian; only an expert's own input differs from expert to expert. */
 enum ml_input {
     ML_INPUT_ATTENTION,     /* q, k, v, gate of attention */
+    ML_INPUT_QUERY_LOW,     /* q of latent attention */
+    ML_INPUT_LATENT,        /* kv of latent attention: nobody is shown it */
     ML_INPUT_ATTENTION_OUT, /* o: what the heads gave */
     ML_INPUT_FFN,           /* router, gate, up; an expert reads the rows that the router sends to it */
     ML_INPUT_HIDDEN,        /* down of a dense layer or a shared expert: the gated activation */

@@ -38,9 +38,13 @@ struct ml_step {
     float *q, *attn;            /* [R, heads * head_dim] */
     float *attn_gate;           /* the same, where attention has a gate; else NULL */
     float *k, *v;               /* [R, kv_heads * head_dim] */
-    float *gate, *up;           /* [R, widest intermediate of a dense layer or a shared expert] */
-    float *shared;              /* [R, H] of a shared expert; NULL where there is none */
-    float *router;              /* [R, experts] */
+    float *q_low,
+        *q_heads;     /* latent attention: [R, q_lora_rank], [R, heads * (nope + rotary)]; else NULL. There q
+                                 * and attn have heads of latent + rotary and of latent, */
+    float *values;    /* and [R, heads * v_head_dim] is what the heads gave */
+    float *gate, *up; /* [R, widest intermediate of a dense layer or a shared expert] */
+    float *shared;    /* [R, H] of a shared expert; NULL where there is none */
+    float *router;    /* [R, experts] */
     float *pair_x, *pair_y;     /* [R * top_k, H] */
     float *pair_gate, *pair_up; /* [R * top_k, moe_intermediate] */
     struct ml_moe_plan plan;

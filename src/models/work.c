@@ -18,9 +18,10 @@ static size_t dense_width(const struct ml_config *c) {
 }
 
 size_t ml_config_max_cols(const struct ml_config *c) {
-    const size_t heads = (size_t)c->num_heads * (size_t)c->head_dim;
+    const size_t heads = (size_t)c->num_heads * (size_t)(c->kv_lora_rank > 0 ? c->v_head_dim : c->head_dim);
     const size_t ff = larger(dense_width(c), (size_t)c->moe_intermediate_size);
-    return larger(larger((size_t)c->hidden_size, heads), ff);
+    const size_t low = larger((size_t)c->q_lora_rank, (size_t)c->kv_lora_rank);
+    return larger(larger((size_t)c->hidden_size, heads), larger(ff, low));
 }
 
 /* ---- working memory: parts one after the other, each 64-byte aligned ---- */
@@ -63,19 +64,36 @@ static void lay_out_experts(struct layout *l, const struct ml_config *c, size_t 
     s->plan.start = part(l, experts + 1, 1, sizeof(int32_t));
 }
 
-static void lay_out_step(struct layout *l, const struct ml_config *c, size_t rows, bool is_host,
-                         struct ml_step *s) {
-    const size_t hidden = (size_t)c->hidden_size, dim = (size_t)c->head_dim, half = dim / 2;
-    const size_t heads = (size_t)c->num_heads, kv_heads = (size_t)c->num_kv_heads;
-    s->x = part(l, rows, hidden, sizeof(float));
-    s->normed = part(l, rows, hidden, sizeof(float));
-    s->branch = part(l, rows, hidden, sizeof(float));
-    s->picked = part(l, rows, hidden, sizeof(float));
+static void lay_out_attention(struct layout *l, const struct ml_config *c, size_t rows, struct ml_step *s) {
+    const size_t dim = (size_t)c->head_dim, heads = (size_t)c->num_heads, kv_heads = (size_t)c->num_kv_heads;
     s->q = part(l, rows, heads * dim, sizeof(float));
     s->attn = part(l, rows, heads * dim, sizeof(float));
     s->attn_gate = c->attention_gate ? part(l, rows, heads * dim, sizeof(float)) : NULL;
     s->k = part(l, rows, kv_heads * dim, sizeof(float));
     s->v = part(l, rows, kv_heads * dim, sizeof(float));
+}
+
+static void lay_out_mla(struct layout *l, const struct ml_config *c, size_t rows, struct ml_step *s) {
+    const size_t heads = (size_t)c->num_heads, rotary = (size_t)c->head_dim, latent = (size_t)c->kv_lora_rank;
+    s->q_low = c->q_lora_rank > 0 ? part(l, rows, (size_t)c->q_lora_rank, sizeof(float)) : NULL;
+    s->q_heads = part(l, rows, heads * ((size_t)c->qk_nope_dim + rotary), sizeof(float));
+    s->q = part(l, rows, heads * (latent + rotary), sizeof(float));
+    s->k = part(l, rows, latent + rotary, sizeof(float));
+    s->attn = part(l, rows, heads * latent, sizeof(float));
+    s->values = part(l, rows, heads * (size_t)c->v_head_dim, sizeof(float));
+}
+
+static void lay_out_step(struct layout *l, const struct ml_config *c, size_t rows, bool is_host,
+                         struct ml_step *s) {
+    const size_t hidden = (size_t)c->hidden_size, dim = (size_t)c->head_dim, half = dim / 2;
+    s->x = part(l, rows, hidden, sizeof(float));
+    s->normed = part(l, rows, hidden, sizeof(float));
+    s->branch = part(l, rows, hidden, sizeof(float));
+    s->picked = part(l, rows, hidden, sizeof(float));
+    if (c->kv_lora_rank > 0)
+        lay_out_mla(l, c, rows, s);
+    else
+        lay_out_attention(l, c, rows, s);
     s->gate = part(l, rows, dense_width(c), sizeof(float));
     s->up = part(l, rows, dense_width(c), sizeof(float));
     s->shared = c->shared_width > 0 ? part(l, rows, hidden, sizeof(float)) : NULL;
@@ -130,8 +148,8 @@ struct ml_ops_sizes ml_model_ops_sizes(const struct ml_model *m, const struct ml
                                  .quant_rows = m->quant_rows,
                                  .sum_rows = m->sum_rows,
                                  .heads = (size_t)c->num_heads,
-                                 .kv_heads = (size_t)c->num_kv_heads,
-                                 .v_dim = (size_t)c->head_dim,
+                                 .kv_heads = c->kv_lora_rank > 0 ? 1 : (size_t)c->num_kv_heads,
+                                 .v_dim = (size_t)(c->kv_lora_rank > 0 ? c->kv_lora_rank : c->head_dim),
                                  .experts = (size_t)c->num_experts,
                                  .top_k = (size_t)c->experts_per_token};
 }

@@ -142,6 +142,10 @@ static void *clone_gather(struct room *r, const struct ml_gather_op *from) {
     return take(r, from, sizeof *from);
 }
 
+static void *clone_copy(struct room *r, const struct ml_copy_op *from) {
+    return take(r, from, sizeof *from);
+}
+
 /* ---- walks: what hangs on arguments is const there, but a clone's own is not ---- */
 
 #define OWN(type, p) ((type *)(uintptr_t)(p))
@@ -356,6 +360,13 @@ static void visit_gather(void *clone, const struct ml_visitor *v) {
         if ((size_t)a->rows[i] >= rows) rows = (size_t)a->rows[i] + 1;
     a->x = see_floats(v, a->x, rows * a->width, ML_OPERAND_IN);
     a->y = see_floats(v, a->y, a->n * a->width, ML_OPERAND_OUT);
+}
+
+/* What lies between the rows of y stays as it is. */
+static void visit_copy(void *clone, const struct ml_visitor *v) {
+    struct ml_copy_op *a = clone;
+    a->x = see_floats(v, a->x, span(a->n, a->x_step, a->width), ML_OPERAND_IN);
+    a->y = see_floats(v, a->y, span(a->n, a->y_step, a->width), ML_OPERAND_INOUT);
 }
 
 /* ---- the table ---- */

@@ -125,8 +125,10 @@ struct ml_rope_store_op {
     const float *cos, *sin;                /* [n, rotary / 2] */
     size_t rotary;                         /* leading dimensions of a head that rotate; 0 = none */
     bool interleaved;                      /* pairs (2i, 2i + 1) instead of (i, i + rotary / 2) */
-    bool norm_last;                        /* the norms come after the rotation */
-    float temper; /* q of position p times 1 + temper * ln(1 + floor(p / temper_length)) */
+    size_t rotary_at;                      /* where they begin in a head, if not at its start */
+    bool norm_leading; /* norms are over the leading norm->n elements of each head alone */
+    bool norm_last;    /* the norms come after the rotation */
+    float temper;      /* q of position p times 1 + temper * ln(1 + floor(p / temper_length)) */
     size_t temper_length;
 };
 
@@ -197,13 +199,21 @@ struct ml_gather_op {
     size_t n, width;
 };
 
+/* Strided copy: row i of y gets row i of x, `width` elements each, n rows that are x_step and y_step apart. */
+struct ml_copy_op {
+    const float *x;
+    float *y;
+    size_t x_step, y_step, n, width;
+};
+
 /* ---- the table ---- */
 
 /* The operations that are put onto a stream, for those who walk over all of them: X(name). */
 #define ML_OPS(X)                                                                                            \
     X(embed)                                                                                                 \
     X(norm)                                                                                                  \
-    X(add) X(linear) X(angles) X(rope_store) X(attention) X(glu) X(route) X(experts) X(softcap) X(gather)
+    X(add)                                                                                                   \
+    X(linear) X(angles) X(rope_store) X(attention) X(glu) X(route) X(experts) X(softcap) X(gather) X(copy)
 
 /* The most that operations on a stream will be asked for. */
 struct ml_ops_sizes {

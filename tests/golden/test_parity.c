@@ -30,8 +30,9 @@ struct parity {
 };
 
 /* Layouts of files, older spellings, and models that are large for what they show: where MARLIN_SHARED has them. */
-static const char *const shared_fixtures[] = {"gpt_oss",   "qwen3_moe_2d", "qwen3_moe_3d",  "mixtral_w123",
-                                              "llama3_v4", "gemma3_v4",    "qwen3_yarn_v4", "phi3_partial"};
+static const char *const shared_fixtures[] = {"glm4_moe",      "glm4_moe_lite", "gpt_oss",   "qwen3_moe_2d",
+                                              "qwen3_moe_3d",  "mixtral_w123",  "llama3_v4", "gemma3_v4",
+                                              "qwen3_yarn_v4", "phi3_partial"};
 enum { N_SHARED = sizeof(shared_fixtures) / sizeof(shared_fixtures[0]), N_ALL = N_FIXTURES + N_SHARED };
 
 static bool is_shared(const char *name) {
@@ -165,7 +166,7 @@ int main(int argc, char **argv) {
         p->kv = kv[i % N_KV];
         /* A router near a tie turns a rounding of the cache into another expert: no bound holds there. */
         const bool moe = strstr(p->name, "moe") || strstr(p->name, "mixtral") || strstr(p->name, "minimax") ||
-                         strstr(p->name, "gpt_oss");
+                         strstr(p->name, "deepseek") || strstr(p->name, "gpt_oss");
         if (p->kv == ML_F32 || !moe) add(&n, "logits equal transformers", logits_equal_transformers, p);
         add(&n, "pieces do not matter", pieces_do_not_matter, p);
         add(&n, "threads do not matter", threads_do_not_matter, p);

@@ -18,7 +18,10 @@ void ml_prenorm_layer(struct ml_step *s, const struct ml_layer *l, float *x) {
     const size_t hidden = l->attn_in.n;
 
     ml_norm_forward(s, &l->attn_in, x, s->normed, s->n);
-    ml_attention_forward(s, l, s->normed, s->branch);
+    if (l->mixer.kind == ML_MIXER_MLA)
+        ml_mla_forward(s, l, s->normed, s->branch);
+    else
+        ml_attention_forward(s, l, s->normed, s->branch);
     ml_residual_add(s, x, s->branch, s->n, hidden);
 
     ml_norm_forward(s, &l->mlp_in, x, s->normed, s->n);

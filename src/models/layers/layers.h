@@ -41,6 +41,11 @@ void ml_attention_forward(struct ml_step *s, const struct ml_layer *l, const flo
 /* Bytes of the keys and values that n tokens at positions pos0... of one sequence see, each counted once. */
 uint64_t ml_attention_bytes(const struct ml_kv_layout *layout, size_t window, size_t pos0, size_t n);
 
+/* ---- mla.c ---- */
+
+/* y [n, H] = the same by latent attention. */
+void ml_mla_forward(struct ml_step *s, const struct ml_layer *l, const float *x, float *y);
+
 /* ---- mlp.c ---- */
 
 /* y [n, H] = down(act(gate x) * up x). */

@@ -27,19 +27,20 @@ struct store_rows {
     const struct ml_rope_store_op *op;
 };
 
-/* Over each run of norm->n floats of one row of `width`. */
-static void norm_row(const struct ml_kernels *k, const struct ml_norm *norm, float *x, size_t width) {
+/* Over each run of norm->n floats of one row of `width`, or over the leading ones of each head. */
+static void norm_row(const struct store_rows *a, const struct ml_norm *norm, float *x, size_t width) {
     if (!norm || !norm->w) return;
-    for (size_t at = 0; at < width; at += norm->n)
-        k->rmsnorm(x + at, x + at, norm->w, norm->offset, norm->eps, norm->n);
+    const size_t step = a->op->norm_leading ? a->op->layout.k_dim : norm->n;
+    for (size_t at = 0; at < width; at += step)
+        a->k->rmsnorm(x + at, x + at, norm->w, norm->offset, norm->eps, norm->n);
 }
 
 static void rotate(const struct store_rows *a, float *x, size_t width, size_t t) {
     const struct ml_rope_store_op *op = a->op;
     const size_t half = op->rotary / 2, dim = op->layout.k_dim;
     if (op->rotary == 0) return;
-    (op->interleaved ? a->k->rope_interleaved : a->k->rope_half)(x, width / dim, dim, op->rotary,
-                                                                 op->cos + t * half, op->sin + t * half);
+    (op->interleaved ? a->k->rope_interleaved : a->k->rope_half)(
+        x + op->rotary_at, width / dim, dim, op->rotary, op->cos + t * half, op->sin + t * half);
 }
 
 /* Keys or values of one token: x [kv_heads * dim] to `slot` of the page. */
@@ -67,8 +68,8 @@ static void temper(const struct ml_rope_store_op *op, float *q, size_t t) {
 }
 
 static void norms(const struct store_rows *a, float *q, float *k, size_t k_width) {
-    norm_row(a->k, a->op->q_norm, q, a->op->q_width);
-    norm_row(a->k, a->op->k_norm, k, k_width);
+    norm_row(a, a->op->q_norm, q, a->op->q_width);
+    norm_row(a, a->op->k_norm, k, k_width);
 }
 
 static void store_rows(void *arg, size_t begin, size_t end, int worker) {

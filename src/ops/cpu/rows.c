@@ -162,6 +162,20 @@ void ml_cpu_softcap(struct ml_stream *s, const struct ml_softcap_op *op) {
     ml_cpu_work(s)->exec.k->softcap(op->x, op->cap, op->n);
 }
 
+/* ---- copies ---- */
+
+static void copy_rows(void *arg, size_t begin, size_t end, int worker) {
+    const struct ml_copy_op *op = arg;
+    (void)worker;
+    for (size_t i = begin; i < end; i++)
+        memcpy(op->y + i * op->y_step, op->x + i * op->x_step, op->width * sizeof *op->y);
+}
+
+void ml_cpu_copy(struct ml_stream *s, const struct ml_copy_op *op) {
+    struct ml_copy_op a = *op;
+    ml_cpu_rows(ml_cpu_work(s), op->n, COPY_GRAIN, copy_rows, &a);
+}
+
 /* ---- rows by number ---- */
 
 static void gather_rows(void *arg, size_t begin, size_t end, int worker) {

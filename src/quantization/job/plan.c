@@ -22,7 +22,7 @@ static marlin_status add(struct ml_plan *p, const struct ml_plan_tensor *t, stru
 }
 
 static bool is_planned(const struct ml_site *site) {
-    return site->role != ML_ROLE_ROUTER;
+    return !ml_role_is_plain(site->role);
 }
 
 static marlin_status add_layer(struct ml_plan *p, const struct ml_layer *l, struct marlin_error *err) {

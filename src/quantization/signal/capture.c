@@ -12,7 +12,8 @@
 
 /* The linear that stands for all which read input i; NULL when nothing is added up for it. */
 static const struct ml_linear *first_reader(const struct ml_layer *l, enum ml_input i) {
-    const struct ml_site *site = i == ML_INPUT_EXPERT_HIDDEN ? NULL : ml_layer_input(l, i);
+    const bool none = i == ML_INPUT_EXPERT_HIDDEN || i == ML_INPUT_LATENT;
+    const struct ml_site *site = none ? NULL : ml_layer_input(l, i);
     return site ? site->linear : NULL;
 }
 

@@ -14,9 +14,8 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-/* The choice of experts is never quantized. */
 static bool is_watched(const struct ml_site *site) {
-    return site->role != ML_ROLE_ROUTER;
+    return !ml_role_is_plain(site->role);
 }
 
 /* Most inputs or outputs of a linear of the layer. */

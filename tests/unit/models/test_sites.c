@@ -32,6 +32,36 @@ static void assert_mlp(const struct ml_site s[3], const struct ml_mlp *mlp, int 
     assert_site(&s[2], &mlp->down, ML_ROLE_DOWN, hidden, expert);
 }
 
+static const struct ml_site *assert_attention(const struct ml_site *s, const struct ml_attention_weights *a) {
+    assert_site(s++, &a->q, ML_ROLE_Q, ML_INPUT_ATTENTION, ML_NO_EXPERT);
+    assert_site(s++, &a->k, ML_ROLE_K, ML_INPUT_ATTENTION, ML_NO_EXPERT);
+    assert_site(s++, &a->v, ML_ROLE_V, ML_INPUT_ATTENTION, ML_NO_EXPERT);
+    assert_site(s++, &a->o, ML_ROLE_O, ML_INPUT_ATTENTION_OUT, ML_NO_EXPERT);
+    if (a->gate.out) assert_site(s++, &a->gate, ML_ROLE_ATTENTION_GATE, ML_INPUT_ATTENTION, ML_NO_EXPERT);
+    return s;
+}
+
+static const struct ml_site *assert_mla(const struct ml_site *s, const struct ml_mla_weights *w) {
+    const enum ml_input q = w->q_a.out ? ML_INPUT_QUERY_LOW : ML_INPUT_ATTENTION;
+    if (w->q_a.out) assert_site(s++, &w->q_a, ML_ROLE_Q_LOW, ML_INPUT_ATTENTION, ML_NO_EXPERT);
+    assert_site(s++, &w->q_b, ML_ROLE_Q, q, ML_NO_EXPERT);
+    assert_site(s++, &w->kv_a, ML_ROLE_KV_LOW, ML_INPUT_ATTENTION, ML_NO_EXPERT);
+    assert_site(s++, &w->kv_b, ML_ROLE_KV, ML_INPUT_LATENT, ML_NO_EXPERT);
+    assert_site(s++, &w->o, ML_ROLE_O, ML_INPUT_ATTENTION_OUT, ML_NO_EXPERT);
+    return s;
+}
+
+static const struct ml_site *assert_moe(const struct ml_site *s, const struct ml_moe *moe) {
+    assert_site(s++, &moe->router, ML_ROLE_ROUTER, ML_INPUT_FFN, ML_NO_EXPERT);
+    for (size_t e = 0; e < moe->choose.experts; e++, s += 3)
+        assert_mlp(s, &moe->experts[e], (int)e);
+    if (moe->shared.gate.out) {
+        assert_mlp(s, &moe->shared, ML_NO_EXPERT);
+        s += 3;
+    }
+    return s;
+}
+
 /* Written out by hand, as the walks were that the list stands for. */
 static void the_list_is_the_layer(void **state) {
     (void)state;
@@ -39,30 +69,18 @@ static void the_list_is_the_layer(void **state) {
         struct ml_model *m = load(fixtures[i]);
         for (size_t k = 0; k < (size_t)m->config->num_layers; k++) {
             const struct ml_layer *l = &m->layers[k];
-            const struct ml_attention_weights *a = &l->mixer.attention;
             const struct ml_site *s = l->sites;
-            assert_int_equal(l->mixer.kind, ML_MIXER_ATTENTION);
-            assert_site(&s[0], &a->q, ML_ROLE_Q, ML_INPUT_ATTENTION, ML_NO_EXPERT);
-            assert_site(&s[1], &a->k, ML_ROLE_K, ML_INPUT_ATTENTION, ML_NO_EXPERT);
-            assert_site(&s[2], &a->v, ML_ROLE_V, ML_INPUT_ATTENTION, ML_NO_EXPERT);
-            assert_site(&s[3], &a->o, ML_ROLE_O, ML_INPUT_ATTENTION_OUT, ML_NO_EXPERT);
-            s += 4;
-            if (a->gate.out)
-                assert_site(s++, &a->gate, ML_ROLE_ATTENTION_GATE, ML_INPUT_ATTENTION, ML_NO_EXPERT);
-            const size_t mixer = (size_t)(s - l->sites);
+            assert_int_equal(l->mixer.kind, m->config->kv_lora_rank > 0 ? ML_MIXER_MLA : ML_MIXER_ATTENTION);
+            s = l->mixer.kind == ML_MIXER_MLA ? assert_mla(s, &l->mixer.mla)
+                                              : assert_attention(s, &l->mixer.attention);
             assert_int_equal(l->ffn.kind, m->config->layer_moe[k] ? ML_FFN_MOE : ML_FFN_MLP);
-            if (l->ffn.kind == ML_FFN_MLP) {
-                assert_int_equal(l->n_sites, mixer + 3);
+            if (l->ffn.kind == ML_FFN_MOE) {
+                s = assert_moe(s, &l->ffn.moe);
+            } else {
                 assert_mlp(s, &l->ffn.mlp, ML_NO_EXPERT);
-                continue;
+                s += 3;
             }
-            const struct ml_moe *moe = &l->ffn.moe;
-            const size_t routed = 1 + 3 * moe->choose.experts, shared = moe->shared.gate.out ? 3 : 0;
-            assert_int_equal(l->n_sites, mixer + routed + shared);
-            assert_site(s, &moe->router, ML_ROLE_ROUTER, ML_INPUT_FFN, ML_NO_EXPERT);
-            for (size_t e = 0; e < moe->choose.experts; e++)
-                assert_mlp(s + 1 + 3 * e, &moe->experts[e], (int)e);
-            if (shared) assert_mlp(s + routed, &moe->shared, ML_NO_EXPERT);
+            assert_int_equal(l->n_sites, s - l->sites);
         }
         ml_model_free(m);
     }

@@ -451,8 +451,9 @@ static inline void case_rope_store(struct place *p) {
     const size_t heads = l.kv_heads * pick(p, 1, 2), rotary = 2 * pick(p, 0, l.k_dim / 2);
     random_pass(p, &r);
     const size_t n = r.pass.n, k_width = l.kv_heads * l.k_dim;
-    struct ml_norm q_norm = random_norm(p, l.k_dim),
-                   k_norm = random_norm(p, pick(p, 0, 1) ? l.k_dim : k_width);
+    const bool leading = pick(p, 0, 1);
+    struct ml_norm q_norm = random_norm(p, leading ? (l.k_dim + 1) / 2 : l.k_dim),
+                   k_norm = random_norm(p, leading || pick(p, 0, 1) ? l.k_dim : k_width);
     struct ml_rope_store_op a = {.pass = &r.pass,
                                  .pages = random_pages(p, &r, &l, 0, true),
                                  .layout = l,
@@ -467,6 +468,8 @@ static inline void case_rope_store(struct place *p) {
                                  .rotary = rotary,
                                  .interleaved = pick(p, 0, 1),
                                  .norm_last = pick(p, 0, 1),
+                                 .norm_leading = leading,
+                                 .rotary_at = leading ? l.k_dim - rotary : 0,
                                  .temper = pick(p, 0, 1) ? 0.1f : 0,
                                  .temper_length = 3};
     CALL(p, rope_store, &a);
@@ -617,6 +620,19 @@ static inline void case_gather(struct place *p) {
                              .n = n,
                              .width = width};
     CALL(p, gather, &a);
+    spoil(&a, sizeof a);
+}
+
+static inline void case_copy(struct place *p) {
+    const size_t n = pick(p, 0, 30), width = pick(p, 1, 40);
+    const size_t x_step = width + pick(p, 0, 20), y_step = width + pick(p, 0, 20);
+    struct ml_copy_op a = {.x = floats(p, n * x_step + 1),
+                           .y = out_floats(p, n * y_step + 1),
+                           .x_step = x_step,
+                           .y_step = y_step,
+                           .n = n,
+                           .width = width};
+    CALL(p, copy, &a);
     spoil(&a, sizeof a);
 }
 
