@@ -225,10 +225,13 @@ static marlin_status print_text(const struct inspection *x, struct ml_buf *b) {
     const struct ml_memory_estimate *m = &x->memory;
     marlin_status st = MARLIN_OK;
     ML_TRY(ml_buf_addf(b, "%-16s %s (%s)\n", "architecture", architecture(c), c->model_type));
-    ML_TRY(ml_buf_addf(b,
-                       "%-16s %" PRId64 " layers of width %" PRId64 ", %" PRId64 " heads (%" PRId64
-                       " for keys) of %" PRId64 "\n",
-                       "shape", c->num_layers, c->hidden_size, c->num_heads, c->num_kv_heads, c->head_dim));
+    ML_TRY(ml_buf_addf(b, "%-16s %" PRId64 " layers of width %" PRId64 ", %" PRId64 " heads ", "shape",
+                       c->num_layers, c->hidden_size, c->num_heads));
+    if (c->kv_lora_rank > 0)
+        ML_TRY(
+            ml_buf_addf(b, "over latent rows of %" PRId64 " + %" PRId64 "\n", c->kv_lora_rank, c->head_dim));
+    else
+        ML_TRY(ml_buf_addf(b, "(%" PRId64 " for keys) of %" PRId64 "\n", c->num_kv_heads, c->head_dim));
     if (c->num_experts > 0)
         ML_TRY(ml_buf_addf(b, "%-16s %" PRId64 ", %" PRId64 " for each token\n", "experts", c->num_experts,
                            c->experts_per_token));

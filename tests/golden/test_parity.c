@@ -30,9 +30,9 @@ struct parity {
 };
 
 /* Layouts of files, older spellings, and models that are large for what they show: where MARLIN_SHARED has them. */
-static const char *const shared_fixtures[] = {"glm4_moe",      "glm4_moe_lite", "gpt_oss",   "qwen3_moe_2d",
-                                              "qwen3_moe_3d",  "mixtral_w123",  "llama3_v4", "gemma3_v4",
-                                              "qwen3_yarn_v4", "phi3_partial"};
+static const char *const shared_fixtures[] = {
+    "deepseek_v3_fp8", "glm4_moe",  "glm4_moe_lite", "gpt_oss",       "qwen3_moe_2d", "qwen3_moe_3d",
+    "mixtral_w123",    "llama3_v4", "gemma3_v4",     "qwen3_yarn_v4", "phi3_partial"};
 enum { N_SHARED = sizeof(shared_fixtures) / sizeof(shared_fixtures[0]), N_ALL = N_FIXTURES + N_SHARED };
 
 static bool is_shared(const char *name) {

@@ -6,24 +6,28 @@
 
 #include "base/checked.h"
 #include "base/fp.h"
+#include "base/mem.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* Weights that need a scale from another tensor would be wrong without it. */
+static const char block_scales[] = "_scale_inv";
+
+static bool has_block_scales(const struct ml_binder *b, const char *tensor, char name[ML_BIND_NAME]) {
+    const int n = snprintf(name, ML_BIND_NAME, "%s%s", tensor, block_scales);
+    return n > 0 && n < ML_BIND_NAME && ml_bind_has(b, name);
+}
+
+/* Weights that need a scale of another kind from another tensor would be wrong without it. */
 static marlin_status check_scales(const struct ml_binder *b, const char *tensor, const struct ml_tensor *t,
                                   struct marlin_error *err) {
-    static const char *const suffixes[] = {"_scale_inv", "_scale"};
     char name[ML_BIND_NAME];
-    for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
-        (void)snprintf(name, sizeof(name), "%s%s", tensor, suffixes[i]);
-        if (!ml_bind_has(b, name)) continue;
-        return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
-                       "tensor '%s%s' scales '%s': scaled weights are not supported (%s): use the bfloat16 "
-                       "model",
-                       t->name, suffixes[i], t->name, ml_file_path(t->file));
-    }
-    return MARLIN_OK;
+    (void)snprintf(name, sizeof(name), "%s_scale", tensor);
+    if (!ml_bind_has(b, name)) return MARLIN_OK;
+    return ml_fail(err, MARLIN_ERR_UNSUPPORTED,
+                   "tensor '%s_scale' scales '%s': weights with such scales are not supported (%s): use the "
+                   "bfloat16 model",
+                   t->name, t->name, ml_file_path(t->file));
 }
 
 /* Numbers of a type that no kernel takes become `to`: every FP8 number is a bfloat16 number, and F64 is rounded to
@@ -94,6 +98,61 @@ static marlin_status take(struct ml_binder *b, const struct ml_tensor *t, struct
     }
 }
 
+/* FP8 in blocks of 128 x 128 with a scale each, the last ones of a row or column smaller (DeepSeek-V3, arXiv 2412.19437,
+ * section 3.3): float32 numbers, since products of the two are none of bfloat16. */
+enum { SCALE_BLOCK = 128 };
+
+static void unscale_row(const struct ml_tensor *t, const float *scales, size_t r, size_t cols, float *to) {
+    const size_t size = ml_dtype_size(t->dtype), blocks = (cols + SCALE_BLOCK - 1) / SCALE_BLOCK;
+    ml_dtype_to_f32(t->dtype, t->data + r * cols * size, to, cols);
+    for (size_t c = 0; c < cols; c++)
+        to[c] *= scales[r / SCALE_BLOCK * blocks + c / SCALE_BLOCK];
+}
+
+static marlin_status read_block_scales(struct ml_binder *b, const struct ml_tensor *from, const char *name,
+                                       const struct ml_matrix *out, float **scales,
+                                       struct marlin_error *err) {
+    const struct ml_want want = {
+        .name = name,
+        .dtype = ML_F32,
+        .also = 1u << ML_BF16 | 1u << ML_F16,
+        .rank = 2,
+        .shape = {(out->rows + SCALE_BLOCK - 1) / SCALE_BLOCK, (out->cols + SCALE_BLOCK - 1) / SCALE_BLOCK}};
+    const struct ml_tensor *t = NULL;
+    marlin_status st;
+    if (from->dtype != ML_F8_E4M3 && from->dtype != ML_F8_E5M2)
+        return ml_bind_bad(from, "has scales of blocks, but is no FP8", err);
+    if (from->rank != 2) return ml_bind_bad(from, "has scales of blocks, but not two dimensions", err);
+    ML_TRY(b->source->ops->tensor(b->source, &want, &t, err));
+    *scales = ml_alloc((size_t)t->count * sizeof **scales);
+    if (!*scales) return ml_fail(err, MARLIN_ERR_MEMORY, "tensor '%s': out of memory", name);
+    st = b->m->headers_only ? MARLIN_OK : ml_tensor_to_f32(t, *scales, t->count, err);
+out:
+    return st;
+}
+
+static marlin_status take_scaled(struct ml_binder *b, const struct ml_tensor *t, const char *name,
+                                 struct ml_matrix *out, struct marlin_error *err) {
+    float *scales = NULL;
+    size_t bytes;
+    void *data = NULL;
+    marlin_status st;
+    out->dtype = ML_F32;
+    ML_TRY(read_block_scales(b, t, name, out, &scales, err));
+    if (b->m->headers_only) goto out;
+    if (!ml_mul_size((size_t)t->count, sizeof(float), &bytes)) {
+        st = ml_fail(err, MARLIN_ERR_LIMIT, "tensor '%s': too large", t->name);
+        goto out;
+    }
+    ML_TRY(ml_model_own(b->m, bytes, &data, err));
+    for (size_t r = 0; r < out->rows; r++)
+        unscale_row(t, scales, r, out->cols, (float *)data + r * out->cols);
+    out->data = data;
+out:
+    ml_free(scales);
+    return st;
+}
+
 static void account(struct ml_model *m, const struct ml_matrix *w) {
     const uint64_t count = (uint64_t)w->rows * w->cols;
     m->parameters += count;
@@ -108,6 +167,7 @@ marlin_status ml_form_matrix(struct ml_binder *b, const char *tensor, size_t dep
                            .rank = 2,
                            .shape = {rows, cols},
                            .cols = cols};
+    char scales[ML_BIND_NAME];
     size_t all_rows;
     marlin_status st;
 
@@ -121,14 +181,17 @@ marlin_status ml_form_matrix(struct ml_binder *b, const char *tensor, size_t dep
     *out = (struct ml_matrix){.rows = all_rows, .cols = cols, .stride = cols};
     ML_TRY(b->source->ops->tensor(b->source, &want, from, err));
     ML_TRY(check_scales(b, tensor, *from, err));
-    ML_TRY(take(b, *from, out, err));
+    if (has_block_scales(b, tensor, scales))
+        ML_TRY(take_scaled(b, *from, scales, out, err));
+    else
+        ML_TRY(take(b, *from, out, err));
     account(b->m, out);
 out:
     return st;
 }
 
 marlin_status ml_form_bind_plain(struct ml_binder *b, struct ml_linear *l, struct marlin_error *err) {
-    char tensor[ML_BIND_NAME];
+    char tensor[ML_BIND_NAME], scales[ML_BIND_NAME];
     const struct ml_tensor *t = NULL;
     marlin_status st;
 
@@ -136,6 +199,11 @@ marlin_status ml_form_bind_plain(struct ml_binder *b, struct ml_linear *l, struc
     ml_names_join(l->name, ml_form_plain()->weights.suffix, tensor);
     ML_TRY(ml_form_matrix(b, tensor, 0, l->out, l->in, &l->u.plain, &t, err));
     ML_TRY(ml_bind_note(b, l, t, false, err));
+    if (has_block_scales(b, tensor, scales)) {
+        const struct ml_want want = {.name = scales, .dtype = ML_F32, .also = ML_WANT_ANY};
+        ML_TRY(b->source->ops->tensor(b->source, &want, &t, err));
+        ML_TRY(ml_bind_note(b, l, t, false, err));
+    }
 out:
     return st;
 }

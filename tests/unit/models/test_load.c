@@ -106,7 +106,17 @@ static void unusable_types_are_named(void **state) {
     const uint64_t shape[] = {1, 1};
     make_begin(&k, "qwen3");
     make_add(&k, "model.layers.0.mlp.up_proj.weight_scale_inv", ML_F32, 2, shape, &one);
-    expect_failure(MARLIN_ERR_UNSUPPORTED, "model.layers.0.mlp.up_proj.weight_scale_inv", "scale");
+    expect_failure(MARLIN_ERR_FORMAT, "model.layers.0.mlp.up_proj.weight", "is no FP8");
+    make_begin(&k, "qwen3");
+    make_add(&k, "model.layers.0.mlp.up_proj.weight_scale", ML_F32, 2, shape, &one);
+    expect_failure(MARLIN_ERR_UNSUPPORTED, "model.layers.0.mlp.up_proj.weight_scale", "such scales");
+
+    make_begin(&k, "qwen3"); /* twice as many numbers of half the size, and scales of the wrong shape */
+    const size_t up = make_find(&k, "model.layers.0.mlp.up_proj.weight");
+    k.decls[up].dtype = ML_F8_E4M3;
+    k.bytes[up] /= 2;
+    make_add(&k, "model.layers.0.mlp.up_proj.weight_scale_inv", ML_F32, 2, shape, &one);
+    expect_failure(MARLIN_ERR_FORMAT, "model.layers.0.mlp.up_proj.weight_scale_inv", "[2, 1]");
 }
 
 static void wrapper_prefixes_are_found(void **state) {
