@@ -109,41 +109,41 @@ static void unscale_row(const struct ml_tensor *t, const float *scales, size_t r
         to[c] *= scales[r / SCALE_BLOCK * blocks + c / SCALE_BLOCK];
 }
 
+static size_t scale_blocks(size_t n) {
+    return n / SCALE_BLOCK + (n % SCALE_BLOCK > 0);
+}
+
 static marlin_status read_block_scales(struct ml_binder *b, const struct ml_tensor *from, const char *name,
-                                       const struct ml_matrix *out, float **scales,
-                                       struct marlin_error *err) {
-    const struct ml_want want = {
-        .name = name,
-        .dtype = ML_F32,
-        .also = 1u << ML_BF16 | 1u << ML_F16,
-        .rank = 2,
-        .shape = {(out->rows + SCALE_BLOCK - 1) / SCALE_BLOCK, (out->cols + SCALE_BLOCK - 1) / SCALE_BLOCK}};
+                                       const struct ml_matrix *out, float *scales, struct marlin_error *err) {
+    const struct ml_want want = {.name = name,
+                                 .dtype = ML_F32,
+                                 .also = 1u << ML_BF16 | 1u << ML_F16,
+                                 .rank = 2,
+                                 .shape = {scale_blocks(out->rows), scale_blocks(out->cols)}};
     const struct ml_tensor *t = NULL;
-    marlin_status st;
     if (from->dtype != ML_F8_E4M3 && from->dtype != ML_F8_E5M2)
         return ml_bind_bad(from, "has scales of blocks, but is no FP8", err);
     if (from->rank != 2) return ml_bind_bad(from, "has scales of blocks, but not two dimensions", err);
-    ML_TRY(b->source->ops->tensor(b->source, &want, &t, err));
-    *scales = ml_alloc((size_t)t->count * sizeof **scales);
-    if (!*scales) return ml_fail(err, MARLIN_ERR_MEMORY, "tensor '%s': out of memory", name);
-    st = b->m->headers_only ? MARLIN_OK : ml_tensor_to_f32(t, *scales, t->count, err);
-out:
-    return st;
+    const marlin_status st = b->source->ops->tensor(b->source, &want, &t, err);
+    if (st != MARLIN_OK || b->m->headers_only) return st;
+    return ml_tensor_to_f32(t, scales, t->count, err);
 }
 
 static marlin_status take_scaled(struct ml_binder *b, const struct ml_tensor *t, const char *name,
                                  struct ml_matrix *out, struct marlin_error *err) {
-    float *scales = NULL;
+    const size_t blocks =
+        scale_blocks(out->rows) * scale_blocks(out->cols); /* fewer than there are weights */
+    float *scales = ml_calloc(blocks, sizeof *scales);
     size_t bytes;
     void *data = NULL;
     marlin_status st;
     out->dtype = ML_F32;
-    ML_TRY(read_block_scales(b, t, name, out, &scales, err));
-    if (b->m->headers_only) goto out;
-    if (!ml_mul_size((size_t)t->count, sizeof(float), &bytes)) {
-        st = ml_fail(err, MARLIN_ERR_LIMIT, "tensor '%s': too large", t->name);
+    if (!scales || !ml_mul_size((size_t)t->count, sizeof(float), &bytes)) {
+        st = ml_fail(err, MARLIN_ERR_MEMORY, "tensor '%s': out of memory", t->name);
         goto out;
     }
+    ML_TRY(read_block_scales(b, t, name, out, scales, err));
+    if (b->m->headers_only) goto out;
     ML_TRY(ml_model_own(b->m, bytes, &data, err));
     for (size_t r = 0; r < out->rows; r++)
         unscale_row(t, scales, r, out->cols, (float *)data + r * out->cols);
