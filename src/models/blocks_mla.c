@@ -50,7 +50,7 @@ static void split_head(const struct ml_mla_weights *w, size_t h, char *keys) {
     value->u.plain = *all;
     value->u.plain.rows = w->v_dim;
     value->u.plain.data = from ? from + w->nope * row : NULL;
-    for (size_t i = 0; to && i < w->latent; i++)
+    for (size_t i = 0; to && from && i < w->latent; i++)
         for (size_t k = 0; k < w->nope; k++)
             memcpy(to + (i * w->nope + k) * size, from + k * row + i * size, size);
 }

@@ -79,6 +79,8 @@ struct ml_activation_rule {
     float limit, alpha; /* 0 = none */
 };
 
+enum { ML_ROUTER_GROUPS = 256 }; /* most groups of experts */
+
 /* How a router's logits become experts and weights.
  *
  *   s = softmax(logits), or sigmoid of each
@@ -89,8 +91,6 @@ struct ml_activation_rule {
  *
  * A NaN never wins while a number is left. Sources: Switch Transformers (arXiv 2101.03961), DeepSeek-V3
  * (arXiv 2412.19437, section 2.1.2). */
-enum { ML_ROUTER_GROUPS = 256 }; /* most of them */
-
 struct ml_router {
     size_t experts, top_k;
     bool normalise; /* divide the chosen weights by their sum */
