@@ -7,6 +7,7 @@
 #include "golden.h"
 
 #include "base/file.h"
+#include "models/step.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -87,6 +88,42 @@ static void logits_equal_transformers(void **state) {
     ml_free(logits);
 }
 
+/* At most 1e-3 of the greatest element, and of 1. */
+static void assert_hidden(const struct parity *p, const char *name, const float *x) {
+    const struct ml_tensor *t = ml_tensors_find(p->golden.tensors, name);
+    uint64_t count = 0;
+    double most = 1;
+    if (!t) return; /* the older fixtures have none */
+    float *want = golden_copy(&p->golden, name, ML_F32, &count);
+    for (size_t i = 0; i < count; i++)
+        most = fabs((double)want[i]) > most ? fabs((double)want[i]) : most;
+    const double worst = golden_distance(x, want, (size_t)count);
+    if (!(worst <= reference_tolerance * most)) fail_msg("%s: %s differs by %.2e", p->name, name, worst);
+    ml_free(want);
+}
+
+/* Layer by layer, so that a mistake is seen where it is made. */
+static void hidden_states_equal_transformers(void **state) {
+    const struct parity *p = *state;
+    const struct golden *g = &p->golden;
+    const size_t hidden = (size_t)ml_model_config(p->model)->hidden_size;
+    struct marlin_error err;
+    struct feed f;
+    char name[32];
+    float *x = ml_calloc(g->n * hidden, sizeof *x);
+    assert_non_null(x);
+    golden_ok(feed_open(&f, p->model, NULL, g->n, g->n, &err), &err);
+    ml_embed_ids(ml_work_first(f.work), g->ids, g->n, x);
+    assert_hidden(p, "embed_out", x);
+    for (size_t i = 0; i < (size_t)ml_model_config(p->model)->num_layers; i++) {
+        golden_ok(ml_layer_forward(f.work, f.sequence, i, x, g->n, 0, &err), &err);
+        (void)snprintf(name, sizeof name, "hidden.%zu", i);
+        assert_hidden(p, name, x);
+    }
+    feed_close(&f);
+    ml_free(x);
+}
+
 static void pieces_do_not_matter(void **state) {
     const struct parity *p = *state;
     const struct golden *g = &p->golden;
@@ -137,7 +174,7 @@ static void greedy_continuation_is_the_same(void **state) {
 }
 
 static struct parity cases[N_ALL * N_KV];
-static struct CMUnitTest tests[N_ALL * (3 * N_KV + 1)];
+static struct CMUnitTest tests[N_ALL * (3 * N_KV + 2)];
 
 static void add(size_t *n, const char *name, CMUnitTestFunction fn, struct parity *p) {
     tests[(*n)++] = (struct CMUnitTest){name, fn, set_up, tear_down, p};
@@ -170,6 +207,7 @@ int main(int argc, char **argv) {
         if (p->kv == ML_F32 || !moe) add(&n, "logits equal transformers", logits_equal_transformers, p);
         add(&n, "pieces do not matter", pieces_do_not_matter, p);
         add(&n, "threads do not matter", threads_do_not_matter, p);
+        if (p->kv == ML_F32) add(&n, "hidden states equal transformers", hidden_states_equal_transformers, p);
         if (p->kv == ML_F32) add(&n, "greedy continuation is the same", greedy_continuation_is_the_same, p);
     }
     return cmocka_run_group_tests(tests, NULL, guard_clean); /* entries without a function are left out */
