@@ -47,7 +47,7 @@ struct ml_hf_family {
     int64_t max_positions;
     int64_t window; /* 0 = none */
     int64_t experts, top_k, expert_width;
-    int64_t groups, top_groups, dense;             /* of deepseek_router; 0 = 1 */
+    int64_t groups, top_groups, dense;                 /* of deepseek_router; 0 = 1 */
     int64_t kv_lora, q_lora, nope_dim, rotated, v_dim; /* of latent attention; kv_lora 0 = none */
     double rms_eps;
     double theta, theta_local; /* theta_local 0 = sliding layers rotate as the full ones */
