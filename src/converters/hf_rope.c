@@ -161,6 +161,8 @@ static marlin_status read_rope(const struct ml_hf *h, const struct ml_json *obj,
     if (r->kind == ML_ROPE_LLAMA3) ML_TRY(read_llama3(h, obj, r));
     if (r->kind == ML_ROPE_YARN) ML_TRY(read_yarn(h, obj, r));
     if (h->family->tempers) ML_TRY(ml_hf_real(h, obj, "llama_4_scaling_beta", -1, 0, &r->temper));
+    if (r->temper != 0 && r->original_max == 0)
+        return ml_hf_bad(h, "llama_4_scaling_beta", "needs original_max_position_embeddings");
     if (r->kind == ML_ROPE_DYNAMIC && h->family->rope_alpha && ml_hf_get(obj, "alpha"))
         ML_TRY(read_alpha(h, obj, rotary, r));
     if (r->kind == ML_ROPE_DYNAMIC && rotary < 4)

@@ -24,4 +24,7 @@ void ml_sandwich_layer(struct ml_step *s, const struct ml_layer *l, float *x);
 marlin_status ml_bind_sandwich_norms(struct ml_binder *b, struct ml_layer *l,
                                      struct marlin_error *err) MARLIN_MUST_CHECK;
 
+/* How DeepSeek-V3, and those that have its mixture of experts, spell it (deepseek_v3.c). */
+extern const struct ml_moe_names ml_deepseek_moe_names;
+
 #endif

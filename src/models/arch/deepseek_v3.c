@@ -4,12 +4,12 @@
  */
 #include "models/arch/arch.h"
 
-static const struct ml_moe_names names = {.block = "mlp.",
-                                          .gate = "gate_proj",
-                                          .up = "up_proj",
-                                          .down = "down_proj",
-                                          .bias = "gate.e_score_correction_bias",
-                                          .shared = "shared_experts."};
+const struct ml_moe_names ml_deepseek_moe_names = {.block = "mlp.",
+                                                   .gate = "gate_proj",
+                                                   .up = "up_proj",
+                                                   .down = "down_proj",
+                                                   .bias = "gate.e_score_correction_bias",
+                                                   .shared = "shared_experts."};
 
 static marlin_status bind(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
     const struct ml_config *c = b->m->config;
@@ -18,7 +18,7 @@ static marlin_status bind(struct ml_binder *b, struct ml_layer *l, struct marlin
     ML_TRY(ml_bind_prenorms(b, l, err));
     ML_TRY(ml_bind_mla(b, l, err));
     if (c->layer_moe[l->index])
-        st = ml_bind_moe(b, l, &names, c->norm_topk_prob, err);
+        st = ml_bind_moe(b, l, &ml_deepseek_moe_names, c->norm_topk_prob, err);
     else
         st = ml_bind_mlp(b, l, false, err);
 out:

@@ -5,13 +5,6 @@
  */
 #include "models/arch/arch.h"
 
-static const struct ml_moe_names names = {.block = "mlp.",
-                                          .gate = "gate_proj",
-                                          .up = "up_proj",
-                                          .down = "down_proj",
-                                          .bias = "gate.e_score_correction_bias",
-                                          .shared = "shared_experts."};
-
 static marlin_status bind(struct ml_binder *b, struct ml_layer *l, struct marlin_error *err) {
     const struct ml_config *c = b->m->config;
     const size_t dim = (size_t)c->head_dim;
@@ -21,7 +14,7 @@ static marlin_status bind(struct ml_binder *b, struct ml_layer *l, struct marlin
     ML_TRY(ml_bind_attention(b, l, c->attention_bias, false, err));
     if (c->qk_norm) ML_TRY(ml_bind_qk_norm(b, l, dim, dim, err));
     if (c->layer_moe[l->index])
-        st = ml_bind_moe(b, l, &names, c->norm_topk_prob, err);
+        st = ml_bind_moe(b, l, &ml_deepseek_moe_names, c->norm_topk_prob, err);
     else
         st = ml_bind_mlp(b, l, false, err);
 out:

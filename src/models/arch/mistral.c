@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Mistral: Llama's block without biases; all layers slide where config.json gives a window.
+ * Mistral and Ministral 3: Llama's block without biases; all layers slide where config.json gives a window. Beyond the
+ * length of first training, Ministral's queries grow with the logarithm of their position (rope.temper).
  */
 #include "models/arch/arch.h"
 
@@ -16,3 +17,5 @@ out:
 
 const struct ml_arch ml_arch_mistral = {
     .model_type = "mistral", .bind = bind, .layer = ml_prenorm_layer, .has_backward = true};
+const struct ml_arch ml_arch_ministral3 = {
+    .model_type = "ministral3", .bind = bind, .layer = ml_prenorm_layer};

@@ -5,14 +5,10 @@
  */
 #include "models/layers/layers.h"
 
-static const struct ml_memory_place *place_of(const struct ml_step *s, const struct ml_layer *l) {
-    return &s->memory->layers[l->index];
-}
-
 /* What happens to q, k and v between the projections and the scores. */
 static void prepare(struct ml_step *s, const struct ml_layer *l) {
     const struct ml_attention_weights *w = &l->mixer.attention;
-    const struct ml_memory_place *place = place_of(s, l);
+    const struct ml_memory_place *place = ml_place_of(s, l);
     const struct ml_angles *angles = w->rope == &s->model->rope_local ? &s->local : &s->global;
     const struct ml_rope_config *rope = &s->model->config->rope;
     s->ops->rope_store(&s->stream, &(struct ml_rope_store_op){.pass = &s->pass,
@@ -35,7 +31,7 @@ static void prepare(struct ml_step *s, const struct ml_layer *l) {
 
 static void attend(struct ml_step *s, const struct ml_layer *l) {
     const struct ml_attention_weights *w = &l->mixer.attention;
-    const struct ml_memory_place *place = place_of(s, l);
+    const struct ml_memory_place *place = ml_place_of(s, l);
     s->ops->attention(&s->stream, &(struct ml_attention_op){.pass = &s->pass,
                                                             .pages = s->pages[place->group],
                                                             .layout = place->layout,
@@ -53,7 +49,7 @@ static uint64_t seen_bytes(const struct ml_step *s, const struct ml_layer *l) {
     uint64_t sum = 0;
     for (size_t r = 0; r < s->pass.n_runs; r++) {
         const struct ml_pass_run *run = &s->pass.host_runs[r];
-        sum += ml_attention_bytes(&place_of(s, l)->layout, l->mixer.attention.window, (size_t)run->slot0,
+        sum += ml_attention_bytes(&ml_place_of(s, l)->layout, l->mixer.attention.window, (size_t)run->slot0,
                                   (size_t)run->n);
     }
     return sum;

@@ -34,6 +34,11 @@ void ml_norm_forward(struct ml_step *s, const struct ml_norm *norm, const float 
 /* x[t] += y[t] for n rows of `width`. */
 void ml_residual_add(struct ml_step *s, float *x, const float *y, size_t n, size_t width);
 
+/* Where the layer finds its memory in the sequences of the pass. */
+static inline const struct ml_memory_place *ml_place_of(const struct ml_step *s, const struct ml_layer *l) {
+    return &s->memory->layers[l->index];
+}
+
 /* ---- attention.c ---- */
 
 /* y [n, H] = o_proj(attention(q_proj x, k_proj x, v_proj x)); keys and values go to the pages. */

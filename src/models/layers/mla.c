@@ -11,10 +11,6 @@
  */
 #include "models/layers/layers.h"
 
-static const struct ml_memory_place *place_of(const struct ml_step *s, const struct ml_layer *l) {
-    return &s->memory->layers[l->index];
-}
-
 /* The same columns of every head: x and y of head 0, one matrix a head. Not seen by observers. */
 static void each_head(struct ml_step *s, const struct ml_mla_weights *w, const struct ml_linear *matrices,
                       float *y, size_t y_step, const float *x, size_t x_step) {
@@ -60,7 +56,7 @@ static void absorb(struct ml_step *s, const struct ml_mla_weights *w) {
 
 static void store(struct ml_step *s, const struct ml_layer *l) {
     const struct ml_mla_weights *w = &l->mixer.mla;
-    const struct ml_memory_place *place = place_of(s, l);
+    const struct ml_memory_place *place = ml_place_of(s, l);
     static const struct ml_norm none;
     s->ops->rope_store(&s->stream,
                        &(struct ml_rope_store_op){.pass = &s->pass,
@@ -80,7 +76,7 @@ static void store(struct ml_step *s, const struct ml_layer *l) {
 }
 
 static void attend(struct ml_step *s, const struct ml_layer *l) {
-    const struct ml_memory_place *place = place_of(s, l);
+    const struct ml_memory_place *place = ml_place_of(s, l);
     s->ops->attention(&s->stream, &(struct ml_attention_op){.pass = &s->pass,
                                                             .pages = s->pages[place->group],
                                                             .layout = place->layout,

@@ -53,25 +53,20 @@ static float group_score(const struct ml_router *r, const float *s, size_t group
     return first + second;
 }
 
-/* Groups are few: how many beat this one is counted for each. */
-static bool is_left_out(const struct ml_router *r, const float *s, size_t group) {
-    const float own = group_score(r, s, group);
-    size_t better = 0;
-    for (size_t g = 0; g < r->groups; g++) {
-        const float other = group_score(r, s, g);
-        better += other > own || (other == own && g < group);
-    }
-    return better >= r->top_groups;
-}
-
-/* `out` [groups] says who is left out, before any score is marked. */
+/* Marks the experts of all groups but the best. Groups are few: how many beat one is counted for each. */
 static void leave_groups_out(const struct ml_router *r, float *s) {
-    const size_t n = r->groups > 1 ? r->experts / r->groups : 0;
-    uint64_t out[(ML_ROUTER_GROUPS + 63) / 64] = {0};
-    for (size_t g = 0; g < r->groups && n > 0; g++)
-        if (is_left_out(r, s, g)) out[g / 64] |= (uint64_t)1 << (g % 64);
-    for (size_t e = 0; e < r->experts && n > 0; e++)
-        if (out[e / n / 64] >> (e / n % 64) & 1) s[e] = TAKEN;
+    float sums[ML_ROUTER_GROUPS];
+    if (r->groups <= 1) return;
+    const size_t n = r->experts / r->groups;
+    for (size_t g = 0; g < r->groups; g++)
+        sums[g] = group_score(r, s, g);
+    for (size_t g = 0; g < r->groups; g++) {
+        size_t better = 0;
+        for (size_t other = 0; other < r->groups; other++)
+            better += sums[other] > sums[g] || (sums[other] == sums[g] && other < g);
+        for (size_t e = g * n; better >= r->top_groups && e < (g + 1) * n; e++)
+            s[e] = TAKEN;
+    }
 }
 
 static void score(const struct ml_kernels *k, const struct ml_router *r, float *s) {

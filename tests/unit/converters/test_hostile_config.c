@@ -109,6 +109,9 @@ static void graphs_of_no_code_are_named(void **state) {
                MARLIN_ERR_UNSUPPORTED, "use_parallel_residual");
     refuse_all(CHANGES({"model_type", "\"stablelm\""}, {"qk_layernorm", "true"}), MARLIN_ERR_UNSUPPORTED,
                "qk_layernorm");
+    refuse_all(CHANGES({"model_type", "\"ministral3\""},
+                       {"rope_parameters", "{\"rope_type\":\"default\",\"llama_4_scaling_beta\":0.1}"}),
+               MARLIN_ERR_FORMAT, "llama_4_scaling_beta: needs original_max");
     accept(CHANGES({"model_type", "\"muse_glimmer_text\""}, {"layer_rope_theta", "[0, 5e5, 5e5, 0]"}));
     refuse_all(CHANGES({"model_type", "\"muse_glimmer_text\""}, {"layer_rope_theta", "[0, 5e5, 1e4, 0]"}),
                MARLIN_ERR_FORMAT, "layer_rope_theta: layers of different bases");
