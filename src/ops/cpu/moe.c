@@ -63,7 +63,7 @@ static void leave_groups_out(const struct ml_router *r, float *s) {
     for (size_t g = 0; g < r->groups; g++) {
         size_t better = 0;
         for (size_t other = 0; other < r->groups; other++)
-            better += sums[other] > sums[g] || (sums[other] == sums[g] && other < g);
+            better += other < g ? sums[other] >= sums[g] : sums[other] > sums[g];
         for (size_t e = g * n; better >= r->top_groups && e < (g + 1) * n; e++)
             s[e] = TAKEN;
     }
